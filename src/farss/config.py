@@ -1,0 +1,314 @@
+"""The recipe: one frozen tree of settings, read from YAML, overridden by flags, written back in full.
+
+Unknown keys are refused and the nearest known key is named; every leaf is checked for its type before anything is
+loaded. `Recipe.schema()` returns the JSON schema of the whole tree.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import types
+import typing
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, Self, Union, get_args, get_origin
+
+import yaml
+
+from farss.errors import ConfigError
+
+Dtype = Literal["auto", "float32", "bfloat16", "float16", "float64"]
+Budget = Literal["clip", "redistribute"]
+Scale = Literal["unit", "alpha_over_r", "rslora"]
+Base = Literal["reference", "residual"]
+Tokens = Literal["nonpad", "response", "all"]
+LossNorm = Literal["token_sum", "batch_mean"]
+Fisher = Literal["empirical", "sampled"]
+Selection = Literal["method", "low", "high", "low_shallow_high_deep", "rank_rule"]
+Compat = Literal["none", "published-code"]
+Template = Literal["auto", "plain", "alpaca", "chat"]
+
+
+class Settings:
+    """Base of every node of the recipe tree: reading, checking, overriding and writing."""
+
+    @classmethod
+    def from_mapping(cls, mapping: object, where: str = "recipe") -> Self:
+        """The node described by `mapping`, every key known and every value of its declared type.
+
+        Raises:
+            ConfigError: naming the key, and the nearest known one if the key is unknown.
+        """
+        if not isinstance(mapping, dict):
+            raise ConfigError("settings must be a mapping", where=where, expected="key: value pairs", got=repr(mapping))
+        hints = typing.get_type_hints(cls)
+        known = {f.name: hints[f.name] for f in dataclasses.fields(cls)}  # type: ignore[arg-type]
+        values = {}
+        for key, value in mapping.items():
+            if key not in known:
+                raise _unknown_key(key, list(known), where)
+            values[key] = _coerce(value, known[key], f"{where}.{key}")
+        return cls(**values)
+
+    def to_mapping(self) -> dict[str, Any]:
+        """The node as plain dictionaries, lists and scalars; `from_mapping` reads it back equal."""
+        return _plain(self)
+
+    def override(self, assignments: dict[str, Any]) -> Self:
+        """A copy with dotted keys replaced, for example `{"train.learning_rate": 1e-3}`.
+
+        Raises:
+            ConfigError: for an unknown key or a value of the wrong type.
+        """
+        tree = self.to_mapping()
+        for dotted, value in assignments.items():
+            node, *rest = tree, *dotted.split(".")
+            for key in rest[:-1]:
+                if key not in node:
+                    raise _unknown_key(key, list(node), dotted)
+                if not isinstance(node[key], dict):
+                    raise ConfigError("a dotted key goes through a setting that has no parts", where=dotted)
+                node = node[key]
+            if rest[-1] not in node:
+                raise _unknown_key(rest[-1], list(node), dotted)
+            node[rest[-1]] = value
+        return type(self).from_mapping(tree)
+
+    @classmethod
+    def schema(cls) -> dict[str, Any]:
+        """The JSON schema (draft 2020-12) of this node."""
+        return _schema(cls)
+
+
+def _unknown_key(key: object, known: list[str], where: str) -> ConfigError:
+    near = difflib.get_close_matches(str(key), known, n=1, cutoff=0.4)
+    hint = f"did you mean `{near[0]}`?" if near else f"known keys: {', '.join(known)}"
+    return ConfigError(f"unknown key `{key}`", where=where, do=hint)
+
+
+def _plain(value: object) -> Any:
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {f.name: _plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
+    if isinstance(value, (tuple, list)):
+        return [_plain(v) for v in value]
+    if isinstance(value, dict):
+        return {k: _plain(v) for k, v in value.items()}
+    return value
+
+
+def _coerce(value: object, hint: Any, where: str) -> Any:
+    origin, args = get_origin(hint), get_args(hint)
+    if origin in (Union, types.UnionType):
+        if value is None and type(None) in args:
+            return None
+        inner = [a for a in args if a is not type(None)]
+        return _coerce(value, inner[0], where)
+    if origin is Literal:
+        if value not in args:
+            near = difflib.get_close_matches(str(value), [str(a) for a in args], n=1)
+            raise ConfigError(
+                "value is not one of the named choices",
+                where=where,
+                expected=" | ".join(map(str, args)),
+                got=repr(value),
+                do=f"did you mean `{near[0]}`?" if near else None,
+            )
+        return value
+    if origin is tuple:
+        if isinstance(value, (str, bytes)) or not isinstance(value, (list, tuple)):
+            raise ConfigError("a list is needed", where=where, expected="[...]", got=repr(value))
+        return tuple(_coerce(v, args[0], f"{where}[{i}]") for i, v in enumerate(value))
+    if isinstance(hint, type) and issubclass(hint, Settings):
+        return value if isinstance(value, hint) else hint.from_mapping(value, where)
+    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if hint is float and isinstance(value, str):  # YAML reads `2e-5` as a string
+        try:
+            return float(value)
+        except ValueError:
+            pass
+    if hint is Any or (type(value) is hint):
+        return value
+    name = getattr(hint, "__name__", str(hint))
+    raise ConfigError("wrong type", where=where, expected=name, got=f"{value!r} ({type(value).__name__})")
+
+
+def _schema(hint: Any) -> dict[str, Any]:
+    origin, args = get_origin(hint), get_args(hint)
+    if isinstance(hint, type) and issubclass(hint, Settings):
+        hints = typing.get_type_hints(hint)
+        names = [f.name for f in dataclasses.fields(hint)]  # type: ignore[arg-type]
+        properties = {name: _schema(hints[name]) for name in names}
+        return {"type": "object", "additionalProperties": False, "properties": properties}
+    if origin in (Union, types.UnionType):
+        return {"anyOf": [_schema(a) for a in args]}
+    if origin is Literal:
+        return {"enum": list(args)}
+    if origin is tuple:
+        return {"type": "array", "items": _schema(args[0])}
+    return {
+        str: {"type": "string"},
+        int: {"type": "integer"},
+        float: {"type": "number"},
+        bool: {"type": "boolean"},
+        type(None): {"type": "null"},
+    }.get(hint, {})
+
+
+def _require(condition: bool, what: str, **details: object) -> None:
+    if not condition:
+        raise ConfigError(what, **details)  # type: ignore[arg-type]
+
+
+@dataclass(frozen=True)
+class ModelConfig(Settings):
+    """Which pre-trained model: a short name of `farss models`, a folder, or a hub id."""
+
+    name: str = "smollm2-135m"
+    revision: str | None = None
+    dtype: Dtype = "auto"
+    trust_remote_code: bool = False
+
+
+@dataclass(frozen=True)
+class DataConfig(Settings):
+    """The task data. A name is a file, else `NAME/SPLIT.jsonl.gz` in `data_dir`, else embedded, else a hub data set."""
+
+    task: str = "word_problems"
+    data_dir: str | None = None
+    train_rows: int | None = None
+    calibration_rows: int = 256
+    max_length: int = 512
+    template: Template = "auto"
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        _require(self.calibration_rows >= 1, "at least one calibration row is needed", got=self.calibration_rows)
+        _require(self.max_length >= 8, "max_length is too short for a prompt and a response", got=self.max_length)
+
+
+@dataclass(frozen=True)
+class FarssConfig(Settings):
+    """How an adapter is initialised. The defaults are the paper's, with the choices of `docs/method.md`.
+
+    `rank` is R, the rank of deep modules; `r_min`, `r_avg`, `r_max` bound the shallow ones (Eq. 10-12). `alpha` is
+    only read by the scales `alpha_over_r` and `rslora`; with `unit` every module's scale is 1.
+    """
+
+    rank: int = 128
+    shallow_layers: int | None = None
+    r_min: int = 1
+    r_avg: int = 50
+    r_max: int = 64
+    budget: Budget = "clip"
+    epsilon: float = 1e-12
+    selection: Selection = "method"
+    scale: Scale = "unit"
+    alpha: float = 128.0
+    base: Base = "reference"
+    tokens: Tokens = "nonpad"
+    loss_norm: LossNorm = "token_sum"
+    fisher: Fisher = "empirical"
+    batch_tokens: int = 4096
+    max_batches: int | None = None
+    targets: tuple[str, ...] = ()
+    exclude: tuple[str, ...] = ()
+    route: Literal["gram", "gesdd"] = "gram"
+    seed: int = 0
+    compat: Compat = "none"
+
+    def __post_init__(self) -> None:
+        _require(self.rank >= 1, "the rank must be at least 1", where="rank", got=self.rank)
+        _require(
+            1 <= self.r_min <= self.r_avg <= self.r_max,
+            "shallow ranks are inconsistent",
+            where="r_min, r_avg, r_max",
+            expected="1 <= r_min <= r_avg <= r_max",
+            got=f"{self.r_min}, {self.r_avg}, {self.r_max}",
+        )
+        _require(
+            self.shallow_layers is None or self.shallow_layers >= 0,
+            "the number of shallow layers cannot be negative",
+            where="shallow_layers",
+            got=self.shallow_layers,
+        )
+        _require(self.epsilon > 0, "epsilon must be positive", where="epsilon", got=self.epsilon)
+
+
+@dataclass(frozen=True)
+class TrainConfig(Settings):
+    """Response-only supervised fine-tuning; the schedule is the paper's (AdamW, linear, warm-up 3 %, no decay)."""
+
+    learning_rate: float = 2e-5
+    epochs: float = 1.0
+    batch_size: int = 16
+    micro_batch_size: int | None = None
+    warmup_ratio: float = 0.03
+    schedule: Literal["linear", "cosine", "constant"] = "linear"
+    weight_decay: float = 0.0
+    dropout: float = 0.05
+    max_grad_norm: float = 1.0
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    gradient_checkpointing: bool = False
+    save_steps: int | None = None
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        _require(self.learning_rate > 0, "the learning rate must be positive", got=self.learning_rate)
+        _require(self.batch_size >= 1, "the batch size must be at least 1", got=self.batch_size)
+        _require(0 <= self.dropout < 1, "dropout must be in [0, 1)", got=self.dropout)
+
+
+@dataclass(frozen=True)
+class EvalConfig(Settings):
+    """What is measured: knowledge sets (kept?) and the task (gained?), with intervals and the scale frontier."""
+
+    knowledge: tuple[str, ...] = ("facts",)
+    knowledge_rows: int | None = None
+    shots: int = 5
+    task_rows: int | None = None
+    generate_rows: int = 100
+    max_new_tokens: int = 256
+    frontier_scales: tuple[float, ...] = (0.0, 0.25, 0.5, 0.75, 1.0, 1.25)
+    frontier_rows: int = 200
+    batch_tokens: int = 8192
+    bootstrap: int = 2000
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Recipe(Settings):
+    """Everything `farss run` needs: one model, one task, many methods, learning rates and seeds."""
+
+    name: str = "run"
+    model: ModelConfig = field(default_factory=ModelConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    methods: tuple[str, ...] = ("full", "lora", "pissa", "milora", "farss")
+    learning_rates: tuple[float, ...] = (2e-5,)
+    full_learning_rates: tuple[float, ...] = ()
+    seeds: tuple[int, ...] = (0,)
+    init: FarssConfig = field(default_factory=FarssConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+    eval: EvalConfig = field(default_factory=EvalConfig)
+    out: str | None = None
+
+    @classmethod
+    def from_yaml(cls, path: str | Path) -> Self:
+        """The recipe in a YAML file.
+
+        Raises:
+            ConfigError: if the file is missing, not YAML, or has unknown keys or wrong types.
+        """
+        path = Path(path)
+        try:
+            tree = yaml.safe_load(path.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            raise ConfigError("the recipe file does not exist", where=path, do="check the path") from None
+        except (yaml.YAMLError, UnicodeDecodeError) as error:
+            raise ConfigError("the recipe is not valid YAML", where=path, got=str(error)) from None
+        return cls.from_mapping({} if tree is None else tree, where=path.name)
+
+    def to_yaml(self) -> str:
+        """The whole recipe, defaults included, as YAML."""
+        return yaml.safe_dump(self.to_mapping(), sort_keys=False, allow_unicode=True)

@@ -1,0 +1,74 @@
+"""Every error farss raises on purpose, under one base class.
+
+A message answers five questions in order: what is wrong, where, what was expected, what came, what to do.
+"""
+
+from __future__ import annotations
+
+
+class FarssError(Exception):
+    """Something went wrong that the user can understand and act on.
+
+    Args:
+        what: the mistake in one sentence, without a trailing full stop.
+        where: file, module or setting concerned.
+        expected: what would have been accepted.
+        got: what came instead.
+        do: the next step for the user.
+    """
+
+    exit_code = 1
+
+    def __init__(
+        self,
+        what: str,
+        *,
+        where: object = None,
+        expected: object = None,
+        got: object = None,
+        do: str | None = None,
+    ) -> None:
+        self.what, self.where, self.expected, self.got, self.do = what, where, expected, got, do
+        parts = [what]
+        for label, value in (("where", where), ("expected", expected), ("got", got), ("what to do", do)):
+            if value is not None:
+                parts.append(f"  {label}: {value}")
+        super().__init__("\n".join(parts))
+
+
+class RequestError(FarssError):
+    """The request itself cannot be carried out; nothing was started (exit code 2)."""
+
+    exit_code = 2
+
+
+class ConfigError(RequestError):
+    """A recipe or flag has an unknown key, a wrong type or an impossible value."""
+
+
+class DataError(RequestError):
+    """A data set is missing, empty, or its rows lack what is needed."""
+
+
+class ModelError(RequestError):
+    """A model is missing, damaged, unsafe to load, or of a layout farss cannot work on."""
+
+
+class PlanError(RequestError):
+    """A plan is malformed, impossible, or was made for another model."""
+
+
+class AdapterError(RequestError):
+    """An adapter is missing, damaged, or was made for another base model."""
+
+
+class ShapeError(FarssError, ValueError):
+    """Tensors whose shapes must agree do not."""
+
+
+class NumericalError(FarssError):
+    """A computation met NaN or Inf, or missed its stated accuracy."""
+
+
+class StorageError(FarssError):
+    """A file could not be written or read: no space, no permission, cut short."""

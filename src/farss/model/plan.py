@@ -1,0 +1,157 @@
+"""The plan: what will be adapted, where, with which rank, scale and directions. A decision as data.
+
+A plan can be printed, edited, compared, saved and applied elsewhere; nothing in it changes a model.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, Self
+
+from farss.errors import PlanError
+from farss.storage import write_json
+
+SCHEMA_VERSION = 1
+
+Region = Literal["shallow", "deep"]
+Initialisation = Literal["spectral", "random", "none"]
+
+
+@dataclass(frozen=True)
+class TargetPlan:
+    """What happens to one linear module.
+
+    Attributes:
+        name: dotted module name in the base model.
+        layer: index of its block, or None if it belongs to none.
+        region: "shallow" or "deep".
+        shape: (m, n), out-features by in-features.
+        rank: adapter rank, 1 to min(m, n).
+        scale: the factor in front of BA.
+        indices: ascending positions in the descending spectrum of W, `rank` of them; None for random initialisation.
+        importance: Eq. 8, or None where it was not measured.
+        log_score_quantiles: natural logarithm of the 0, 25, 50, 75, 100 % quantiles of the scores, or None.
+    """
+
+    name: str
+    layer: int | None
+    region: Region
+    shape: tuple[int, int]
+    rank: int
+    scale: float
+    indices: tuple[int, ...] | None = None
+    importance: float | None = None
+    log_score_quantiles: tuple[float, ...] | None = None
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The decision of one method for one model.
+
+    Attributes:
+        method: registry name.
+        initialisation: "spectral" (B0 A0 = chosen part of W / scale), "random" (LoRA: B0 = 0) or "none" (all weights
+            are trained, no adapter).
+        base: "reference" (base untouched, B0 A0 subtracted by a frozen adapter) or "residual" (subtracted from W).
+        factor_scaling: "divided" makes `scale * B0 A0` the chosen part of W; "published" takes sqrt(sigma) as is, so
+            that `scale` times the chosen part is subtracted (methods of the published code).
+        model_fingerprint: `farss.model.sources.fingerprint` of the weights it was made for.
+        settings: the full `FarssConfig` mapping it was made with.
+        data: fingerprint of the calibration data (rows, tokens, seed, sha256), or None if none was used.
+        requested_rank_total, realised_rank_total: the shallow budget asked for and kept (equal where there is none).
+        targets: one entry per adapted module, in model order.
+    """
+
+    method: str
+    initialisation: Initialisation
+    base: Literal["reference", "residual"]
+    model_fingerprint: str
+    settings: dict[str, Any]
+    targets: tuple[TargetPlan, ...]
+    data: dict[str, Any] | None = None
+    factor_scaling: Literal["divided", "published"] = "divided"
+    requested_rank_total: int = 0
+    realised_rank_total: int = 0
+    schema_version: int = field(default=SCHEMA_VERSION)
+
+    def __post_init__(self) -> None:
+        for target in self.targets:
+            _check_target(target, self.initialisation)
+        names = [t.name for t in self.targets]
+        if len(set(names)) != len(names):
+            raise PlanError("a module is planned twice", got=sorted({n for n in names if names.count(n) > 1}))
+
+    @property
+    def trainable_parameters(self) -> int:
+        """Number of adapter parameters that training will update: sum of rank * (m + n)."""
+        return sum(t.rank * sum(t.shape) for t in self.targets)
+
+    def to_mapping(self) -> dict[str, Any]:
+        """The plan as JSON-ready dictionaries."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_mapping(cls, mapping: dict[str, Any], where: object = "plan") -> Self:
+        """The plan described by `mapping`.
+
+        Raises:
+            PlanError: for another schema version, missing or unknown keys, or impossible ranks and indices.
+        """
+        if not isinstance(mapping, dict) or mapping.get("schema_version") != SCHEMA_VERSION:
+            got = mapping.get("schema_version") if isinstance(mapping, dict) else type(mapping).__name__
+            raise PlanError("not a plan of a known version", where=where, expected=SCHEMA_VERSION, got=got)
+        try:
+            targets = tuple(
+                TargetPlan(**{k: tuple(v) if isinstance(v, list) else v for k, v in row.items()})
+                for row in mapping["targets"]
+            )
+            return cls(**{**mapping, "targets": targets})
+        except (TypeError, KeyError) as error:
+            raise PlanError("the plan lacks a key or has an unknown one", where=where, got=str(error)) from None
+
+    def save(self, path: str | Path) -> None:
+        """Write the plan as JSON, atomically.
+
+        Raises:
+            StorageError: if the file cannot be written.
+        """
+        write_json(path, self.to_mapping())
+
+    @classmethod
+    def load(cls, path: str | Path) -> Self:
+        """Read a plan written by `save`, perhaps edited since.
+
+        Raises:
+            PlanError: if it is missing, not JSON, or not a possible plan.
+        """
+        try:
+            mapping = json.loads(Path(path).read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            raise PlanError("the plan file does not exist", where=path, do="make one with `farss init`") from None
+        except json.JSONDecodeError as error:
+            raise PlanError("the plan is not valid JSON", where=path, got=str(error)) from None
+        return cls.from_mapping(mapping, where=path)
+
+
+def _check_target(target: TargetPlan, initialisation: Initialisation) -> None:
+    limit = min(target.shape)
+    if not 1 <= target.rank <= limit:
+        raise PlanError("impossible rank", where=target.name, expected=f"1 to {limit}", got=target.rank)
+    if not target.scale > 0:
+        raise PlanError("the scale must be positive", where=target.name, got=target.scale)
+    if initialisation != "spectral":
+        return
+    chosen = target.indices
+    if chosen is None or len(chosen) != target.rank:
+        raise PlanError(
+            "a spectral plan needs one index per unit of rank",
+            where=target.name,
+            expected=f"{target.rank} indices",
+            got=None if chosen is None else len(chosen),
+            do="change `rank` and `indices` together",
+        )
+    if list(chosen) != sorted(set(chosen)) or chosen[0] < 0 or chosen[-1] >= limit:
+        raise PlanError("indices must ascend within the spectrum", where=target.name, expected=f"0 to {limit - 1}")

@@ -1,0 +1,96 @@
+"""Atomic files: a reader sees the old content or the new, never a half-written one."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Callable
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from farss.errors import StorageError
+
+
+def write_atomically(path: str | Path, write: Callable[[Path], None]) -> None:
+    """Let `write` fill a temporary file beside `path`, then move it into place.
+
+    Raises:
+        StorageError: if the folder cannot be written or the disk is full; `path` is then as it was before.
+    """
+    path = Path(path)
+    temporary: Path | None = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+        os.close(handle)
+        temporary = Path(name)
+        write(temporary)
+        temporary.chmod(0o644)
+        temporary.replace(path)
+    except (OSError, SafetensorError) as error:
+        raise StorageError(
+            "the file could not be written", where=path, got=str(error), do="check free space and permissions"
+        ) from error
+    finally:
+        if temporary is not None:
+            temporary.unlink(missing_ok=True)
+
+
+def write_json(path: str | Path, content: Any) -> None:
+    """Write `content` as indented UTF-8 JSON, atomically."""
+    text = json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+    write_atomically(path, lambda file: file.write_text(text, encoding="utf-8"))
+
+
+def write_tensors(path: str | Path, tensors: dict[str, Tensor], metadata: dict[str, str] | None = None) -> None:
+    """Write named tensors as safetensors, atomically; `metadata` maps strings to strings."""
+    contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    write_atomically(path, lambda file: save_file(contiguous, file, metadata=metadata))
+
+
+def read_tensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """The tensors and metadata of a safetensors file, on the CPU.
+
+    Raises:
+        StorageError: if the file is missing or damaged.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            return {name: file.get_tensor(name) for name in file.keys()}, dict(file.metadata() or {})
+    except (OSError, SafetensorError) as error:
+        raise StorageError("the tensor file cannot be read", where=path, got=str(error)) from error
+
+
+@contextmanager
+def new_folder(path: str | Path):
+    """A temporary folder that becomes `path` when the block succeeds and vanishes when it fails.
+
+    Raises:
+        StorageError: if the parent cannot be written or `path` is a non-empty folder.
+    """
+    import shutil
+
+    path = Path(path)
+    if path.is_dir() and any(path.iterdir()):
+        raise StorageError("the output folder is not empty", where=path, do="choose another --out, or remove it")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+    except OSError as error:
+        raise StorageError("the output folder cannot be made", where=path, got=str(error)) from error
+    try:
+        yield temporary
+        temporary.chmod(0o755)
+        if path.is_dir():
+            path.rmdir()
+        temporary.replace(path)
+    except OSError as error:
+        raise StorageError("the output folder could not be filled", where=path, got=str(error)) from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
