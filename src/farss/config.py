@@ -193,7 +193,8 @@ class FarssConfig(Settings):
     """How an adapter is initialised. The defaults are the paper's, with the choices of `docs/method.md`.
 
     `rank` is R, the rank of deep modules; `r_min`, `r_avg`, `r_max` bound the shallow ones (Eq. 10-12). `alpha` is
-    only read by the scales `alpha_over_r` and `rslora`; with `unit` every module's scale is 1.
+    only read by the scales `alpha_over_r` and `rslora`; with `unit` every module's scale is 1. `dtype` is the model's
+    during the data pass; `auto` is its own.
     """
 
     rank: int = 128
@@ -215,6 +216,7 @@ class FarssConfig(Settings):
     targets: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()
     route: Literal["gram", "gesdd"] = "gram"
+    dtype: Dtype = "auto"
     seed: int = 0
     compat: Compat = "none"
 

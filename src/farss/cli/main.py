@@ -1,0 +1,71 @@
+"""Dispatch of `farss VERB` and the exit codes: 0 done, 1 failed, 2 the request was wrong."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import logging
+import os
+import sys
+import warnings
+
+from farss import __version__
+from farss.errors import FarssError
+
+VERBS = ("demo", "run", "init", "train", "export", "eval", "compare", "methods", "tasks", "models")
+INTERRUPTED = 130
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The parser of all verbs; each verb's module adds its own arguments and names its function."""
+    parser = argparse.ArgumentParser(
+        prog="farss", description="Fine-tune language models without making them forget, and show what was kept."
+    )
+    parser.add_argument("--version", action="version", version=f"farss {__version__}")
+    verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
+    for name in VERBS:
+        module = importlib.import_module(f"farss.cli.verbs.{name}")
+        verb = verbs.add_parser(
+            name,
+            help=module.SUMMARY,
+            description=module.SUMMARY,
+            epilog=f"example:\n  {module.EXAMPLE}",
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        module.add_arguments(verb)
+        verb.add_argument("--json", action="store_true", help="print the result as JSON on standard output")
+        verb.add_argument("--debug", action="store_true", help="show the traceback of an error")
+        verb.set_defaults(act=module.act)
+    return parser
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one verb.
+
+    Args:
+        argv: arguments without the program's name; those of the process by default.
+
+    Returns:
+        The exit code.
+    """
+    arguments = build_parser().parse_args(argv)
+    _quieten_libraries()
+    try:
+        return arguments.act(arguments)
+    except FarssError as error:
+        if arguments.debug:
+            raise
+        print(f"farss {arguments.verb}: {error}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print("\ninterrupted; run the same command to go on from what is finished", file=sys.stderr)
+        return INTERRUPTED
+
+
+def _quieten_libraries() -> None:
+    # Progress bars and advice of the libraries below would drown our own lines; errors still come through.
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    logging.getLogger("transformers").setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", category=FutureWarning)

@@ -1,0 +1,63 @@
+"""Flags shared by the verbs, each standing for one key of the recipe."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from typing import Any
+
+import yaml
+
+from farss.config import Recipe
+from farss.errors import ConfigError
+
+# flag, recipe key, type, help
+FLAGS: dict[str, tuple[str, Any, str]] = {
+    "--model": ("model.name", str, "short name (see `farss models`), folder or hub id"),
+    "--dtype": ("model.dtype", str, "auto, float32, bfloat16 or float16"),
+    "--data": ("data.task", str, "task data: file, name in the data directory, embedded set or hub data set"),
+    "--data-dir": ("data.data_dir", str, "folder laid out as NAME/SPLIT.jsonl.gz"),
+    "--train-rows": ("data.train_rows", int, "train on a seeded sample of this many rows"),
+    "--calibration-rows": ("data.calibration_rows", int, "rows the statistics are taken from"),
+    "--max-length": ("data.max_length", int, "longest prompt plus response, in tokens"),
+    "--rank": ("init.rank", int, "R, the rank of deep modules"),
+    "--shallow-layers": ("init.shallow_layers", int, "N, the number of shallow layers"),
+    "--base": ("init.base", str, "reference (base untouched) or residual (as published)"),
+    "--compat": ("init.compat", str, "none or published-code"),
+    "--lr": ("train.learning_rate", float, "peak learning rate"),
+    "--epochs": ("train.epochs", float, "passes over the training rows"),
+    "--batch-size": ("train.batch_size", int, "sequences per optimiser step"),
+    "--seed": ("train.seed", int, "seed of data order, dropout and random factors"),
+    "--knowledge-rows": ("eval.knowledge_rows", int, "questions per knowledge set"),
+    "--task-rows": ("eval.task_rows", int, "held-out rows whose loss is measured"),
+    "--generate-rows": ("eval.generate_rows", int, "held-out rows answered in words"),
+}
+
+
+def add_recipe_options(parser: argparse.ArgumentParser, flags: Sequence[str]) -> None:
+    """Add `--recipe`, `--set KEY=VALUE` and the named shorthand flags."""
+    parser.add_argument("--recipe", metavar="FILE", help="YAML file of settings; flags override it")
+    parser.add_argument(
+        "--set", metavar="KEY=VALUE", action="append", default=[], help="any recipe key, e.g. init.budget=redistribute"
+    )
+    for flag in flags:
+        key, kind, text = FLAGS[flag]
+        parser.add_argument(flag, type=kind, dest=key, metavar=flag[2:].upper(), help=f"{text} ({key})")
+
+
+def recipe_from(arguments: argparse.Namespace, recipe: Recipe | None = None) -> Recipe:
+    """The recipe of `--recipe` (or the given one, or the defaults) with the flags' values put in.
+
+    Raises:
+        ConfigError: for an unknown key, a wrong type or an impossible value.
+    """
+    if getattr(arguments, "recipe", None):
+        recipe = Recipe.from_yaml(arguments.recipe)
+    known = {key for key, _, _ in FLAGS.values()}
+    changes = {key: value for key, value in vars(arguments).items() if key in known and value is not None}
+    for assignment in arguments.set:
+        key, equals, text = assignment.partition("=")
+        if not equals:
+            raise ConfigError("--set needs KEY=VALUE", got=assignment)
+        changes[key.strip()] = yaml.safe_load(text)
+    return (recipe or Recipe()).override(changes)

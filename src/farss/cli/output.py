@@ -1,0 +1,46 @@
+"""What verbs print: JSON for machines on standard output, or lines and tables for people."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+
+def emit(arguments: argparse.Namespace, result: Any, lines: Iterable[str]) -> int:
+    """Print `result` as JSON if asked for, else the lines; return exit code 0."""
+    if arguments.json:
+        print(json.dumps(result, indent=1, default=str))
+    else:
+        for line in lines:
+            print(line)
+    return 0
+
+
+def emit_table(arguments: argparse.Namespace, rows: list[dict[str, Any]]) -> int:
+    """Print rows of equal keys as JSON if asked for, else as a table; return exit code 0."""
+    if arguments.json:
+        return emit(arguments, rows, ())
+    table = Table(box=None, header_style="bold")
+    for key in rows[0]:
+        table.add_column(key, no_wrap=key == "name")
+    for row in rows:
+        table.add_row(*(str(value) for value in row.values()))
+    Console().print(table)
+    return 0
+
+
+def print_run(arguments: argparse.Namespace, report: dict[str, Any], folder: Path) -> int:
+    """Print a finished run: its table and where its files are; return exit code 0."""
+    if arguments.json:
+        return emit(arguments, report, ())
+    from farss.report import print_report
+
+    print_report(report)
+    print(f"\nreport: {folder / 'report.html'}\nfigures: {folder / 'report.json'}")
+    return 0

@@ -1,0 +1,28 @@
+"""`farss demo`: the whole story on a real small model with embedded data."""
+
+from __future__ import annotations
+
+import argparse
+
+from farss.cli.options import FLAGS, add_recipe_options, recipe_from
+from farss.cli.output import print_run
+
+SUMMARY = "compare full fine-tuning, LoRA, PiSSA, MiLoRA and FARSS on SmolLM2-135M, in minutes, on a CPU"
+EXAMPLE = "farss demo"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Flags that override the demo's recipe."""
+    add_recipe_options(parser, tuple(FLAGS))
+    parser.add_argument("--out", metavar="DIR", default="runs/demo", help="run folder (default runs/demo)")
+
+
+def act(arguments: argparse.Namespace) -> int:
+    """Run the demo's recipe, or go on with it, and print the table."""
+    from farss.config import Recipe
+    from farss.experiment.recipes import find_recipe
+    from farss.experiment.run import run
+
+    recipe = recipe_from(arguments, Recipe.from_yaml(find_recipe("demo")))
+    report, folder = run(recipe, arguments.out)
+    return print_run(arguments, report, folder)

@@ -1,0 +1,36 @@
+"""`farss eval`: knowledge and task scores of one model, with standard errors."""
+
+from __future__ import annotations
+
+import argparse
+
+from farss.cli.options import add_recipe_options, recipe_from
+from farss.cli.output import emit
+
+SUMMARY = "score a model, with or without an adapter, on knowledge sets and tasks; samples are kept"
+EXAMPLE = (
+    "farss eval --model smollm2-135m --adapter adapter-peft/ --tasks facts,facts_cloze,word_problems --out results/"
+)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Model, adapter, tasks and how many rows."""
+    add_recipe_options(
+        parser, ("--model", "--dtype", "--data-dir", "--knowledge-rows", "--task-rows", "--generate-rows")
+    )
+    parser.add_argument("--adapter", metavar="DIR", help="any PEFT adapter folder, or one written by `farss train`")
+    parser.add_argument("--tasks", required=True, help="comma-separated names of `farss tasks`")
+    parser.add_argument("--out", metavar="DIR", required=True, help="folder for results.json and the samples")
+
+
+def act(arguments: argparse.Namespace) -> int:
+    """Evaluate and print every score with its standard error and number of rows."""
+    from farss.experiment.steps import evaluate
+
+    names = tuple(name.strip() for name in arguments.tasks.split(",") if name.strip())
+    result = evaluate(recipe_from(arguments), names, arguments.out, adapter=arguments.adapter)
+    lines = [
+        f"{key:<32} {score['value']:.4f} +- {score['stderr']:.4f}  n={score['n']}"
+        for key, score in result["scores"].items()
+    ]
+    return emit(arguments, result, [*lines, f"results: {result['path']}"])

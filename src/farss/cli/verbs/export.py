@@ -1,0 +1,33 @@
+"""`farss export`: a trained adapter as files that other tools load."""
+
+from __future__ import annotations
+
+import argparse
+
+from farss.cli.output import emit
+
+SUMMARY = "write a trained adapter as a plain LoRA, a one-scale LoRA, a merged model or the residual form, checked"
+EXAMPLE = "farss export --adapter trained/adapter --to peft --out adapter-peft/"
+FORMS = ("peft", "portable", "merged", "residual")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Which adapter, which form, where to."""
+    parser.add_argument("--adapter", metavar="DIR", required=True, help="adapter folder written by `farss train`")
+    parser.add_argument("--model", metavar="MODEL", help="the base model, if the adapter does not name it")
+    parser.add_argument("--to", choices=FORMS, default="peft", help="form (default peft)")
+    parser.add_argument("--rank", type=int, help="with --to portable: recompress to this rank, error printed")
+    parser.add_argument("--out", metavar="DIR", required=True, help="new folder")
+
+
+def act(arguments: argparse.Namespace) -> int:
+    """Export, check that the written files give the trained model's outputs, and say by how much they differ."""
+    from farss.experiment.steps import export_adapter
+
+    result = export_adapter(arguments.adapter, arguments.out, arguments.to, arguments.model, arguments.rank)
+    lines = [
+        f"{result['form']} written to {result['path']}",
+        f"checked: largest logit difference to the trained model {result['max_logit_difference']:.1e} "
+        f"(tolerance {result['tolerance']:.1e})",
+    ]
+    return emit(arguments, result, lines)

@@ -1,0 +1,30 @@
+"""`farss methods`: what there is to choose from."""
+
+from __future__ import annotations
+
+import argparse
+
+from farss.cli.output import emit_table
+
+SUMMARY = "list the methods, one line each"
+EXAMPLE = "farss methods"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """No arguments of its own."""
+
+
+def act(arguments: argparse.Namespace) -> int:
+    """Print every method with what it trains and what statistics it needs."""
+    from farss.methods import METHODS
+
+    rows = [
+        {
+            "name": method.name,
+            "trains": method.trains,
+            "needs": ", ".join(sorted(method.needs)) or "nothing",
+            "summary": method.summary,
+        }
+        for method in METHODS.values()
+    ]
+    return emit_table(arguments, rows)

@@ -1,0 +1,30 @@
+"""`farss run RECIPE`: init, train, export, evaluate and report, for one or many methods and seeds."""
+
+from __future__ import annotations
+
+import argparse
+
+from farss.cli.options import FLAGS, add_recipe_options, recipe_from
+from farss.cli.output import print_run
+
+SUMMARY = "fine-tune with every method of a recipe, measure what was gained and kept, write the report"
+EXAMPLE = "farss run gsm8k-smollm2 --data-dir DATA --out runs/gsm8k"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The recipe and flags that override it."""
+    parser.add_argument("positional_recipe", metavar="RECIPE", nargs="?", help="YAML file or the name of a shipped one")
+    add_recipe_options(parser, tuple(FLAGS))
+    parser.add_argument("--out", metavar="DIR", help="run folder (default runs/NAME)")
+
+
+def act(arguments: argparse.Namespace) -> int:
+    """Run the recipe, or go on with it, and print the table."""
+    from farss.experiment.recipes import find_recipe
+    from farss.experiment.run import run
+
+    if arguments.positional_recipe and not arguments.recipe:
+        arguments.recipe = str(find_recipe(arguments.positional_recipe))
+    recipe = recipe_from(arguments)
+    report, folder = run(recipe, arguments.out)
+    return print_run(arguments, report, folder)

@@ -1,0 +1,36 @@
+"""`farss train`: response-only supervised fine-tuning of an initialised adapter."""
+
+from __future__ import annotations
+
+import argparse
+
+from farss.cli.options import add_recipe_options, recipe_from
+from farss.cli.output import emit
+
+SUMMARY = "fine-tune an initialised adapter; the loss counts response tokens only"
+EXAMPLE = "farss train --init init/ --data gsm8k --data-dir DATA --lr 2e-4 --out trained/"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The initialised folder, the data and the schedule."""
+    parser.add_argument("--init", metavar="DIR", required=True, help="folder made by `farss init`")
+    add_recipe_options(
+        parser,
+        ("--data", "--data-dir", "--train-rows", "--max-length", "--lr", "--epochs", "--batch-size", "--seed"),
+    )
+    parser.add_argument("--out", metavar="DIR", required=True, help="folder for checkpoints and the trained adapter")
+
+
+def act(arguments: argparse.Namespace) -> int:
+    """Train, or go on from the last checkpoint, and say where the adapter is."""
+    from farss.experiment.steps import fine_tune, recipe_of
+
+    recipe = recipe_from(arguments, recipe_of(arguments.init))
+    result = fine_tune(recipe, arguments.init, arguments.out)
+    lines = [
+        f"{result['steps']} steps in {result['seconds']:.0f} s, {result['tokens_per_second']:.0f} tokens/s; "
+        f"loss {result['first_loss']:.3f} to {result['last_loss']:.3f}",
+        f"adapter: {result['adapter']}",
+        f"next: farss export --adapter {result['adapter']} --to peft --out DIR",
+    ]
+    return emit(arguments, result, lines)

@@ -1,0 +1,222 @@
+"""From the folders of finished stages to the content of `report.json`."""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import itertools
+import json
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from farss.config import EvalConfig, Recipe
+from farss.errors import DataError
+from farss.evaluation.forgetting import facts
+from farss.evaluation.frontier import frontier_points
+from farss.evaluation.records import Measurement
+from farss.evaluation.scores import compare_methods, compare_to_base, summarise
+from farss.experiment.environment import device, versions
+from farss.experiment.jobs import Job, jobs_of
+from farss.experiment.measuring import SAMPLES, frontier_file
+from farss.experiment.stages import read_done
+from farss.methods import get_method
+from farss.methods.base import Method
+from farss.model.plan import Plan
+from farss.report.schema import SCHEMA_VERSION
+
+FACTS_SHOWN = 40
+
+
+@dataclasses.dataclass(frozen=True)
+class FinishedJob:
+    """A finished job: what it was, where it lies, and the accounts of its two stages."""
+
+    job: Job
+    folder: Path
+    trained: dict[str, Any]
+    measured: dict[str, Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class FinishedRun:
+    """A run folder whose stages are done, with the accounts of the stages its jobs share."""
+
+    recipe: Recipe
+    folder: Path
+    planned: dict[str, Any]
+    statistics: dict[str, Any]
+    jobs: list[FinishedJob]
+
+
+def load_run(folder: Path) -> FinishedRun:
+    """The finished jobs of a run folder.
+
+    Raises:
+        DataError: if the folder is no run, or its base, its plans or all its jobs are unfinished.
+    """
+    if not (folder / "recipe.yaml").exists():
+        raise DataError("not a run folder", where=folder, expected="a folder made by `farss run` or `farss demo`")
+    recipe = Recipe.from_yaml(folder / "recipe.yaml")
+    planned, base = read_done(folder / "plans"), read_done(folder / "base")
+    jobs = []
+    for job in jobs_of(recipe):
+        trained, measured = read_done(folder / job.id / "train"), read_done(folder / job.id / "eval")
+        if trained and measured:
+            jobs.append(FinishedJob(job, folder / job.id, trained, measured))
+    if planned is None or base is None or not jobs:
+        raise DataError("the run is not finished", where=folder, do="run its recipe again: it goes on where it stopped")
+    return FinishedRun(recipe, folder, planned, read_done(folder / "statistics") or {}, jobs)
+
+
+def assemble(runs: list[FinishedRun]) -> dict[str, Any]:
+    """The report over the jobs of one run, or of several that asked the same model the same questions.
+
+    Raises:
+        DataError: if the runs differ in their model or in what the base answered.
+    """
+    first = runs[0]
+    before = Measurement.load(first.folder / "base" / SAMPLES)
+    for other in runs[1:]:
+        _require_same_questions(first, other, before)
+    owners = {f.job.id: (run, f) for run in reversed(runs) for f in run.jobs}
+    measured = {name: Measurement.load(f.folder / "eval" / SAMPLES) for name, (_, f) in owners.items()}
+    reference = reference_run([f for _, f in owners.values()], measured)
+    full = measured[reference] if reference else None
+    settings = first.recipe.eval
+    intervals = {"bootstrap": settings.bootstrap, "seed": settings.seed}
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "name": " + ".join(run.recipe.name for run in runs),
+        "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "recipe": first.recipe.to_mapping(),
+        "versions": versions(),
+        "device": device(),
+        "model": first.planned["model"],
+        "data": _data(first, before),
+        "base": {"scores": summarise(before)},
+        "runs": [_run_entry(*owner, measured[name], before, full) for name, owner in owners.items()],
+        "comparisons": [
+            {"a": a, "b": b, **row}
+            for a, b in itertools.combinations(owners, 2)
+            for row in compare_methods(measured[a], measured[b], before, full, **intervals)
+        ],
+        "spectra": json.loads((first.folder / "plans" / "spectra.json").read_text()),
+    }
+
+
+def _require_same_questions(first: FinishedRun, other: FinishedRun, before: Measurement) -> None:
+    if other.planned["model"]["fingerprint"] != first.planned["model"]["fingerprint"]:
+        raise DataError("the runs are of different models", where=other.folder, expected=first.planned["model"]["name"])
+    theirs = Measurement.load(other.folder / "base" / SAMPLES)
+    if [s.id for s in theirs.knowledge] != [s.id for s in before.knowledge] or [t.id for t in theirs.task] != [
+        t.id for t in before.task
+    ]:
+        raise DataError(
+            "the runs asked different questions, so their scores cannot be paired",
+            where=other.folder,
+            expected=f"the questions of {first.folder}",
+            do="run them with equal data and eval settings",
+        )
+
+
+def reference_run(jobs: list[FinishedJob], measured: dict[str, Measurement]) -> str | None:
+    """The full fine-tuning run with the lowest held-out loss, which T is measured against; None if there is none."""
+    full = [j.job.id for j in jobs if get_method(j.job.method).trains == "weights"]
+    return min(full, key=lambda name: measured[name].task_loss, default=None)
+
+
+def _data(run: FinishedRun, before: Measurement) -> dict[str, Any]:
+    return {
+        "task": run.recipe.data.task,
+        "train_rows": run.recipe.data.train_rows,
+        "train_tokens": run.jobs[0].trained["train_tokens"],
+        "calibration_rows": run.planned["calibration_rows"],
+        "calibration_tokens": run.planned["calibration_tokens"],
+        "task_rows": len(before.task),
+        "generate_rows": sum(sample.correct is not None for sample in before.task),
+        "knowledge": dict(Counter(sample.set for sample in before.knowledge)),
+    }
+
+
+def _run_entry(
+    run: FinishedRun, job: FinishedJob, after: Measurement, before: Measurement, full: Measurement | None
+) -> dict[str, Any]:
+    settings = run.recipe.eval
+    method = get_method(job.job.method)
+    moved = facts(before, after)
+    points, area = _frontier(settings, job, before, after, full)
+    trained = job.trained
+    return {
+        "id": job.job.id,
+        "method": job.job.method,
+        "label": f"{job.job.method}, lr {job.job.learning_rate:g}",
+        "learning_rate": job.job.learning_rate,
+        "seed": job.job.seed,
+        "scores": summarise(after),
+        "compared": compare_to_base(after, before, full, bootstrap=settings.bootstrap, seed=settings.seed),
+        "trainable_params": trained["trainable_params"],
+        "trained_share": trained["trainable_params"] / run.planned["model"]["parameters"],
+        **_init_costs(method, run, trained),
+        "train_seconds": trained["train_seconds"],
+        "train_tokens_per_second": trained["train_tokens_per_second"],
+        "train_peak_bytes": trained["train_peak_bytes"],
+        "eval_seconds": job.measured["eval_seconds"],
+        "curve": trained["curve"],
+        "frontier": points,
+        "frontier_area": area,
+        "plan": _plan_summary(run.folder / "plans" / f"{job.job.method}.json"),
+        "facts": {
+            "lost": moved["lost"][:FACTS_SHOWN],
+            "gained": moved["gained"][:FACTS_SHOWN],
+            "lost_count": len(moved["lost"]),
+            "gained_count": len(moved["gained"]),
+        },
+    }
+
+
+def _frontier(
+    settings: EvalConfig, job: FinishedJob, before: Measurement, after: Measurement, full: Measurement | None
+) -> tuple[list[dict[str, Any]], float | None]:
+    samples = {0.0: before, 1.0: after}
+    for scale in settings.frontier_scales:
+        if scale not in samples:
+            samples[scale] = Measurement.load(job.folder / "eval" / frontier_file(scale))
+    chosen = {scale: samples[scale] for scale in sorted(settings.frontier_scales)}
+    return frontier_points(chosen, before, full, bootstrap=settings.bootstrap, seed=settings.seed)
+
+
+def _init_costs(method: Method, run: FinishedRun, trained: dict[str, Any]) -> dict[str, Any]:
+    if method.trains == "weights":
+        return {"init_seconds": 0.0, "init_peak_bytes": None}
+    planned, statistics = run.planned, run.statistics
+    seconds = planned["seconds"][method.name] + trained["apply_seconds"]
+    peak = planned["peak_bytes"] if method.needs else None
+    if "spectrum" in method.needs:
+        seconds += planned["seconds"]["spectrum"]
+    if "curvature" in method.needs:
+        seconds += statistics["seconds"]
+        peak = max(statistics["peak_bytes"], planned["peak_bytes"])
+    return {"init_seconds": seconds, "init_peak_bytes": peak}
+
+
+def _plan_summary(file: Path) -> dict[str, Any] | None:
+    if not file.exists():
+        return None
+    plan = Plan.load(file)
+    return {
+        "targets": [
+            {
+                "name": t.name,
+                "layer": t.layer,
+                "kind": t.name.rpartition(".")[2],
+                "region": t.region,
+                "rank": t.rank,
+                "importance": t.importance,
+            }
+            for t in plan.targets
+        ],
+        "requested": plan.requested_rank_total,
+        "realised": plan.realised_rank_total,
+        "shallow_layers": len({t.layer for t in plan.targets if t.region == "shallow"}),
+    }

@@ -1,0 +1,51 @@
+"""Where a result was obtained: versions and machine, written beside every figure."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+import resource
+import sys
+from pathlib import Path
+from typing import Any
+
+import psutil
+import torch
+
+PACKAGES = ("farss", "torch", "transformers", "peft", "accelerate", "safetensors")
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python and of the packages that decide the numbers."""
+    found = {"python": platform.python_version()}
+    for name in PACKAGES:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def device() -> dict[str, Any]:
+    """Name, cores and memory (bytes) of the machine that computes."""
+    if torch.cuda.is_available():
+        properties = torch.cuda.get_device_properties(0)
+        return {"name": properties.name, "cores": os.cpu_count(), "memory_bytes": properties.total_memory}
+    return {"name": _processor(), "cores": os.cpu_count(), "memory_bytes": psutil.virtual_memory().total}
+
+
+def peak_bytes() -> int:
+    """The largest resident size of this process so far, in bytes."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+def _processor() -> str:
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()

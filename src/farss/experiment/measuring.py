@@ -1,0 +1,113 @@
+"""Measuring a model at the end of a job: knowledge and task in full, then the scale frontier on fewer rows."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import PeftModel
+from torch import nn
+from transformers import AutoModelForCausalLM
+
+from farss.adapters.update import scaled_update
+from farss.config import Recipe
+from farss.evaluation.knowledge import measure_knowledge
+from farss.evaluation.records import Measurement
+from farss.evaluation.task import measure_task
+from farss.experiment import materials
+from farss.experiment.environment import peak_bytes
+from farss.experiment.jobs import Job
+from farss.experiment.progress import ProgressLine
+from farss.methods import get_method
+
+SAMPLES = "samples.jsonl.gz"
+
+
+def measure_base(recipe: Recipe, folder: Path) -> dict[str, Any]:
+    """Measure the untouched model; leaves its samples."""
+    loaded = materials.load_model(recipe)
+    return _measure_in_full(recipe, loaded.model, loaded.tokenizer, folder, "base")
+
+
+def measure_job(recipe: Recipe, job: Job, trained: Path, folder: Path) -> dict[str, Any]:
+    """Measure a trained job as it would be shipped (the exported adapter on the base), and its scale frontier."""
+    loaded = materials.load_model(recipe)
+    model, scaled = trained_model(loaded.model, trained, get_method(job.method).trains)
+    account = _measure_in_full(recipe, model, loaded.tokenizer, folder, job.id)
+    started = time.perf_counter()
+    # The full measurement holds scale 1, and scale 0 is the base by construction (a test of `scaled_update`).
+    scales = [scale for scale in recipe.eval.frontier_scales if scale not in (0.0, 1.0)]
+    with ProgressLine(f"frontier of {job.id}") as line:
+        for number, scale in enumerate(scales):
+            line(number, len(scales), f"scale {scale:g}")
+            with scaled(scale):
+                measurement = measure(recipe, model, loaded.tokenizer, rows=recipe.eval.frontier_rows, words=False)
+            measurement.save(folder / frontier_file(scale))
+    return {**account, "frontier_seconds": time.perf_counter() - started, "eval_peak_bytes": peak_bytes()}
+
+
+def frontier_file(scale: float) -> str:
+    """The name of the samples taken with the update times `scale`."""
+    return SAMPLES if scale == 1.0 else f"scale-{scale:g}.jsonl.gz"
+
+
+def trained_model(
+    base: nn.Module, trained: Path, trains: str
+) -> tuple[nn.Module, Callable[[float], AbstractContextManager[None]]]:
+    """The trained model of a job's folder, and the context that multiplies its update by a number.
+
+    Args:
+        base: the loaded pre-trained model; an adapter is put around it.
+        trained: holds `peft/` (adapter methods) or `model/` (full fine-tuning).
+        trains: "adapter" or "weights".
+    """
+    dtype = next(base.parameters()).dtype
+    if trains == "weights":
+        model = AutoModelForCausalLM.from_pretrained(trained / "model", dtype=dtype).eval()
+        initial = base.state_dict()
+        return model, lambda t: scaled_update(model, t, initial=initial)
+    model = PeftModel.from_pretrained(base, str(trained / "peft"), autocast_adapter_dtype=False).to(dtype).eval()
+    return model, lambda t: scaled_update(model, t)
+
+
+def measure(recipe: Recipe, model: nn.Module, tokenizer: Any, *, rows: int | None, words: bool) -> Measurement:
+    """Knowledge and task samples of one model.
+
+    Args:
+        recipe: names the sets and how they are asked.
+        model: the model, in eval mode.
+        tokenizer: its tokenizer.
+        rows: at most this many per set, the first ones; None for all the recipe asks for.
+        words: also let the model answer, and score choices; otherwise likelihoods only.
+    """
+    settings = recipe.eval
+    with torch.inference_mode(), nullcontext():
+        knowledge = measure_knowledge(
+            model,
+            tokenizer,
+            materials.knowledge_sets(recipe, rows),
+            generate=words,
+            choices=words,
+            batch_tokens=settings.batch_tokens,
+        )
+        task = measure_task(
+            model,
+            tokenizer,
+            materials.test_set(recipe, tokenizer, rows),
+            generate_rows=settings.generate_rows if words else 0,
+            max_new_tokens=settings.max_new_tokens,
+            batch_tokens=settings.batch_tokens,
+        )
+    return Measurement(knowledge=knowledge, task=task)
+
+
+def _measure_in_full(recipe: Recipe, model: nn.Module, tokenizer: Any, folder: Path, title: str) -> dict[str, Any]:
+    started = time.perf_counter()
+    with ProgressLine(f"evaluating {title}"):
+        measurement = measure(recipe, model, tokenizer, rows=None, words=True)
+    measurement.save(folder / SAMPLES)
+    return {"eval_seconds": time.perf_counter() - started, "eval_peak_bytes": peak_bytes()}

@@ -1,0 +1,144 @@
+"""From a model and calibration data to plans: one data pass and one spectrum per weight, for any number of methods."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from farss.config import FarssConfig
+from farss.methods import get_method
+from farss.methods.base import Evidence
+from farss.methods.compat import published_code_config
+from farss.model.calibration import Batch, Example, batches
+from farss.model.curvature import Curvature, collect
+from farss.model.plan import Plan
+from farss.model.sources import cache_root, fingerprint
+from farss.model.spectra import SpectrumCache
+from farss.model.targets import Target, find_targets
+
+PUBLISHED_SEQUENCES_PER_BATCH = 2
+
+
+@dataclass(frozen=True)
+class Preparation:
+    """Plans of several methods over shared evidence, and what they cost.
+
+    Attributes:
+        plans: by method name.
+        evidence: spectra, curvature and their provenance.
+        seconds: wall time of the parts "curvature" and "spectrum", and of each method's planning by its name.
+    """
+
+    plans: dict[str, Plan]
+    evidence: Evidence
+    targets: list[Target]
+    seconds: dict[str, float]
+
+
+def plan(
+    model: nn.Module,
+    calibration: Iterable[Batch],
+    config: FarssConfig | None = None,
+    *,
+    method: str = "farss",
+) -> Plan:
+    """The plan of one method for `model`, which is only read.
+
+    Args:
+        model: a causal language model of transformers.
+        calibration: batches with `input_ids`, `attention_mask` and `labels`, each [b, t] int64; labels are -100 where
+            nothing is supervised. An ordinary DataLoader of such dictionaries will do.
+        config: ranks, boundary and named choices; the paper's values by default.
+        method: a name of `farss methods`.
+
+    Raises:
+        FarssError: see `docs/errors.md`.
+    """
+    settings = config or FarssConfig()
+    return prepare(model, [Batch.of(batch) for batch in calibration], settings, [method]).plans[method]
+
+
+def calibration_batches(examples: Sequence[Example], config: FarssConfig, tokenizer: Any, max_length: int) -> list:
+    """The calibration examples as batches, in the published code's way if `config.compat` asks for it."""
+    pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
+    if config.compat == "published-code":
+        width = max_length * PUBLISHED_SEQUENCES_PER_BATCH
+        return list(batches(examples, batch_tokens=width, pad_id=pad, pad_to=max_length, sort=False))
+    return list(batches(examples, batch_tokens=config.batch_tokens, pad_id=pad))
+
+
+def prepare(
+    model: nn.Module,
+    calibration: Sequence[Batch],
+    config: FarssConfig,
+    methods: Sequence[str],
+    *,
+    data: dict[str, Any] | None = None,
+    statistics: Curvature | None = None,
+    spectra: SpectrumCache | None = None,
+    progress: Any = None,
+) -> Preparation:
+    """The plans of `methods`, sharing one data pass (skipped if none needs it, or `statistics` are given).
+
+    Raises:
+        ModelError: if no module matches.
+        PlanError: if ranks or boundary do not fit the model.
+    """
+    settings = resolved(config)
+    targets = find_targets(model, settings.targets, settings.exclude)
+    needs = frozenset().union(*(get_method(name).needs for name in methods))
+    seconds = {"curvature": 0.0, "spectrum": 0.0}
+    if "curvature" in needs and statistics is None:
+        started = time.perf_counter()
+        statistics = collect_with(model, calibration, targets, settings, progress)
+        seconds["curvature"] = time.perf_counter() - started
+    cache = spectra if spectra is not None else SpectrumCache(spectrum_folder())
+    if "spectrum" in needs:
+        started = time.perf_counter()
+        for target in targets:
+            cache.get(target, settings.route)
+        seconds["spectrum"] = time.perf_counter() - started
+    evidence = Evidence(
+        model_fingerprint=fingerprint(model),
+        spectra=lambda target: cache.get(target, settings.route),
+        curvature=statistics,
+        data=data,
+    )
+    plans = {}
+    for name in methods:
+        started = time.perf_counter()
+        plans[name] = get_method(name).plan(targets, evidence, settings)
+        seconds[name] = time.perf_counter() - started
+    return Preparation(plans, evidence, targets, seconds)
+
+
+def resolved(config: FarssConfig) -> FarssConfig:
+    """The settings with `compat` spelled out as the named choices it stands for."""
+    return published_code_config(config) if config.compat == "published-code" else config
+
+
+def collect_with(
+    model: nn.Module, calibration: Sequence[Batch], targets: list[Target], config: FarssConfig, progress: Any = None
+) -> Curvature:
+    """The data pass with the choices of a resolved configuration."""
+    return collect(
+        model,
+        calibration,
+        targets,
+        tokens=config.tokens,
+        loss_norm=config.loss_norm,
+        fisher=config.fisher,
+        max_batches=config.max_batches,
+        seed=config.seed,
+        progress=progress,
+    )
+
+
+def spectrum_folder() -> Path:
+    """Where decompositions are kept between runs, one file per weight."""
+    return cache_root() / "spectra"

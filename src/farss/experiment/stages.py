@@ -1,0 +1,120 @@
+"""Stages of a run: each in its own process and folder, marked done by a key, so that a run resumes where it stopped.
+
+A child process gives back all its memory when it ends, which the allocator of a long-lived process would not, and a
+stage killed at any moment leaves its folder unmarked, so that it is done again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import multiprocessing
+import shutil
+import sys
+from collections.abc import Callable
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+from farss.errors import FarssError
+from farss.storage import write_json
+
+DONE = "done.json"
+
+
+def stage_key(*parts: object) -> str:
+    """A hash of everything a stage depends on; settings that do not change its result stay out of it."""
+    return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()[:16]
+
+
+def finished(folder: Path, key: str) -> dict[str, Any] | None:
+    """What the stage left when it was done with this key, or None if it has to be done."""
+    content = read_done(folder)
+    return content if content is not None and content.get("key") == key else None
+
+
+def read_done(folder: Path) -> dict[str, Any] | None:
+    """What a stage left when it was done, with whatever key; None if it is not done."""
+    try:
+        return json.loads((folder / DONE).read_text(encoding="utf-8"))
+    except (FileNotFoundError, json.JSONDecodeError):
+        return None
+
+
+def run_stage(folder: Path, key: str, work: Callable[[Path], dict[str, Any]]) -> dict[str, Any]:
+    """Do `work(folder)` in a child process unless it is done already; return what it left.
+
+    Args:
+        folder: the stage's own folder; an outdated one (another key) is emptied first, an interrupted one is kept so
+            that the work can go on from its own checkpoints.
+        key: from `stage_key`.
+        work: receives the folder and returns a JSON-ready dictionary.
+
+    Raises:
+        FarssError: what the child raised, or that it was killed.
+    """
+    done = finished(folder, key)
+    if done is not None:
+        return done
+    started = folder / "started.json"
+    if folder.exists() and (not started.exists() or json.loads(started.read_text())["key"] != key):
+        shutil.rmtree(folder)
+    write_json(started, {"key": key})
+    content = {**_in_child(work, folder), "key": key}
+    write_json(folder / DONE, content)
+    return content
+
+
+def _in_child(work: Callable[[Path], dict[str, Any]], folder: Path) -> dict[str, Any]:
+    # "fork" keeps the imported libraries; the parent itself never computes with torch, so no thread is lost in it.
+    method = "fork" if sys.platform == "linux" else "spawn"
+    context = multiprocessing.get_context(method)
+    receiver, sender = context.Pipe(duplex=False)
+    process = context.Process(target=_child, args=(work, folder, sender))
+    process.start()
+    sender.close()
+    try:
+        outcome = receiver.recv()
+    except EOFError:
+        process.join()
+        raise FarssError(
+            "a stage was killed before it finished",
+            where=folder,
+            got=f"exit code {process.exitcode}",
+            do="if memory ran out, lower train.micro_batch_size or data.max_length; run the same command to resume",
+        ) from None
+    except KeyboardInterrupt:
+        process.terminate()
+        raise
+    process.join()
+    if isinstance(outcome, BaseException):
+        raise outcome
+    return outcome
+
+
+def _child(work: Callable[[Path], dict[str, Any]], folder: Path, sender: Connection) -> None:
+    try:
+        sender.send(work(folder))
+    except FarssError as error:
+        sender.send(_Failure.of(error))
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+class _Failure(FarssError):
+    """A FarssError that survives the pipe: its message as it was, its exit code kept."""
+
+    @classmethod
+    def of(cls, error: FarssError) -> _Failure:
+        failure = cls(str(error))
+        failure.exit_code = error.exit_code
+        return failure
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _rebuild, (str(self), self.exit_code)
+
+
+def _rebuild(message: str, exit_code: int) -> _Failure:
+    failure = _Failure(message)
+    failure.exit_code = exit_code
+    return failure

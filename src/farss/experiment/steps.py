@@ -1,0 +1,221 @@
+"""The steps of a run, one by one, for `farss init`, `train`, `export` and `eval`.
+
+Each leaves a folder that the next one reads, with the recipe beside it, so that a folder says how it was made.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from farss.adapters.apply import apply
+from farss.adapters.export import export
+from farss.adapters.files import base_name_of, load_adapter, save_adapter
+from farss.config import ModelConfig, Recipe
+from farss.errors import AdapterError, ConfigError, StorageError
+from farss.evaluation.scores import summarise
+from farss.experiment import materials
+from farss.experiment.environment import device, versions
+from farss.experiment.measuring import SAMPLES, measure
+from farss.experiment.planning import calibration_batches, prepare, spectrum_folder
+from farss.experiment.progress import ProgressLine
+from farss.experiment.work import STATISTICS
+from farss.methods import get_method
+from farss.model.calibration import data_fingerprint
+from farss.model.plan import Plan
+from farss.model.sources import LoadedModel, load
+from farss.model.spectra import SpectrumCache
+from farss.storage import new_folder, write_atomically, write_json
+from farss.training.sft import train
+
+RECIPE = "recipe.yaml"
+SAMPLE_TOKENS = 32
+
+
+def recipe_of(folder: str | Path) -> Recipe:
+    """The recipe a folder of `farss init` or `farss train` was made with.
+
+    Raises:
+        ConfigError: if there is none.
+    """
+    path = Path(folder) / RECIPE
+    if not path.exists():
+        raise ConfigError("not a folder made by `farss init`", where=folder, expected=f"{RECIPE} in it")
+    return Recipe.from_yaml(path)
+
+
+def initialise(recipe: Recipe, method: str, out: str | Path, *, plan_file: str | Path | None = None) -> dict[str, Any]:
+    """Decide a plan, or obey one, and build its adapter; leaves `plan.json`, `adapter/`, statistics and recipe.
+
+    Args:
+        recipe: model, data and init settings.
+        method: a name of `farss methods` that trains an adapter.
+        out: a new folder.
+        plan_file: obey this plan; `method` and the data are then not used.
+
+    Raises:
+        ConfigError: if the method has no adapter to initialise.
+        PlanError: if the plan was made for another model.
+        StorageError: if `out` is not empty or cannot be written.
+    """
+    if plan_file is None and get_method(method).trains == "weights":
+        raise ConfigError("this method trains the weights themselves; there is nothing to initialise", got=method)
+    given = Plan.load(plan_file) if plan_file else None
+    require_new(out)
+    loaded = materials.load_model(recipe)
+    started = time.perf_counter()
+    cache = SpectrumCache(spectrum_folder())
+    with new_folder(out) as folder:
+        plan = given or _decide(recipe, method, loaded, cache, folder)
+        before = sample_logits(loaded.model)
+        model = apply(loaded.model, plan, lambda t: cache.get(t, recipe.init.route), seed=recipe.init.seed)
+        difference = float((sample_logits(model) - before).abs().max())
+        save_adapter(model, folder / "adapter")
+        plan.save(folder / "plan.json")
+        (folder / RECIPE).write_text(recipe.to_yaml(), encoding="utf-8")
+    return {
+        "method": plan.method,
+        "modules": len(plan.targets),
+        "trainable_params": plan.trainable_parameters,
+        "seconds": time.perf_counter() - started,
+        "max_logit_difference": difference,
+        "plan": str(Path(out) / "plan.json"),
+        "adapter": str(Path(out) / "adapter"),
+    }
+
+
+def _decide(recipe: Recipe, method: str, loaded: LoadedModel, cache: SpectrumCache, folder: Path) -> Plan:
+    if not get_method(method).needs:
+        return prepare(loaded.model, (), recipe.init, [method], spectra=cache).plans[method]
+    training = materials.training_examples(recipe, loaded.tokenizer)
+    examples = materials.calibration_examples(training, recipe.data.calibration_rows, recipe.data.seed)
+    batches = calibration_batches(examples, recipe.init, loaded.tokenizer, recipe.data.max_length)
+    data = data_fingerprint(examples, recipe.data.seed)
+    with ProgressLine(f"statistics of {data['rows']} examples, {data['tokens']:,} tokens") as line:
+        ready = prepare(loaded.model, batches, recipe.init, [method], data=data, spectra=cache, progress=line)
+    if ready.evidence.curvature is not None:
+        ready.evidence.curvature.save(folder / STATISTICS)
+    return ready.plans[method]
+
+
+def sample_logits(model: nn.Module) -> Tensor:
+    """The model's logits [1, 32, vocabulary] in float32 on a fixed row of token ids."""
+    vocabulary = model.get_input_embeddings().weight.shape[0]  # pyright: ignore[reportCallIssue]
+    ids = torch.randint(vocabulary, (1, SAMPLE_TOKENS), generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        return model(input_ids=ids).logits.float()
+
+
+def require_new(out: str | Path) -> None:
+    """Refuse an output folder that holds something, before anything dear is done.
+
+    Raises:
+        StorageError: if it does.
+    """
+    if Path(out).is_dir() and any(Path(out).iterdir()):
+        raise StorageError("the output folder is not empty", where=out, do="choose another --out, or remove it")
+
+
+def fine_tune(recipe: Recipe, init: str | Path, out: str | Path) -> dict[str, Any]:
+    """Train an initialised adapter; leaves `adapter/`, the checkpoints and `train.json`.
+
+    Raises:
+        AdapterError: if the adapter belongs to another base model.
+        NumericalError: if the loss becomes NaN.
+    """
+    place = Path(out)
+    if (place / "adapter").exists():
+        raise StorageError("this folder holds a finished training", where=place, do="choose another --out")
+    loaded = materials.load_model(recipe)
+    examples = materials.training_examples(recipe, loaded.tokenizer)
+    model = load_adapter(loaded.model, Path(init) / "adapter", dropout=recipe.train.dropout, trainable=True)
+    write_atomically(place / RECIPE, lambda file: file.write_text(recipe.to_yaml(), encoding="utf-8"))
+    with ProgressLine("training") as line:
+        result = train(
+            model,
+            loaded.tokenizer,
+            examples,
+            recipe.train,
+            place / "checkpoints",
+            progress=lambda step, total, loss: line(step, total, f"loss {loss:.3f}"),
+        )
+    save_adapter(model, place / "adapter")
+    account = {
+        "steps": result.steps,
+        "seconds": result.seconds,
+        "tokens_per_second": result.tokens_per_second,
+        "peak_bytes": result.peak_bytes,
+        "first_loss": result.curve[0][1],
+        "last_loss": result.curve[-1][1],
+        "curve": [list(point) for point in result.curve],
+        "adapter": str(place / "adapter"),
+    }
+    write_json(place / "train.json", account)
+    return account
+
+
+def export_adapter(
+    adapter: str | Path, out: str | Path, to: str, model: str | None = None, rank: int | None = None
+) -> dict[str, Any]:
+    """Write a trained adapter in a form other tools load, and check its outputs.
+
+    Raises:
+        AdapterError: if the adapter is missing, or its base model is not named and cannot be found.
+        NumericalError: if the written files do not give the trained model's outputs.
+    """
+    require_new(out)
+    loaded = load(ModelConfig(name=model or base_name_of(adapter)))
+    trained = load_adapter(loaded.model, adapter)
+    report = export(trained, out, to=to, tokenizer=loaded.tokenizer, rank=rank)
+    return {**dataclasses.asdict(report), "path": str(report.path)}
+
+
+def evaluate(
+    recipe: Recipe, tasks: tuple[str, ...], out: str | Path, *, adapter: str | Path | None = None
+) -> dict[str, Any]:
+    """Score a model on knowledge sets and at most one task; leaves `results.json` and the samples.
+
+    Raises:
+        ConfigError: if no task, or more than one training task, is named.
+        AdapterError: if the adapter is missing or belongs to another base.
+    """
+    from farss.datasets import describe
+
+    kinds = {row["name"]: row["kind"] for row in describe()}
+    trained_on = [name for name in tasks if kinds.get(name) == "task"]
+    knowledge = tuple(name for name in tasks if name not in trained_on)
+    if not tasks or len(trained_on) > 1:
+        raise ConfigError("name knowledge sets and at most one task", got=", ".join(tasks))
+    recipe = recipe.override(
+        {"eval.knowledge": list(knowledge), **({"data.task": trained_on[0]} if trained_on else {})}
+    )
+    if adapter is not None and not Path(adapter).is_dir():
+        raise AdapterError("the adapter folder does not exist", where=adapter)
+    loaded = materials.load_model(recipe)
+    model = load_adapter(loaded.model, adapter) if adapter else loaded.model
+    model.eval()
+    started = time.perf_counter()
+    with ProgressLine("evaluating") as line:
+        measurement = measure(
+            recipe, model, loaded.tokenizer, rows=None, words=True, task=bool(trained_on), progress=line
+        )
+    place = Path(out)
+    place.mkdir(parents=True, exist_ok=True)
+    measurement.save(place / SAMPLES)
+    result = {
+        "model": loaded.name,
+        "adapter": str(adapter) if adapter else None,
+        "scores": summarise(measurement),
+        "seconds": time.perf_counter() - started,
+        "versions": versions(),
+        "device": device(),
+        "recipe": recipe.to_mapping(),
+        "path": str(place / "results.json"),
+    }
+    write_json(place / "results.json", result)
+    return result

@@ -1,0 +1,180 @@
+"""The work of each stage of a run. Every function fills a folder and returns a JSON-ready account of it."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from farss.adapters.apply import apply
+from farss.adapters.export import export
+from farss.adapters.files import save_adapter
+from farss.config import Recipe
+from farss.experiment import materials
+from farss.experiment.environment import peak_bytes
+from farss.experiment.jobs import Job
+from farss.experiment.planning import calibration_batches, collect_with, prepare, resolved, spectrum_folder
+from farss.experiment.progress import ProgressLine
+from farss.methods import get_method
+from farss.model.calibration import Batch, data_fingerprint
+from farss.model.curvature import Curvature
+from farss.model.plan import Plan
+from farss.model.sources import LoadedModel
+from farss.model.spectra import SpectrumCache
+from farss.model.targets import find_targets
+from farss.storage import write_json
+from farss.training.sft import train
+
+STATISTICS = "stats.safetensors"
+
+
+def collect_statistics(recipe: Recipe, folder: Path) -> dict[str, Any]:
+    """The data pass over the calibration rows; leaves `stats.safetensors`."""
+    loaded = _load_for_statistics(recipe)
+    batches, data = _calibration(recipe, loaded)
+    targets = find_targets(loaded.model, recipe.init.targets, recipe.init.exclude)
+    before = peak_bytes()
+    started = time.perf_counter()
+    with ProgressLine(f"statistics of {data['rows']} examples, {data['tokens']:,} tokens") as line:
+        statistics = collect_with(loaded.model, batches, targets, resolved(recipe.init), line)
+    seconds = time.perf_counter() - started
+    statistics.save(folder / STATISTICS)
+    return {"seconds": seconds, "peak_bytes": peak_bytes(), "model_bytes": before, "statistics_bytes": statistics.bytes}
+
+
+def plan_methods(recipe: Recipe, statistics: Path | None, folder: Path) -> dict[str, Any]:
+    """Spectra and one plan per adapter method: `METHOD.json`, and `spectra.json` for the report.
+
+    Args:
+        recipe: names model, data, init settings and methods.
+        folder: receives the files.
+        statistics: the folder of `collect_statistics`, or None if no method needs it.
+    """
+    loaded = _load_for_statistics(recipe)
+    _, data = _calibration(recipe, loaded)
+    methods = [name for name in recipe.methods if get_method(name).trains == "adapter"]
+    preparation = prepare(
+        loaded.model,
+        (),
+        recipe.init,
+        methods,
+        data=data,
+        statistics=Curvature.load(statistics / STATISTICS) if statistics else None,
+    )
+    for name, plan in preparation.plans.items():
+        plan.save(folder / f"{name}.json")
+    write_json(folder / "spectra.json", spectra_for_report(preparation, methods))
+    return {
+        "seconds": preparation.seconds,
+        "peak_bytes": peak_bytes(),
+        "calibration_rows": data["rows"],
+        "calibration_tokens": data["tokens"],
+        "model": describe_model(loaded, preparation.targets),
+    }
+
+
+def _load_for_statistics(recipe: Recipe) -> LoadedModel:
+    return materials.load_model(recipe, None if recipe.init.dtype == "auto" else recipe.init.dtype)
+
+
+def _calibration(recipe: Recipe, loaded: LoadedModel) -> tuple[list[Batch], dict[str, Any]]:
+    training = materials.training_examples(recipe, loaded.tokenizer)
+    examples = materials.calibration_examples(training, recipe.data.calibration_rows, recipe.data.seed)
+    batches = calibration_batches(examples, recipe.init, loaded.tokenizer, recipe.data.max_length)
+    return batches, data_fingerprint(examples, recipe.data.seed)
+
+
+def describe_model(loaded: LoadedModel, targets: list[Any]) -> dict[str, Any]:
+    """Name, fingerprint, number of parameters and of layers."""
+    layers = {target.layer for target in targets if target.layer is not None}
+    return {
+        "name": loaded.name,
+        "fingerprint": loaded.fingerprint,
+        "parameters": sum(p.numel() for p in loaded.model.parameters()),
+        "layers": len(layers),
+    }
+
+
+def spectra_for_report(preparation: Any, methods: list[str]) -> list[dict[str, Any]]:
+    """Singular values, scores and every method's choice for one shallow and one deep module of the widest spread."""
+    methods = [name for name in methods if "spectrum" in get_method(name).needs]
+    scored = [name for name in methods if "curvature" in get_method(name).needs]
+    if not scored:
+        return []
+    plan = preparation.plans[scored[0]]
+    targets = {target.name: target for target in preparation.targets}
+    chosen = []
+    for region in ("shallow", "deep"):
+        planned = [t for t in plan.targets if t.region == region]
+        if not planned:
+            continue
+        entry = planned[len(planned) // 2]
+        target = targets[entry.name]
+        scores = preparation.evidence.scores(target)
+        finite = torch.nan_to_num(scores.log_s, neginf=float(scores.log_s[scores.log_s.isfinite()].min()))
+        chosen.append(
+            {
+                "name": entry.name,
+                "region": region,
+                "sigma": preparation.evidence.spectra(target).sigma.tolist(),
+                "log_scores": finite.tolist(),
+                "chosen": {name: list(_indices(preparation.plans[name], entry.name)) for name in methods},
+            }
+        )
+    return chosen
+
+
+def _indices(plan: Plan, name: str) -> tuple[int, ...]:
+    return next((t.indices or () for t in plan.targets if t.name == name), ())
+
+
+def train_job(recipe: Recipe, job: Job, plans: Path, folder: Path) -> dict[str, Any]:
+    """Train one job; leaves `adapter/` (all that is needed to go on) and `peft/` (plain LoRA), or `model/`."""
+    loaded = materials.load_model(recipe)
+    examples = materials.training_examples(recipe, loaded.tokenizer)
+    config = dataclasses.replace(recipe.train, learning_rate=job.learning_rate, seed=job.seed)
+    account: dict[str, Any] = {"apply_seconds": 0.0}
+    if get_method(job.method).trains == "weights":
+        result = _train(loaded, loaded.model, examples, config, folder, job)
+        account["trainable_params"] = sum(p.numel() for p in loaded.model.parameters())
+        loaded.model.to(torch.bfloat16 if loaded.dtype is torch.bfloat16 else loaded.dtype)
+        loaded.model.save_pretrained(folder / "model")
+        loaded.tokenizer.save_pretrained(folder / "model")
+        return {**account, **_training_account(result)}
+    plan = Plan.load(plans / f"{job.method}.json")
+    started = time.perf_counter()
+    cache = SpectrumCache(spectrum_folder())
+    model = apply(loaded.model, plan, lambda t: cache.get(t, recipe.init.route), dropout=config.dropout, seed=job.seed)
+    account["apply_seconds"] = time.perf_counter() - started
+    account["trainable_params"] = plan.trainable_parameters
+    result = _train(loaded, model, examples, config, folder, job)
+    save_adapter(model, folder / "adapter")
+    checked = export(model, folder / "peft", to="peft", tokenizer=loaded.tokenizer)
+    return {**account, **_training_account(result), "export_max_logit_difference": checked.max_logit_difference}
+
+
+def _train(loaded: LoadedModel, model: Any, examples: Any, config: Any, folder: Path, job: Job) -> Any:
+    with ProgressLine(f"training {job.id}") as line:
+        return train(
+            model,
+            loaded.tokenizer,
+            examples,
+            config,
+            folder / "checkpoints",
+            trains=get_method(job.method).trains,
+            progress=lambda step, total, loss: line(step, total, f"loss {loss:.3f}"),
+        )
+
+
+def _training_account(result: Any) -> dict[str, Any]:
+    return {
+        "train_seconds": result.seconds,
+        "train_steps": result.steps,
+        "train_tokens": result.tokens,
+        "train_tokens_per_second": result.tokens_per_second,
+        "train_peak_bytes": max(result.peak_bytes, peak_bytes()),
+        "curve": [list(point) for point in result.curve],
+    }

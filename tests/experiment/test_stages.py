@@ -1,0 +1,56 @@
+"""A stage is done once per key, in a process of its own, and never half."""
+
+from __future__ import annotations
+
+import os
+import signal
+
+import pytest
+
+from farss.errors import ConfigError, FarssError
+from farss.experiment.stages import finished, run_stage, stage_key
+
+
+def counting(folder):
+    log = folder.parent / "log"
+    log.write_text(log.read_text() + "x" if log.exists() else "x")
+    return {"pid": os.getpid()}
+
+
+def test_done_once_per_key_in_another_process(tmp_path):
+    first = run_stage(tmp_path / "stage", "a", counting)
+    again = run_stage(tmp_path / "stage", "a", counting)
+    assert first == again
+    assert first["pid"] != os.getpid()
+    assert (tmp_path / "log").read_text() == "x"
+    run_stage(tmp_path / "stage", "b", counting)
+    assert (tmp_path / "log").read_text() == "xx"
+
+
+def test_an_outdated_folder_is_emptied_an_interrupted_one_kept(tmp_path):
+    def leave_and_die(folder):
+        (folder / "checkpoint").write_text("half-way")
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    with pytest.raises(FarssError, match="killed"):
+        run_stage(tmp_path / "stage", "a", leave_and_die)
+    assert finished(tmp_path / "stage", "a") is None
+    seen = run_stage(tmp_path / "stage", "a", lambda folder: {"kept": (folder / "checkpoint").exists()})
+    assert seen["kept"]
+    seen = run_stage(tmp_path / "stage", "b", lambda folder: {"kept": (folder / "checkpoint").exists()})
+    assert not seen["kept"]
+
+
+def test_errors_come_through_with_message_and_exit_code(tmp_path):
+    def refuse(folder):
+        raise ConfigError("no good", where="here")
+
+    with pytest.raises(FarssError, match="no good\n  where: here") as caught:
+        run_stage(tmp_path / "stage", "a", refuse)
+    assert caught.value.exit_code == 2
+    assert finished(tmp_path / "stage", "a") is None
+
+
+def test_keys_depend_on_content_alone():
+    assert stage_key({"a": 1, "b": 2}) == stage_key({"b": 2, "a": 1})
+    assert stage_key({"a": 1}) != stage_key({"a": 2})

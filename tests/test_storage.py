@@ -1,0 +1,53 @@
+"""A file or folder is there whole, or as it was before."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from farss.errors import StorageError
+from farss.storage import new_folder, read_tensors, write_atomically, write_json, write_tensors
+
+
+def test_a_failed_write_leaves_the_old_file(tmp_path):
+    path = tmp_path / "file.json"
+    write_json(path, {"a": 1})
+    before = path.read_text()
+
+    def fail(file):
+        file.write_text("half")
+        raise OSError(28, "No space left on device")
+
+    with pytest.raises(StorageError, match="No space left"):
+        write_atomically(path, fail)
+    assert path.read_text() == before
+    assert [p.name for p in tmp_path.iterdir()] == ["file.json"]
+
+
+def test_unwritable_place(tmp_path):
+    (tmp_path / "file").write_text("not a folder")
+    with pytest.raises(StorageError, match="could not be written"):
+        write_json(tmp_path / "file" / "inner.json", {})
+
+
+def test_tensors_round_trip_and_damage(tmp_path):
+    path = tmp_path / "t.safetensors"
+    write_tensors(path, {"a": torch.arange(6.0).reshape(2, 3).T}, {"k": "v"})
+    tensors, metadata = read_tensors(path)
+    assert torch.equal(tensors["a"], torch.arange(6.0).reshape(2, 3).T)
+    assert metadata == {"k": "v"}
+    path.write_bytes(path.read_bytes()[:-4])
+    with pytest.raises(StorageError, match="cannot be read"):
+        read_tensors(path)
+
+
+def test_new_folder_appears_only_when_complete(tmp_path):
+    with pytest.raises(ValueError, match="stop"), new_folder(tmp_path / "out") as folder:
+        (folder / "file").write_text("x")
+        raise ValueError("stop")
+    assert not list(tmp_path.iterdir())
+    with new_folder(tmp_path / "out") as folder:
+        (folder / "file").write_text("x")
+    assert (tmp_path / "out" / "file").read_text() == "x"
+    with pytest.raises(StorageError, match="not empty"), new_folder(tmp_path / "out"):
+        pass
