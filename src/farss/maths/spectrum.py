@@ -1,0 +1,235 @@
+"""The thin singular value decomposition of one weight, kept as one orthonormal basis on its smaller side.
+
+`W = U diag(sigma) V'` with W [m, n] and k = min(m, n). Scores and plans need `sigma` and the k x k basis only; the
+other side is recovered for the few directions that are chosen.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from farss.errors import NumericalError, ShapeError
+
+Side = Literal["left", "right"]
+Route = Literal["gram", "gesdd"]
+
+GRAM_TOLERANCE = 1e-4
+"""Largest accepted relative disagreement between an eigenvalue of the Gram matrix and the squared length of W along
+its eigenvector. It measures the Gram matrix's own rounding error against the squared singular value."""
+
+ORTHOGONALITY_TOLERANCE = 1e-5
+"""Largest accepted entry of I - B'B, of the basis in the dtype it is stored in."""
+
+RECONSTRUCTION_TOLERANCE = 1e-5
+"""Largest accepted relative Frobenius error of W rebuilt from the stored basis."""
+
+SMALL_SIGMA = 1e-6
+"""Below this share of sigma_1, `W v / sigma` amplifies the rounding of a stored float32 v beyond use."""
+
+RECOVERY_TOLERANCE = 1e-2
+"""Largest accepted entry of I - U'U of recovered vectors before they are orthonormalised."""
+
+
+class AccuracyWarning(UserWarning):
+    """The fast decomposition missed its bound and the exact one was used instead."""
+
+
+@dataclass(frozen=True)
+class Spectrum:
+    """Singular values of one weight and the singular vectors of its smaller side.
+
+    Attributes:
+        sigma: [k] float64, descending; values below the numerical rank tolerance are exactly zero.
+        basis: [k, k], column i is u_i (side "left") or v_i ("right"), largest-magnitude entry positive; float64 for
+            float64 weights, else float32.
+        side: "left" if m < n, else "right".
+        shape: (m, n).
+        route: "gram", "gesdd", or "gram->gesdd" where the first missed its bound.
+        orthogonality: largest entry of |I - B'B| of the stored basis.
+        reconstruction: ||W - U S V'||_F / ||W||_F with the stored basis on its side.
+    """
+
+    sigma: Tensor
+    basis: Tensor
+    side: Side
+    shape: tuple[int, int]
+    route: str
+    orthogonality: float
+    reconstruction: float
+
+
+def decompose(weight: Tensor, route: Route = "gram") -> Spectrum:
+    """The spectrum of a weight.
+
+    "gram" diagonalises the float64 Gram matrix of the smaller side; it squares the condition number, so its result is
+    checked against W itself and replaced by "gesdd" (float64 divide and conquer), with a warning, where the bound
+    `GRAM_TOLERANCE` is missed.
+
+    Args:
+        weight: [m, n], any float; promoted to float64.
+        route: "gram" or "gesdd".
+
+    Returns:
+        Spectrum with k = min(m, n) directions.
+
+    Raises:
+        ShapeError: if the weight is not a matrix with entries.
+        NumericalError: if it holds NaN or Inf, or the exact route misses its bounds.
+    """
+    exact = _checked_matrix(weight)
+    side: Side = "left" if exact.shape[0] < exact.shape[1] else "right"
+    stored = torch.float64 if weight.dtype == torch.float64 else torch.float32
+    tall = exact.T if side == "left" else exact  # [max, k]: its right singular vectors are the basis
+    if route == "gram":
+        sigma, basis, error = _gram(tall)
+        spectrum = _finish(tall, sigma, basis, side, stored, "gram")
+        if error <= GRAM_TOLERANCE and _within_bounds(spectrum):
+            return spectrum
+        warnings.warn(
+            f"the Gram route missed its accuracy bound on a {tuple(weight.shape)} weight (relative error {error:.1e}, "
+            f"allowed {GRAM_TOLERANCE:.0e}); the exact route was used",
+            AccuracyWarning,
+            stacklevel=2,
+        )
+        route_name = "gram->gesdd"
+    else:
+        route_name = "gesdd"
+    _, sigma, basis = _gesdd(tall)
+    spectrum = _finish(tall, sigma, basis, side, stored, route_name)
+    if not _within_bounds(spectrum):
+        raise NumericalError(
+            "the decomposition missed its accuracy bounds",
+            where=f"weight of shape {tuple(weight.shape)}",
+            expected=f"orthogonality {ORTHOGONALITY_TOLERANCE:.0e}, reconstruction {RECONSTRUCTION_TOLERANCE:.0e}",
+            got=f"{spectrum.orthogonality:.1e}, {spectrum.reconstruction:.1e}",
+        )
+    return spectrum
+
+
+def directions(spectrum: Spectrum, weight: Tensor, indices: Sequence[int]) -> tuple[Tensor, Tensor, Tensor]:
+    """Both singular vectors of chosen directions.
+
+    The missing side is `W v_i / sigma_i` (or `W' u_i / sigma_i`), orthonormalised. Where a chosen sigma is below
+    `SMALL_SIGMA * sigma_1`, zero included, all of them are taken from an exact decomposition instead.
+
+    Args:
+        spectrum: of `weight`.
+        weight: [m, n], the weight that was decomposed.
+        indices: r positions in the descending spectrum.
+
+    Returns:
+        (U [m, r], sigma [r], V [n, r]), float64, orthonormal columns.
+
+    Raises:
+        ShapeError: if the weight has another shape or an index lies outside the spectrum.
+        NumericalError: if the weight holds NaN or Inf.
+    """
+    exact = _checked_matrix(weight)
+    if tuple(exact.shape) != tuple(spectrum.shape):
+        raise ShapeError("the spectrum belongs to another weight", expected=spectrum.shape, got=tuple(exact.shape))
+    k = len(spectrum.sigma)
+    if any(not 0 <= i < k for i in indices):
+        raise ShapeError("an index lies outside the spectrum", expected=f"0 to {k - 1}", got=list(indices))
+    chosen = torch.as_tensor(list(indices), dtype=torch.long, device=spectrum.sigma.device)
+    tall = exact.T if spectrum.side == "left" else exact
+    sigma = spectrum.sigma[chosen]
+    pair = None
+    if bool((sigma > SMALL_SIGMA * spectrum.sigma.max()).all()):
+        pair = _recover(tall, sigma, spectrum.basis[:, chosen].to(torch.float64))
+    if pair is None:
+        far, sigma, near = _gesdd(tall)
+        pair, sigma = (far[:, chosen], near[:, chosen]), sigma[chosen]
+    other, basis = pair
+    return (basis, sigma, other) if spectrum.side == "left" else (other, sigma, basis)
+
+
+def rank_tolerance(shape: tuple[int, int]) -> float:
+    """The share of sigma_1 below which a float64 singular value cannot be told from zero."""
+    return max(shape) * torch.finfo(torch.float64).eps
+
+
+def _checked_matrix(weight: Tensor) -> Tensor:
+    if weight.ndim != 2 or weight.numel() == 0:
+        raise ShapeError("a weight must be a matrix with entries", expected="[m, n]", got=tuple(weight.shape))
+    exact = weight.detach().to(torch.float64)
+    if not bool(torch.isfinite(exact).all()):
+        raise NumericalError(
+            "the weight holds NaN or Inf", got=f"{int((~torch.isfinite(exact)).sum())} entries", do="check the file"
+        )
+    return exact
+
+
+def _gram(tall: Tensor, dtype: torch.dtype = torch.float64) -> tuple[Tensor, Tensor, float]:
+    """Singular values, right basis and error estimate of a [max, k] matrix from its Gram matrix computed in `dtype`.
+
+    `W b_i` is computed from W itself, so `||W b_i||` refines sigma_i and `|eigenvalue_i - ||W b_i||^2|` shows the error
+    that the Gram matrix carries at that direction. Directions where ||W b_i|| is at rounding level are proven zeros.
+    """
+    gram = tall.to(dtype).T @ tall.to(dtype)
+    eigenvalues, basis = torch.linalg.eigh(gram)
+    eigenvalues, basis = eigenvalues.to(torch.float64), basis.to(torch.float64)
+    lengths = (tall @ basis).norm(dim=0)
+    sigma, order = torch.sort(lengths, descending=True, stable=True)
+    eigenvalues, basis = eigenvalues[order], basis[:, order]
+    solid = sigma > rank_tolerance((tall.shape[0], tall.shape[1])) * sigma[0]
+    squared = sigma[solid].square()
+    error = float(((eigenvalues[solid] - squared).abs() / squared).max()) if bool(solid.any()) else 0.0
+    return torch.where(solid, sigma, torch.zeros_like(sigma)), _fix_signs(basis)[0], error
+
+
+def _gesdd(tall: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """(U [max, k], sigma [k], V [k, k]) of a float64 matrix, with the sign rule on V and proven zeros set to zero."""
+    far, sigma, near = torch.linalg.svd(tall, full_matrices=False)
+    solid = sigma > rank_tolerance((tall.shape[0], tall.shape[1])) * sigma[0]
+    basis, signs = _fix_signs(near.T)
+    return far * signs, torch.where(solid, sigma, torch.zeros_like(sigma)), basis
+
+
+def _fix_signs(basis: Tensor) -> tuple[Tensor, Tensor]:
+    largest = basis.abs().argmax(dim=0)
+    signs = torch.where(basis.gather(0, largest[None])[0] < 0, -1.0, 1.0).to(basis.dtype)
+    return basis * signs, signs
+
+
+def _finish(tall: Tensor, sigma: Tensor, basis: Tensor, side: Side, stored: torch.dtype, route: str) -> Spectrum:
+    kept = basis.to(stored).contiguous()
+    check = kept.to(torch.float64)
+    identity = torch.eye(len(sigma), dtype=torch.float64, device=tall.device)
+    norm = float(tall.norm())
+    lost = float((tall - (tall @ basis) @ check.T).norm())
+    shape = (int(tall.shape[0]), int(tall.shape[1]))
+    return Spectrum(
+        sigma=sigma,
+        basis=kept,
+        side=side,
+        shape=(shape[1], shape[0]) if side == "left" else shape,
+        route=route,
+        orthogonality=float((identity - check.T @ check).abs().max()),
+        reconstruction=lost / norm if norm > 0 else 0.0,
+    )
+
+
+def _within_bounds(spectrum: Spectrum) -> bool:
+    return spectrum.orthogonality <= ORTHOGONALITY_TOLERANCE and spectrum.reconstruction <= RECONSTRUCTION_TOLERANCE
+
+
+def _recover(tall: Tensor, sigma: Tensor, near: Tensor) -> tuple[Tensor, Tensor] | None:
+    """(U, V) of the chosen directions, or None if the stored vectors are too coarse for the chosen sigma."""
+    left, _, right = torch.linalg.svd(near, full_matrices=False)
+    near = left @ right  # the nearest orthonormal columns: undoes the rounding of storage, favours none
+    far = (tall @ near) / sigma
+    identity = torch.eye(len(sigma), dtype=torch.float64, device=tall.device)
+    if float((identity - far.T @ far).abs().max()) > RECOVERY_TOLERANCE:
+        return None
+    # What is left of the rounding shows as traces of large directions in small ones, so the large ones are kept and
+    # the small ones cleared of them: Gram-Schmidt from the largest sigma down.
+    order = torch.argsort(sigma, descending=True, stable=True)
+    cleared, triangle = torch.linalg.qr(far[:, order])
+    cleared = cleared * triangle.diagonal().sign()
+    return cleared[:, torch.argsort(order)], near
