@@ -1,0 +1,95 @@
+"""The loss of the supervised tokens, and nothing else: logits exist only where a label does."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from farss.config import Fisher, LossNorm
+from farss.errors import ModelError
+from farss.model.calibration import UNSUPERVISED, Batch
+
+
+class SupervisedLoss:
+    """Forward passes of a causal language model that end in the loss of the supervised tokens only."""
+
+    def __init__(self, model: nn.Module, loss_norm: LossNorm, fisher: Fisher, seed: int) -> None:
+        self.model, self.loss_norm, self.fisher = model, loss_norm, fisher
+        self.generator: torch.Generator | None = None
+        self.seed = seed
+        self.embedded: Tensor | None = None
+        self.wanted: Tensor | None = None
+        self.selected = False
+        self.accepted = inspect.signature(model.forward).parameters
+
+    @contextmanager
+    def reading(self) -> Iterator[SupervisedLoss]:
+        """Hooks on the embeddings (where the backward ends) and on the output head (rows with a loss only)."""
+        head = self.model.get_output_embeddings()  # type: ignore[operator] # transformers' PreTrainedModel
+        embeddings = self.model.get_input_embeddings()  # type: ignore[operator] # transformers' PreTrainedModel
+        handles = [embeddings.register_forward_hook(self._start_gradient)]
+        if head is not None:
+            handles.append(head.register_forward_pre_hook(self._select_rows))
+        try:
+            yield self
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    def _start_gradient(self, module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
+        self.embedded = output.requires_grad_()
+        return self.embedded
+
+    def _select_rows(self, module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
+        if self.wanted is None or args[0].shape[:-1] != self.wanted.shape:
+            return None
+        self.selected = True
+        return (args[0][self.wanted].unsqueeze(0), *args[1:])
+
+    def loss(self, batch: Batch) -> Tensor:
+        """Summed (or mean) negative log-probability of the supervised tokens, a scalar.
+
+        Raises:
+            ModelError: if the model does not return next-token logits.
+        """
+        self.wanted, self.selected = batch.supervised, False
+        out = self.model(**self._arguments(batch), return_dict=True)
+        logits = out.logits
+        rows = int(self.wanted.sum())
+        if self.selected and logits.shape[:-1] == (1, rows):
+            logits = logits[0]
+        elif logits.shape[:-1] == batch.input_ids.shape:
+            logits = logits[self.wanted]
+        else:
+            raise ModelError("the model gives no next-token logits", got=tuple(logits.shape), do="load a causal LM")
+        labels = batch.labels[:, 1:][batch.labels[:, 1:] != UNSUPERVISED]
+        logits = logits if logits.dtype is torch.float64 else logits.float()
+        labels = self._drawn(logits) if self.fisher == "sampled" else labels
+        return functional.cross_entropy(logits, labels, reduction="mean" if self.loss_norm == "batch_mean" else "sum")
+
+    def _arguments(self, batch: Batch) -> dict[str, Any]:
+        arguments: dict[str, Any] = {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask}
+        if "use_cache" in self.accepted:
+            arguments["use_cache"] = False
+        if not bool(batch.attention_mask[:, 0].all()):
+            if "position_ids" not in self.accepted:
+                raise ModelError("the model takes no position_ids", where="left padding", do='batch with side="right"')
+            arguments["position_ids"] = (batch.attention_mask.cumsum(-1) - 1).clamp_(min=0)
+        return arguments
+
+    def _drawn(self, logits: Tensor) -> Tensor:
+        if self.generator is None:
+            self.generator = torch.Generator(logits.device).manual_seed(self.seed)
+        return torch.multinomial(logits.detach().softmax(-1), 1, generator=self.generator).squeeze(1)
+
+    def gradient_is_finite(self) -> bool:
+        """Whether the gradient that reached the embeddings is finite (NaN and Inf travel there from any layer)."""
+        assert self.embedded is not None
+        gradient, self.embedded = self.embedded.grad, None
+        return gradient is None or bool(torch.isfinite(gradient.sum()))

@@ -1,0 +1,188 @@
+"""Second moments as sums and counts: what the data pass keeps, saves, merges, and gives to the scores."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+from torch import Tensor
+
+from farss.errors import DataError, NumericalError, StorageError
+from farss.model.targets import Target, weight_matrix
+from farss.storage import read_tensors, write_tensors
+
+STRIPS = 4
+"""Row strips of a symmetric product: of 16 blocks the 6 below the diagonal are neither computed nor stored."""
+
+MIN_STRIP = 96
+"""Strips narrower than this cost more in small products than they save."""
+
+FORMAT = "farss-curvature-1"
+
+
+class SymmetricSum:
+    """A running sum of `X' X`, upper blocks only.
+
+    Args:
+        k: number of columns of every X.
+        dtype: float32 or float64, of the sum and of every product.
+        device: where the sum lives.
+    """
+
+    def __init__(self, k: int, dtype: torch.dtype, device: torch.device | str = "cpu") -> None:
+        self.k = k
+        count = max(1, min(STRIPS, k // MIN_STRIP))
+        edges = [round(i * k / count) for i in range(count + 1)]
+        self.bounds = list(pairwise(edges))
+        size = sum((stop - start) * (k - start) for start, stop in self.bounds)
+        self.packed = torch.zeros(size, dtype=dtype, device=device)
+
+    def _strips(self) -> list[Tensor]:
+        widths = [(stop - start, self.k - start) for start, stop in self.bounds]
+        parts = self.packed.split([rows * columns for rows, columns in widths])
+        return [part.view(shape) for part, shape in zip(parts, widths, strict=True)]
+
+    def add(self, x: Tensor) -> None:
+        """Add `x' x`; x: [t, k], promoted to the dtype of the sum before anything is multiplied."""
+        if x.dtype != self.packed.dtype:
+            x = x.to(self.packed.dtype)
+        for (start, stop), strip in zip(self.bounds, self._strips(), strict=True):
+            strip.addmm_(x[:, start:stop].t(), x[:, start:])
+
+    def dense(self) -> Tensor:
+        """The whole sum, [k, k] float64, exactly symmetric, on the device of the sum."""
+        full = torch.zeros(self.k, self.k, dtype=torch.float64, device=self.packed.device)
+        for (start, stop), strip in zip(self.bounds, self._strips(), strict=True):
+            full[start:stop, start:] = strip
+        upper = full.triu_()
+        return upper + upper.triu(1).t()
+
+
+@dataclass
+class Curvature:
+    """Sums of outer products over token positions for every target, on its smaller side, and the number of positions.
+
+    With input rows h, output gradients delta, `Wh` (bias left out) and g = W' delta, the kinds of sum are "h", "delta",
+    "y" and "g". Modules that read the same input share one "h". Sums add up over any partition of the data.
+
+    Attributes:
+        sums: "kind/module name" -> sum.
+        inputs: module name -> the module whose "h" is its own.
+        shapes: module name -> (m, n).
+        settings: how rows were chosen and weighted; only equal settings can be merged.
+        tokens: positions counted in every sum.
+        supervised: positions with a loss.
+        sequences: sequences seen.
+    """
+
+    sums: dict[str, SymmetricSum]
+    inputs: dict[str, str]
+    shapes: dict[str, tuple[int, int]]
+    settings: dict[str, Any] = field(default_factory=dict)
+    tokens: int = 0
+    supervised: int = 0
+    sequences: int = 0
+
+    @property
+    def bytes(self) -> int:
+        """Memory of all sums."""
+        return sum(s.packed.numel() * s.packed.element_size() for s in self.sums.values())
+
+    def pair(self, target: Target | str, weight: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """The two mean second moments that score the directions of one module.
+
+        Args:
+            target: the module, or its name.
+            weight: [m, n]; needed with a name, read from the module otherwise.
+
+        Returns:
+            (first, second), [k, k] float64 on the CPU: (S_h, S_g) if m >= n, else (S_y, S_delta), where
+            S_g = W' S_delta W and S_y = W S_h W'.
+
+        Raises:
+            DataError: if the module was not observed.
+            NumericalError: if a moment is not finite.
+        """
+        if isinstance(target, Target):
+            weight = weight_matrix(target) if weight is None else weight
+            target = target.name
+        if target not in self.shapes or weight is None or tuple(weight.shape) != self.shapes[target]:
+            got = None if weight is None else tuple(weight.shape)
+            raise DataError("no moments for this module", where=target, expected=self.shapes.get(target), got=got)
+        (m, n), own = self.shapes[target], self.inputs[target]
+        if m > n:
+            pair = self._mean(f"h/{own}"), self._mean(f"g/{target}")
+        elif m == n:
+            pair = self._mean(f"h/{own}"), _congruence(weight.t(), self._mean(f"delta/{target}"))
+        elif f"y/{target}" in self.sums:
+            pair = self._mean(f"y/{target}"), self._mean(f"delta/{target}")
+        else:
+            pair = _congruence(weight, self._mean(f"h/{own}")), self._mean(f"delta/{target}")
+        if not all(bool(torch.isfinite(moment).all()) for moment in pair):
+            raise NumericalError("a second moment is not finite", where=target, do="run the model in float32")
+        return pair[0].cpu(), pair[1].cpu()
+
+    def _mean(self, key: str) -> Tensor:
+        return self.sums[key].dense().div_(max(self.tokens, 1))
+
+    def merge(self, other: Curvature) -> Curvature:
+        """The curvature of both data sets together; sums and counts are added, neither operand changes.
+
+        Raises:
+            DataError: if the two were collected for different modules or with different settings.
+        """
+        if (self.shapes, self.inputs, self.settings) != (other.shapes, other.inputs, other.settings):
+            raise DataError("the two statistics cannot be merged", expected=self.settings, got=other.settings)
+        sums = {}
+        for key, mine in self.sums.items():
+            sums[key] = SymmetricSum(mine.k, mine.packed.dtype, mine.packed.device)
+            sums[key].packed = mine.packed + other.sums[key].packed.to(mine.packed.device)
+        counts = (
+            self.tokens + other.tokens,
+            self.supervised + other.supervised,
+            self.sequences + other.sequences,
+        )
+        return Curvature(sums, dict(self.inputs), dict(self.shapes), dict(self.settings), *counts)
+
+    def save(self, path: str | Path) -> None:
+        """Write sums, counts and settings as one safetensors file.
+
+        Raises:
+            StorageError: if the file cannot be written.
+        """
+        head = {name: getattr(self, name) for name in ("inputs", "settings", "tokens", "supervised", "sequences")}
+        head |= {"format": FORMAT, "shapes": {name: list(shape) for name, shape in self.shapes.items()}}
+        head |= {"columns": {key: s.k for key, s in self.sums.items()}}
+        write_tensors(path, {key: s.packed for key, s in self.sums.items()}, {"curvature": json.dumps(head)})
+
+    @classmethod
+    def load(cls, path: str | Path) -> Self:
+        """Read what `save` wrote, on the CPU.
+
+        Raises:
+            StorageError: if the file is missing, damaged, or holds something else.
+        """
+        tensors, metadata = read_tensors(path)
+        head = json.loads(metadata.get("curvature", "{}"))
+        if head.get("format") != FORMAT or set(head["columns"]) != set(tensors):
+            raise StorageError("the file holds no curvature of this version", where=path, expected=FORMAT)
+        sums = {}
+        for key, packed in tensors.items():
+            sums[key] = SymmetricSum(head["columns"][key], packed.dtype)
+            if sums[key].packed.shape != packed.shape:
+                raise StorageError("a moment has the wrong size", where=f"{path}: {key}", got=tuple(packed.shape))
+            sums[key].packed = packed
+        shapes = {name: (m, n) for name, (m, n) in head["shapes"].items()}
+        counts = head["tokens"], head["supervised"], head["sequences"]
+        return cls(sums, head["inputs"], shapes, head["settings"], *counts)
+
+
+def _congruence(a: Tensor, moment: Tensor) -> Tensor:
+    """`a moment a'` in float64, symmetrised; a: [k, j], moment: [j, j]."""
+    a = a.to(device=moment.device, dtype=torch.float64)
+    product = a @ moment @ a.t()
+    return (product + product.t()) / 2

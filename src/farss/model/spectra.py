@@ -1,0 +1,80 @@
+"""Spectra of weights, decomposed once per weight and route and kept on disk for every later task, rank and method."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import warnings
+from pathlib import Path
+
+from farss.errors import StorageError
+from farss.maths.spectrum import Route, Spectrum, decompose
+from farss.model.fingerprints import weight_hash
+from farss.model.targets import Target, weight_matrix
+from farss.storage import read_tensors, write_tensors
+
+FORMAT = "farss-spectrum-1"
+
+
+class SpectrumCache:
+    """Spectra by weight content, so that a changed weight never gets an old spectrum.
+
+    Args:
+        folder: where spectra are kept, one safetensors file each; None keeps nothing on disk.
+        memo: whether this object also keeps what it has returned (k*k numbers per weight).
+    """
+
+    def __init__(self, folder: str | Path | None, *, memo: bool = False) -> None:
+        self.folder = None if folder is None else Path(folder)
+        self._memo: dict[str, Spectrum] | None = {} if memo else None
+
+    def get(self, target: Target, route: Route = "gram") -> Spectrum:
+        """The spectrum of the target's weight [m, n]: from memory, from disk, or decomposed now.
+
+        A cache file that is damaged or does not fit is decomposed anew and replaced, with a warning.
+
+        Raises:
+            NumericalError: if the weight holds NaN or Inf.
+            StorageError: if a new spectrum cannot be written.
+        """
+        key = spectrum_key(target, route)
+        if self._memo is not None and key in self._memo:
+            return self._memo[key]
+        spectrum = self._read(key, target)
+        if spectrum is None:
+            spectrum = decompose(weight_matrix(target), route)
+            self._write(key, spectrum)
+        if self._memo is not None:
+            self._memo[key] = spectrum
+        return spectrum
+
+    def _read(self, key: str, target: Target) -> Spectrum | None:
+        if self.folder is None or not (path := self.folder / f"{key}.safetensors").is_file():
+            return None
+        try:
+            tensors, metadata = read_tensors(path)
+            head = json.loads(metadata["spectrum"])
+            sigma, basis = tensors["sigma"], tensors["basis"]
+            sizes = (head["format"], tuple(head["shape"]), len(sigma), tuple(basis.shape))
+        except (StorageError, KeyError, ValueError, TypeError) as error:
+            warnings.warn(f"the cached spectrum of {target.name} is damaged and made anew: {error}", stacklevel=3)
+            return None
+        k = min(target.shape)
+        if sizes != (FORMAT, target.shape, k, (k, k)):
+            warnings.warn(f"the cached spectrum of {target.name} does not fit and is made anew: {sizes}", stacklevel=3)
+            return None
+        rest = {name: head[name] for name in ("side", "route", "orthogonality", "reconstruction")}
+        return Spectrum(sigma=sigma, basis=basis, shape=target.shape, **rest)
+
+    def _write(self, key: str, spectrum: Spectrum) -> None:
+        if self.folder is None:
+            return
+        head = {name: getattr(spectrum, name) for name in ("side", "route", "orthogonality", "reconstruction")}
+        head |= {"format": FORMAT, "shape": list(spectrum.shape)}
+        tensors = {"sigma": spectrum.sigma, "basis": spectrum.basis}
+        write_tensors(self.folder / f"{key}.safetensors", tensors, {"spectrum": json.dumps(head)})
+
+
+def spectrum_key(target: Target, route: Route) -> str:
+    """SHA-256 of format, route, and the dtype, shape and bytes of the weight as [m, n]."""
+    return hashlib.sha256(f"{FORMAT} {route} {weight_hash(weight_matrix(target))}".encode()).hexdigest()
