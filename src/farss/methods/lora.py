@@ -1,0 +1,44 @@
+"""LoRA: adapters start from A random and B zero."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from farss.config import FarssConfig
+from farss.methods.base import Evidence, adapter_scale, warn_capped
+from farss.methods.compat import published_code_config
+from farss.model.plan import Plan, TargetPlan
+from farss.model.targets import Target
+
+
+@dataclass(frozen=True)
+class Lora:
+    """LoRA: Low-Rank Adaptation of Large Language Models (ICLR 2022), A ~ U(-1/sqrt(n), 1/sqrt(n)), B = 0."""
+
+    name: str = "lora"
+    summary: str = "random start at rank R in every layer; needs no data"
+    needs: frozenset[str] = frozenset()
+    trains: Literal["adapter", "weights"] = "adapter"
+
+    def plan(self, targets: Sequence[Target], evidence: Evidence, config: FarssConfig) -> Plan:
+        """Rank R, or the module's size where that is smaller, for every target; the base weights stay as they are."""
+        config = published_code_config(config)
+        ranks = [min(config.rank, *target.shape) for target in targets]
+        planned = tuple(
+            TargetPlan(target.name, target.layer, "deep", target.shape, rank, adapter_scale(rank, config))
+            for target, rank in zip(targets, ranks, strict=True)
+        )
+        warn_capped(self.name, [config.rank] * len(targets), planned)
+        return Plan(
+            method=self.name,
+            initialisation="random",
+            base="reference",  # B0 = 0: there is nothing to subtract in either form
+            model_fingerprint=evidence.model_fingerprint,
+            settings=config.to_mapping(),
+            targets=planned,
+        )
+
+
+LORA = Lora()

@@ -1,0 +1,17 @@
+"""MiLoRA: adapters start from the smallest singular components."""
+
+from __future__ import annotations
+
+from farss.methods.base import SpectralMethod
+
+MILORA = SpectralMethod(
+    name="milora",
+    summary="smallest singular values at rank R in every layer; needs no data",
+    score="sigma",
+    shallow="low",
+    deep="low",
+)
+"""MiLoRA: Harnessing Minor Singular Components for Parameter-Efficient LLM Finetuning (NAACL 2025).
+
+Components whose singular value is exactly zero are left out: they would give A = B = 0, which never trains.
+"""
