@@ -83,7 +83,15 @@ def tiny_gpt2():
     """GPT-2 layout: `Conv1D` weights stored as [in, out], fused query-key-value."""
     from transformers import GPT2Config
 
-    config = GPT2Config(vocab_size=VOCABULARY, n_embd=HIDDEN, n_layer=LAYERS, n_head=HEADS, n_positions=512)
+    config = GPT2Config(
+        vocab_size=VOCABULARY,
+        n_embd=HIDDEN,
+        n_layer=LAYERS,
+        n_head=HEADS,
+        n_positions=512,
+        bos_token_id=2,
+        eos_token_id=1,
+    )
     return build(config)
 
 

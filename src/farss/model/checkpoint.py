@@ -1,0 +1,216 @@
+"""A model folder on disk: checked before it is loaded, loaded only if every weight is there and finite."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import nn
+
+from farss.errors import ModelError
+
+PICKLED = (".bin", ".pt", ".pth", ".ckpt")
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "spiece.model", "vocab.json", "vocab.txt")
+CONVERT = (
+    "convert once, in a process you trust: "
+    "AutoModelForCausalLM.from_pretrained(FOLDER, use_safetensors=False).save_pretrained(NEW_FOLDER)"
+)
+
+
+def check_folder(folder: Path, *, trust_remote_code: bool = False) -> None:
+    """Check what can be checked of a model folder without loading it.
+
+    Raises:
+        ModelError: if the folder holds an adapter, lacks a configuration, a tokenizer or safetensors weights, has a
+            damaged or missing weight file, or needs code of its own to run.
+    """
+    config = _read_config(folder)
+    _check_code(folder, config, trust_remote_code)
+    for file in weight_files(folder):
+        _check_weight_file(file)
+    if not any((folder / name).is_file() for name in TOKENIZER_FILES):
+        raise ModelError(
+            "the model folder has no tokenizer",
+            where=folder,
+            expected=" or ".join(TOKENIZER_FILES),
+            do="save the tokenizer beside the weights: tokenizer.save_pretrained(FOLDER)",
+        )
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """The safetensors files that hold the weights of the model in `folder`.
+
+    Raises:
+        ModelError: if there are none, only pickled ones, or the index is damaged or names a file that is not there.
+    """
+    index = folder / "model.safetensors.index.json"
+    if index.is_file():
+        names = set(_read_json(index).get("weight_map", {}).values())
+        missing = sorted(name for name in names if not (folder / name).is_file())
+        if missing or not names:
+            raise ModelError("weight files are missing", where=folder, expected=", ".join(missing) or "a weight map")
+        return [folder / name for name in sorted(names)]
+    if (folder / "model.safetensors").is_file():
+        return [folder / "model.safetensors"]
+    pickled = sorted(file.name for file in folder.iterdir() if file.suffix in PICKLED)
+    if pickled:
+        raise ModelError(
+            "the weights are pickled, which can run code when loaded",
+            where=folder / pickled[0],
+            expected="model.safetensors",
+            got=", ".join(pickled),
+            do=CONVERT,
+        )
+    raise ModelError("the model folder has no weights", where=folder, expected="model.safetensors")
+
+
+def load_folder(folder: Path, *, dtype: str = "auto", trust_remote_code: bool = False) -> tuple[nn.Module, Any]:
+    """The causal language model and the tokenizer in `folder`, on the CPU, in evaluation mode.
+
+    Args:
+        folder: a model folder; `check_folder` is applied first.
+        dtype: "auto" for the dtype of the checkpoint, or the name of a torch dtype.
+        trust_remote_code: whether code in the folder may run.
+
+    Raises:
+        ModelError: as `check_folder`; if weights are missing, of the wrong shape, NaN or Inf; if the tokenizer cannot
+            be read or has no end-of-sequence token.
+    """
+    from transformers import AutoModelForCausalLM
+
+    check_folder(folder, trust_remote_code=trust_remote_code)
+    tokenizer = _load_tokenizer(folder, trust_remote_code)
+    try:
+        with quiet():
+            answer: Any = AutoModelForCausalLM.from_pretrained(
+                folder,
+                dtype=dtype if dtype == "auto" else getattr(torch, dtype),
+                use_safetensors=True,
+                local_files_only=True,
+                trust_remote_code=trust_remote_code,
+                output_loading_info=True,
+            )
+    except (OSError, ValueError, RuntimeError, KeyError, TypeError, SafetensorError) as error:
+        raise ModelError("the model cannot be loaded", where=folder, got=str(error)) from error
+    model, loading = answer
+    if loading["missing_keys"]:
+        missing = sorted(loading["missing_keys"])
+        raise ModelError(
+            "the checkpoint lacks weights of the model",
+            where=folder,
+            expected=", ".join(missing[:3]) + (f" and {len(missing) - 3} more" if len(missing) > 3 else ""),
+            do="the folder must hold a whole causal language model; merge or export an adapter first",
+        )
+    check_finite(model, where=folder)
+    return model.eval(), tokenizer
+
+
+def check_finite(model: nn.Module, *, where: object = None) -> None:
+    """Check that every weight is a number.
+
+    Raises:
+        ModelError: naming the first parameter that holds NaN or Inf, and how many do.
+    """
+    broken = []
+    for name, parameter in model.named_parameters():
+        low, high = torch.aminmax(parameter.detach())  # NaN and Inf both come through, in one pass
+        if not (torch.isfinite(low) and torch.isfinite(high)):
+            broken.append(name)
+    if broken:
+        raise ModelError(
+            "the model has weights that are NaN or Inf",
+            where=where,
+            got=f"{broken[0]}" + (f" and {len(broken) - 1} more tensors" if len(broken) > 1 else ""),
+            do="the file is damaged, or its values do not fit the dtype it is loaded in: try --dtype float32",
+        )
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """No progress bars of transformers inside the block; whether they show afterwards is as it was before."""
+    from transformers.utils import logging
+
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
+
+
+def _read_json(file: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ModelError("the file is not readable JSON", where=file, got=str(error)) from error
+    if not isinstance(content, dict):
+        raise ModelError("the file must hold a JSON object", where=file, got=type(content).__name__)
+    return content
+
+
+def _read_config(folder: Path) -> dict[str, Any]:
+    if (folder / "config.json").is_file():
+        return _read_json(folder / "config.json")
+    if (folder / "adapter_config.json").is_file():
+        raise ModelError(
+            "the folder holds an adapter, not a model",
+            where=folder,
+            do="name the base model as the model and this folder as the adapter, or merge it first",
+        )
+    raise ModelError("the model folder has no configuration", where=folder, expected="config.json")
+
+
+def _check_code(folder: Path, config: dict[str, Any], trusted: bool) -> None:
+    from transformers import CONFIG_MAPPING
+
+    kind = config.get("model_type")
+    if kind in CONFIG_MAPPING or (trusted and "auto_map" in config):
+        return
+    if "auto_map" in config:
+        raise ModelError(
+            "the model needs code of its own to run, which is off unless asked for",
+            where=folder,
+            got=f"model_type `{kind}`",
+            do="read that code; if you trust it, set model.trust_remote_code to true",
+        )
+    raise ModelError(
+        "transformers does not know this kind of model",
+        where=folder / "config.json",
+        got=f"model_type `{kind}`",
+        do="update transformers, or correct model_type",
+    )
+
+
+def _check_weight_file(file: Path) -> None:
+    try:
+        with safe_open(file, framework="pt") as opened:  # compares the header with the length of the file
+            if not list(opened.keys()):
+                raise ModelError("the weight file is empty", where=file)
+    except (OSError, SafetensorError) as error:
+        raise ModelError(
+            "the weight file is damaged or cut short", where=file, got=str(error), do="download or copy it again"
+        ) from error
+
+
+def _load_tokenizer(folder: Path, trust_remote_code: bool) -> Any:
+    from transformers import AutoTokenizer
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=trust_remote_code)
+    except (OSError, ValueError, KeyError, TypeError, ImportError) as error:
+        raise ModelError("the tokenizer cannot be loaded", where=folder, got=str(error)) from error
+    if tokenizer.eos_token_id is None:
+        raise ModelError(
+            "the tokenizer has no end-of-sequence token, so a response could not be ended",
+            where=folder,
+            do='set it once: tokenizer.eos_token = "..."; tokenizer.save_pretrained(FOLDER)',
+        )
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token  # padding is masked everywhere; any token serves
+    return tokenizer

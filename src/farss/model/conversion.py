@@ -1,0 +1,123 @@
+"""A GGUF file, converted once to an ordinary checkpoint in bfloat16 and checked against what it was converted from."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+import struct
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from farss.errors import ModelError, StorageError
+from farss.model.checkpoint import load_folder, quiet
+from farss.model.fingerprints import fingerprint
+from farss.storage import new_folder
+
+FORMAT = 1  # raise when the converted checkpoint changes, so that older conversions are not used
+BLOCK_BYTES = 1 << 20
+PROBE_TOKENS = 64
+
+
+def convert(files: Sequence[Path], name: str, folder: Path, *, sha256: str | None = None) -> Path:
+    """The folder with the checkpoint converted from a GGUF file; made now if it is not there yet.
+
+    Args:
+        files: the GGUF file, or its pieces in order.
+        name: of the model; the checkpoint's folder is `folder/NAME-HASH`, HASH of the GGUF file.
+        folder: where converted models are kept.
+        sha256: the digest the GGUF file must have; None accepts any.
+
+    Raises:
+        ModelError: if the file is damaged, of a layout transformers cannot read, or the converted checkpoint does not
+            give the outputs of the model it was made from.
+        StorageError: if the checkpoint cannot be written.
+    """
+    digest = _digest(files)
+    if sha256 is not None and digest != sha256:
+        raise ModelError(
+            f"the weight file of model `{name}` is damaged or another version",
+            where=files[0],
+            expected=f"sha256 {sha256}",
+            got=f"sha256 {digest}",
+            do="install the package again",
+        )
+    target = folder / f"{name}-{digest[:12]}-{FORMAT}"
+    if (target / "config.json").is_file():
+        return target
+    try:
+        with new_folder(target) as temporary:
+            _write_checkpoint(files, temporary)
+    except StorageError:
+        if not (target / "config.json").is_file():  # else another process was quicker
+            raise
+    return target
+
+
+def _digest(files: Sequence[Path]) -> str:
+    digest = hashlib.sha256()
+    for file in files:
+        with file.open("rb") as opened:
+            while block := opened.read(BLOCK_BYTES):
+                digest.update(block)
+    return digest.hexdigest()
+
+
+def _write_checkpoint(files: Sequence[Path], out: Path) -> None:
+    source = out / "source.gguf"
+    if len(files) == 1:
+        source.symlink_to(files[0].resolve())
+    else:
+        with source.open("wb") as whole:
+            for file in files:
+                with file.open("rb") as piece:
+                    shutil.copyfileobj(piece, whole, BLOCK_BYTES)
+    model, tokenizer = _read_gguf(source)
+    source.unlink()
+    with quiet():
+        model.save_pretrained(out)
+        tokenizer.save_pretrained(out)
+    _check_equal(model, load_folder(out)[0], files[0])
+
+
+def _read_gguf(file: Path) -> tuple[Any, Any]:
+    from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
+
+    try:
+        with quiet():
+            tokenizer = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)
+            model = AutoModelForCausalLM.from_pretrained(
+                file.parent,
+                gguf_file=file.name,
+                quantization_config=GgufConfig(dequantize=True),
+                dtype=torch.bfloat16,
+            )
+    except (OSError, ValueError, RuntimeError, KeyError, IndexError, TypeError, struct.error) as error:
+        raise ModelError("the GGUF file cannot be read", where=file.resolve(), got=str(error)) from error
+    # The weights are dense now; what says otherwise would make `save_pretrained` refuse.
+    for owner, attribute in ((model, "hf_quantizer"), (model.config, "quantization_config")):
+        if hasattr(owner, attribute):
+            delattr(owner, attribute)
+    return model.eval(), tokenizer
+
+
+@torch.no_grad()
+def _check_equal(before: nn.Module, after: nn.Module, where: Path) -> None:
+    """Refuse a checkpoint whose weights or outputs are not those of the model it was saved from."""
+    if fingerprint(before) != fingerprint(after):
+        raise ModelError("the converted checkpoint has other weights than the GGUF file", where=where)
+    vocabulary: int = before.config.vocab_size  # type: ignore[assignment]  # pyright takes attributes of a Module for tensors
+    tokens = torch.arange(PROBE_TOKENS)[None] * (vocabulary // PROBE_TOKENS)
+    expected, got = before(tokens).logits.float(), after(tokens).logits.float()
+    allowed = torch.finfo(torch.bfloat16).eps * expected.abs().max().item()
+    difference = (expected - got).abs().max().item()
+    if not difference <= allowed:
+        raise ModelError(
+            "the converted checkpoint gives other outputs than the GGUF file",
+            where=where,
+            expected=f"a difference of at most {allowed:.3g}",
+            got=f"{difference:.3g}",
+        )

@@ -1,0 +1,122 @@
+"""From a name to a loaded model: a short name, a folder, a GGUF file, or a hub id, in this order."""
+
+from __future__ import annotations
+
+import difflib
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from farss.config import ModelConfig
+from farss.errors import ModelError
+from farss.model.checkpoint import load_folder
+from farss.model.conversion import convert
+from farss.model.fingerprints import fingerprint, weight_hash
+from farss.model.packages import KNOWN_MODELS, KnownModel, available_models, require_package_files
+
+__all__ = [
+    "KNOWN_MODELS",
+    "KnownModel",
+    "LoadedModel",
+    "available_models",
+    "cache_root",
+    "fingerprint",
+    "load",
+    "resolve",
+    "weight_hash",
+]
+
+HUB_FILES = ["*.safetensors", "*.json", "*.model", "*.txt", "*.jinja", "*.py"]
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A causal language model ready to use.
+
+    Args:
+        model: in evaluation mode, on the device asked for; its parameters require gradients as loaded.
+        tokenizer: with an end-of-sequence and a padding token.
+        name: as it was asked for.
+        folder: where its checkpoint lies.
+        fingerprint: of its weights; the same in every dtype (`farss.model.fingerprints`).
+    """
+
+    model: nn.Module
+    tokenizer: Any
+    name: str
+    folder: Path | None
+    fingerprint: str
+
+
+def load(config: ModelConfig, *, dtype: str | None = None, device: str = "cpu") -> LoadedModel:
+    """The model and tokenizer that `config` names.
+
+    Args:
+        config: name, revision, dtype and whether the model's own code may run.
+        dtype: replaces `config.dtype`; "auto" is the dtype of the checkpoint.
+        device: where to put the model, in torch's words.
+
+    Raises:
+        ModelError: if the model is not found, damaged, unsafe to load or incomplete; the message says what was tried.
+        StorageError: if a converted model cannot be kept.
+    """
+    folder = resolve(config.name, config.revision)
+    model, tokenizer = load_folder(folder, dtype=dtype or config.dtype, trust_remote_code=config.trust_remote_code)
+    return LoadedModel(model.to(device), tokenizer, config.name, folder, fingerprint(model))
+
+
+def resolve(name: str, revision: str | None = None) -> Path:
+    """The folder that holds the checkpoint of the model called `name`; converted or downloaded first if need be.
+
+    Args:
+        name: a short name of `KNOWN_MODELS`, a model folder, a `.gguf` file, or a hub id.
+        revision: branch, tag or commit of a hub model.
+
+    Raises:
+        ModelError: if there is no such model, saying what was tried.
+        StorageError: if a converted model cannot be kept.
+    """
+    if name in KNOWN_MODELS:
+        return convert(require_package_files(name), name, _converted(), sha256=KNOWN_MODELS[name].sha256)
+    path = Path(name).expanduser()
+    if path.is_dir():
+        return path
+    if path.is_file():
+        if path.suffix == ".gguf":
+            return convert([path], path.stem, _converted())
+        raise ModelError("a file is not a model", where=path, expected="a model folder or a .gguf file")
+    if path.is_absolute() or name.startswith(("./", "../", "~")):
+        raise ModelError("the model folder does not exist", where=path, do="check the path")
+    return _download(name, revision)
+
+
+def cache_root() -> Path:
+    """Where farss keeps what it can make again: `$FARSS_CACHE`, else `$XDG_CACHE_HOME/farss`, else `~/.cache/farss`."""
+    if named := os.environ.get("FARSS_CACHE"):
+        return Path(named).expanduser()
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "farss"
+
+
+def _converted() -> Path:
+    return cache_root() / "models"
+
+
+def _download(name: str, revision: str | None) -> Path:
+    from huggingface_hub import snapshot_download
+
+    try:  # weights in sub-folders are other formats or variants of the same model
+        folder = snapshot_download(name, revision=revision, allow_patterns=HUB_FILES, ignore_patterns=["*/*"])
+    except (OSError, ValueError) as error:
+        near = difflib.get_close_matches(name, KNOWN_MODELS, n=1)
+        short = f"did you mean `{near[0]}`?" if near else "`farss models` lists the short names"
+        raise ModelError(
+            f"there is no model `{name}`",
+            where=f"hub revision {revision}" if revision else None,
+            expected=f"a short name ({', '.join(KNOWN_MODELS)}), a folder, a .gguf file or a hub id",
+            got=f"no such short name, folder or file; the hub says: {error}",
+            do=f"{short}; a hub model needs a network, or an earlier download",
+        ) from error
+    return Path(folder)
