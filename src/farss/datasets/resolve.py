@@ -1,0 +1,142 @@
+"""A data set's name to its rows: an explicit file, then the data directory, then the embedded sets, then the hub."""
+
+from __future__ import annotations
+
+import difflib
+import random
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from farss.datasets import facts, word_problems
+from farss.datasets.catalogue import CATALOGUE, SPLIT_ALIASES, HubSource
+from farss.datasets.files import is_data_file, read_rows
+from farss.errors import DataError
+
+EMBEDDED: dict[str, Callable[[str], list[dict[str, Any]]]] = {"facts": facts.rows, "word_problems": word_problems.rows}
+
+
+def load_rows(
+    name: str, split: str, *, data_dir: str | Path | None = None, limit: int | None = None, seed: int | None = None
+) -> list[dict[str, Any]]:
+    """The rows of one split of a data set.
+
+    Args:
+        name: a file (`.jsonl`, `.jsonl.gz`, `.json`, `.csv`, `.parquet`; it has no splits, so `split` is not used), a
+            set of the data directory, an embedded set, a folder that `datasets` can load, or a hub id.
+        split: "train", "validation", "test" (`SPLIT_ALIASES` lists the file names tried for each), or a file's own.
+        data_dir: folder laid out as `NAME/SPLIT.jsonl.gz`.
+        limit: at most this many rows, None for all.
+        seed: which rows a limit keeps: None the first ones, a number a shuffle's first ones. Without a limit the
+            rows come in file order.
+
+    Raises:
+        DataError: if the set or split is nowhere to be found (it lists where it looked), damaged, or empty.
+    """
+    if limit is not None and limit < 1:
+        raise DataError("the number of rows must be at least 1", where=name, got=limit)
+    rows = _all_rows(name, split, Path(data_dir) if data_dir is not None else None)
+    if not rows:
+        raise DataError("the data set has no rows", where=f"{name}, split {split}", expected="at least one row")
+    if limit is not None and seed is not None:
+        rows = list(rows)
+        random.Random(seed).shuffle(rows)
+    return rows[:limit]
+
+
+def has_split(name: str, split: str, *, data_dir: str | Path | None = None) -> bool:
+    """Whether a set has rows apart for `split`, so far as can be told without fetching anything.
+
+    A single file has no splits; a set of the data directory has the files that are there; for the others the
+    catalogue says.
+    """
+    if is_data_file(name):
+        return False
+    folder = _folder(name, Path(data_dir) if data_dir is not None else None)
+    if folder is not None:
+        return _split_file(folder, split) is not None
+    return name not in CATALOGUE or split in CATALOGUE[name].splits
+
+
+def _all_rows(name: str, split: str, data_dir: Path | None) -> list[dict[str, Any]]:
+    if is_data_file(name):
+        return read_rows(name)
+    if data_dir is not None and not data_dir.is_dir():
+        raise DataError("the data directory does not exist", where=data_dir, do="check --data-dir")
+    folder = _folder(name, data_dir)
+    if folder is not None:
+        return _rows_in_folder(folder, split)
+    if name in EMBEDDED:
+        return EMBEDDED[name](split)
+    source = _hub_source(name)
+    if source is None:
+        raise _not_found(name, split, data_dir)
+    return _hub_rows(name, split, source, data_dir)
+
+
+def _folder(name: str, data_dir: Path | None) -> Path | None:
+    """The folder holding our layout for `name`: in the data directory, or named outright."""
+    for folder in ([data_dir / name] if data_dir is not None else []) + [Path(name)]:
+        if folder.is_dir() and any(folder.glob("*.jsonl.gz")):
+            return folder
+    return None
+
+
+def _split_file(folder: Path, split: str) -> Path | None:
+    for stem in dict.fromkeys((split, *SPLIT_ALIASES.get(split, ()))):
+        path = folder / f"{stem}.jsonl.gz"
+        if path.is_file():
+            return path
+    return None
+
+
+def _rows_in_folder(folder: Path, split: str) -> list[dict[str, Any]]:
+    path = _split_file(folder, split)
+    if path is None:
+        there = sorted(file.name.removesuffix(".jsonl.gz") for file in folder.glob("*.jsonl.gz"))
+        raise DataError(
+            f"the data set has no split `{split}`",
+            where=folder,
+            expected=" | ".join(SPLIT_ALIASES.get(split, (split,))),
+            got=", ".join(there),
+            do="name one of these splits, or add the missing file",
+        )
+    return read_rows(path)
+
+
+def _hub_source(name: str) -> HubSource | None:
+    if name in CATALOGUE:
+        return CATALOGUE[name].hub
+    # A bare unknown word is a misspelling far more often than one of the hub's few unowned names.
+    return HubSource(name) if "/" in name or Path(name).is_dir() else None
+
+
+def _hub_rows(name: str, split: str, source: HubSource, data_dir: Path | None) -> list[dict[str, Any]]:
+    import datasets
+    from datasets.exceptions import DatasetsError
+
+    wanted = source.splits.get(split, split)
+    try:
+        found = datasets.load_dataset(source.repository, source.configuration, split=wanted)
+    except (OSError, ValueError, DatasetsError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise _not_found(name, split, data_dir, f"{source.repository} (split {wanted}): {reason}") from error
+    return [dict(row) for row in found]
+
+
+def _not_found(name: str, split: str, data_dir: Path | None, hub: str | None = None) -> DataError:
+    near = difflib.get_close_matches(name, list(CATALOGUE), n=1)
+    looked = [
+        "a file: the name has no data suffix",
+        f"data directory: no {data_dir / name}" if data_dir is not None else "data directory: none was given",
+        f"embedded: {', '.join(EMBEDDED)}",
+        f"hub: {hub}" if hub else "hub: not a known name, nor of the form OWNER/NAME",
+    ]
+    return DataError(
+        "the data set was not found",
+        where=f"{name}, split {split}",
+        got="; ".join(looked),
+        do=f"did you mean `{near[0]}`?"
+        if near and near[0] != name
+        else "give --data-dir with NAME/SPLIT.jsonl.gz, a file, or a hub id with network access",
+    )
