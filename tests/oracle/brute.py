@@ -20,10 +20,11 @@ def full_covariances(model, examples, targets, *, tokens="nonpad", shift=0):
         start = len(example.prompt_ids) - 1
         rows = slice(None) if tokens == "nonpad" else slice(start + shift, ids.shape[1] - 1 + shift)
         count += len(range(ids.shape[1])[rows])
-        captured, handles = {}, []
+        captured: dict = {}
+        handles = []
         for target in targets:
 
-            def hook(module, args, output, name=target.name):
+            def hook(module, args, output, name=target.name, captured=captured):
                 output.retain_grad()
                 captured[name] = (args[0], output)
 

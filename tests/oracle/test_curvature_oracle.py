@@ -1,4 +1,4 @@
-"""The data pass against full covariances in float64, and its invariances; each comparison is shown to be able to fail."""
+"""The data pass against full covariances in float64, and its invariances; each comparison can fail."""
 
 from __future__ import annotations
 

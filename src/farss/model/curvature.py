@@ -152,7 +152,7 @@ class _Pass:
         self.phase = "forward"
         loss = reader.loss(batch.to(device))
         if not bool(torch.isfinite(loss)):
-            raise NumericalError("the loss is not finite", where=where, got=float(loss), do="check model and data")
+            raise NumericalError("the loss is not finite", where=where, got=loss.item(), do="check model and data")
         self.phase = "backward"
         (loss * self.loss_scale).backward()
         self.phase = "idle"
