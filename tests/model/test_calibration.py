@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from farss.errors import DataError
-from farss.model.calibration import Example, batches, data_fingerprint, encode_rows, pad_token
+from farss.model.calibration import Batch, Example, batches, data_fingerprint, encode_rows, pad_token
 
 
 def formatter(row):
@@ -136,3 +136,15 @@ def test_the_fingerprint_follows_every_token():
     moved = [Example((10, 50), (51,)), *examples(9)]  # the same ids, split elsewhere
     others = [data_fingerprint(given, 1)["sha256"] for given in (moved, examples(9, 3))]
     assert len({one["sha256"], *others}) == 3
+
+
+def test_a_mapping_becomes_a_batch():
+    ids = torch.tensor([[5, 6, 7]])
+    batch = Batch.of({"input_ids": ids, "labels": ids})
+    assert torch.equal(batch.attention_mask, torch.ones_like(ids)) and Batch.of(batch) is batch
+
+
+@pytest.mark.parametrize("labels", [{}, {"labels": torch.zeros(1, 2)}], ids=["missing", "short"])
+def test_a_mapping_that_is_no_batch_is_refused(labels):
+    with pytest.raises(DataError, match="batch"):
+        Batch.of({"input_ids": torch.zeros(1, 3)} | labels)

@@ -45,6 +45,25 @@ class Batch:
     attention_mask: Tensor
     labels: Tensor
 
+    @classmethod
+    def of(cls, batch: Batch | Mapping[str, Tensor]) -> Batch:
+        """A batch from a mapping with the three tensors, as data loaders give it; without a mask, nothing is padding.
+
+        Raises:
+            DataError: if ids or labels are missing, or the shapes differ.
+        """
+        if isinstance(batch, Batch):
+            return batch
+        missing = [key for key in ("input_ids", "labels") if key not in batch]
+        if missing:
+            raise DataError("a batch lacks a tensor", expected="input_ids, attention_mask, labels", got=list(batch))
+        ids, labels = torch.as_tensor(batch["input_ids"]), torch.as_tensor(batch["labels"])
+        mask = torch.as_tensor(batch["attention_mask"]) if "attention_mask" in batch else torch.ones_like(ids)
+        if ids.ndim != 2 or not ids.shape == mask.shape == labels.shape:
+            shapes = [tuple(part.shape) for part in (ids, mask, labels)]
+            raise DataError("the tensors of a batch do not fit together", expected="three times [b, t]", got=shapes)
+        return cls(ids.long(), mask.long(), labels.long())
+
     def to(self, device: torch.device | str) -> Batch:
         """The same batch on `device`."""
         return Batch(self.input_ids.to(device), self.attention_mask.to(device), self.labels.to(device))
