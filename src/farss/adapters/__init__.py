@@ -1,0 +1,1 @@
+"""From a plan to a PEFT adapter, and from a trained adapter to files that other tools load."""

@@ -1,0 +1,130 @@
+"""A plan becomes a PEFT adapter."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import torch
+from torch import nn
+
+from farss.adapters import factors as initial
+from farss.adapters.configs import RankAndScale, check_injected, lora_config
+from farss.adapters.factors import Factors
+from farss.adapters.layers import DEFAULT, REFERENCE, lora_layers, refuse_adapters
+from farss.adapters.pairs import add_reference, write_factors
+from farss.adapters.provenance import Provenance, remember
+from farss.errors import AdapterError, PlanError
+from farss.model import sources
+from farss.model.plan import Plan
+from farss.model.targets import Target
+
+if TYPE_CHECKING:
+    from peft import PeftModel
+
+    from farss.maths.spectrum import Spectrum
+
+__all__ = ["DEFAULT", "REFERENCE", "apply", "check_plan"]
+
+
+def apply(
+    model: nn.Module,
+    plan: Plan,
+    spectra: Callable[[Target], Spectrum] | None = None,
+    *,
+    dropout: float = 0.0,
+    seed: int | None = None,
+    fingerprint: str | None = None,
+) -> PeftModel:
+    """Wrap `model` with the adapter of `plan`; its outputs are those of `model` until training moves the adapter.
+
+    With `plan.base` "reference" the weight in use is `W + s (B A - B0 A0)`: W is untouched, adapter "default" holds the
+    trainable A and B, and a second, frozen adapter "reference" holds A0 and -B0. Both are active. With "residual" the
+    published form is made: **the weights of `model` change** to `W - s B0 A0`, computed in float32 and cast once, and a
+    single adapter holds A and B. As with any PEFT model, `model` itself now contains the adapter layers.
+
+    Args:
+        model: the base model, in any float dtype. Adapters are float32, or float64 on a float64 model.
+        plan: what to adapt and how.
+        spectra: decomposition of a target, for example `SpectrumCache.get`; None decomposes the weights here.
+        dropout: probability of dropping an input entry of the adapters while training, one mask for both.
+        seed: of random initialisation; None takes the seed in the plan's settings.
+        fingerprint: of the model, where it is known already; None computes it.
+
+    Raises:
+        AdapterError: if the plan trains all weights, or the model already carries an adapter.
+        PlanError: if the plan was made for another model; the model is then as it was.
+    """
+    check_plan(model, plan, fingerprint)
+    refuse_adapters(model)
+    start = initial.initial_factors(model, plan, spectra) if plan.initialisation == "spectral" else None
+    training = model.training
+    wrapped = _wrap(model, plan, dropout, plan.settings.get("seed", 0) if seed is None else seed)
+    if start is not None:
+        for name, layer in lora_layers(wrapped).items():
+            write_factors(layer, DEFAULT, start[name])
+        if plan.base == "reference":
+            add_reference(wrapped, start)
+        else:
+            subtract_(wrapped, plan, start)
+    remember(wrapped, Provenance(plan, start if plan.base == "residual" else None))
+    _set_mode(wrapped, training)
+    return wrapped
+
+
+def check_plan(model: nn.Module, plan: Plan, fingerprint: str | None = None) -> None:
+    """Check that `plan` asks for an adapter and was made for `model`.
+
+    Raises:
+        AdapterError: if the plan trains all weights.
+        PlanError: saying what differs between plan and model.
+    """
+    if plan.initialisation == "none":
+        raise AdapterError(
+            f"the method `{plan.method}` trains all weights and has no adapter",
+            do="train the model itself, or choose another method",
+        )
+    initial.check_targets(model, plan)
+    actual = sources.fingerprint(model) if fingerprint is None else fingerprint
+    if actual != plan.model_fingerprint:
+        raise PlanError(
+            "the plan was made for other weights",
+            expected=plan.model_fingerprint,
+            got=actual,
+            do="make the plan again for this model with `farss init`",
+        )
+
+
+def subtract_(model: PeftModel, plan: Plan, removed: dict[str, Factors]) -> None:
+    """Take `scale * B0 A0` out of the base weights of `model`, in float32 with one cast: the residual form."""
+    scales = {row.name: row.scale for row in plan.targets}
+    for name, layer in lora_layers(model).items():
+        initial.shift_weight_(layer.get_base_layer(), removed[name], -scales[name])
+
+
+def _wrap(model: nn.Module, plan: Plan, dropout: float, seed: int) -> PeftModel:
+    from peft import get_peft_model
+
+    modules = {row.name: RankAndScale(row.rank, row.scale) for row in plan.targets}
+    config = lora_config(model, modules, dropout=dropout)
+    with _random_state(seed):
+        wrapped = get_peft_model(model, config)  # type: ignore[arg-type]  # any nn.Module will do
+    check_injected(wrapped, modules, DEFAULT)
+    return wrapped
+
+
+def _set_mode(model: PeftModel, training: bool) -> None:
+    """New modules begin in training mode; give them the mode of the model they joined."""
+    for module in (model, model.base_model):
+        module.training = training
+    for layer in lora_layers(model).values():
+        layer.train(training)  # type: ignore[attr-defined]  # every concrete LoRA layer is a module
+
+
+@contextmanager
+def _random_state(seed: int) -> Iterator[None]:
+    """PEFT draws on the CPU from the global generator; lend it a seeded one and give the user's back."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        yield

@@ -1,0 +1,230 @@
+"""A trained adapter as files that other tools load, each checked against the trained model after writing."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from farss.adapters.configs import RankAndScale, lora_config, short_names
+from farss.adapters.factors import Factors, shift_weight_
+from farss.adapters.provenance import provenance_of
+from farss.adapters.saved import load_adapter, write_lora_folder
+from farss.adapters.trained import Update, initial_part, original_base, trained_part, trained_updates
+from farss.adapters.verify import check_difference, logits, max_difference, sample_inputs, tolerance
+from farss.errors import AdapterError, StorageError
+from farss.maths.recompress import recompress
+from farss.storage import new_folder
+
+if TYPE_CHECKING:
+    from peft import PeftModel
+
+Form = Literal["peft", "portable", "merged", "residual"]
+FORMS: tuple[Form, ...] = ("peft", "portable", "merged", "residual")
+RESIDUAL_BASE = "base"
+
+
+@dataclass(frozen=True)
+class ExportReport:
+    """What was written and how well it reproduces the trained model.
+
+    Attributes:
+        path: the folder.
+        form: "peft", "portable", "merged" or "residual".
+        max_logit_difference: between the trained model and the written files loaded by PEFT or transformers.
+        tolerance: what was allowed; None where a truncation was asked for, whose effect is reported but not refused.
+        rank: largest rank of a module, None for merged weights.
+        recompression_error: relative Frobenius error over all modules of the truncation, None without one.
+    """
+
+    path: Path
+    form: Form
+    max_logit_difference: float
+    tolerance: float | None
+    rank: int | None
+    recompression_error: float | None = None
+
+
+def export(
+    source: nn.Module | str | Path,
+    out: str | Path,
+    to: Form = "peft",
+    *,
+    base: nn.Module | None = None,
+    tokenizer: Any = None,
+    sample: Tensor | Mapping[str, Tensor] | None = None,
+    rank: int | None = None,
+) -> ExportReport:
+    """Write a trained adapter for use elsewhere, load what was written on the original base, and compare the outputs.
+
+    `peft`: an ordinary LoRA on the unmodified base, `[B, -B0] [A; A0]` of rank 2r per module with its scale unchanged.
+    `portable`: the same for servers that read one rank and one scale: scales folded into B, alpha = r, ranks padded
+    with zeros, no patterns; with `rank`, recompressed to it. `merged`: a full model, `W + s (B A - B0 A0)` computed in
+    float32 and cast once. `residual`: the published form, an adapter of rank r beside a changed base in `base/`.
+
+    Args:
+        source: a PEFT model, which is not changed, or a folder of `save_adapter`.
+        out: a new or empty folder.
+        to: the form.
+        base: the original base model, which is not changed; needed for a folder, else taken from `source`.
+        tokenizer: written beside full models.
+        sample: inputs of the comparison, token ids [b, t] or keyword inputs; None draws random tokens.
+        rank: only for `portable`: the rank to recompress every module to.
+
+    Raises:
+        AdapterError: if the form is unknown or the adapter cannot take it.
+        NumericalError: if the written files do not reproduce the trained model; nothing is left behind.
+        StorageError: if `out` is not empty or cannot be written.
+    """
+    if to not in FORMS:
+        raise AdapterError("unknown form", expected=", ".join(FORMS), got=repr(to))
+    if rank is not None and to != "portable":
+        raise AdapterError("only the portable form is recompressed to a rank", got=f"--to {to}, rank {rank}")
+    model = _trained(source, base)
+    original = original_base(model) if base is None else copy.deepcopy(base)
+    inputs = sample_inputs(original, sample)
+    expected = logits(model, inputs)
+    with new_folder(out) as folder:
+        written = _write(model, original, folder, to, tokenizer, rank)
+        difference = max_difference(expected, logits(_reload(original, folder, to), inputs))
+        allowed = None if written.truncated else tolerance(expected, _coarsest(model))
+        check_difference(difference, allowed, out)
+    return ExportReport(Path(out), to, difference, allowed, written.rank, written.error)
+
+
+@dataclass(frozen=True)
+class _Written:
+    rank: int | None = None
+    error: float | None = None
+    truncated: bool = False
+
+
+def _trained(source: nn.Module | str | Path, base: nn.Module | None) -> PeftModel:
+    from peft import PeftModel
+
+    if isinstance(source, PeftModel):
+        return source
+    if isinstance(source, nn.Module):
+        raise AdapterError("the model carries no adapter", do="pass the PEFT model that `farss.apply` returned")
+    if base is None:
+        raise AdapterError("an adapter folder needs its base model", where=source, do="pass `base`")
+    return load_adapter(copy.deepcopy(base), source, trainable=False)
+
+
+def _write(model: PeftModel, original: nn.Module, folder: Path, to: Form, tokenizer: Any, rank: int | None) -> _Written:
+    if to == "peft":
+        return _write_peft(model, original, folder)
+    if to == "portable":
+        return _write_portable(model, original, folder, rank)
+    if to == "merged":
+        return _write_merged(model, original, folder, tokenizer)
+    return _write_residual(model, original, folder, tokenizer)
+
+
+def _write_peft(model: PeftModel, original: nn.Module, folder: Path) -> _Written:
+    updates = trained_updates(model)
+    modules = {name: RankAndScale(update.rank, update.scale) for name, update in updates.items()}
+    config = lora_config(original, modules, inference=True)
+    write_lora_folder(folder, config, {name: update.factors for name, update in updates.items()}, _fingerprint(model))
+    return _Written(max(entry.rank for entry in modules.values()))
+
+
+def _write_portable(model: PeftModel, original: nn.Module, folder: Path, rank: int | None) -> _Written:
+    updates = trained_updates(model)
+    wanted = max(update.rank for update in updates.values()) if rank is None else rank
+    if wanted < 1:
+        raise AdapterError("the rank must be at least 1", got=wanted)
+    factors, error = _folded(updates, wanted) if rank is None else _recompressed(updates, wanted)
+    config = lora_config(original, {name: RankAndScale(wanted, 1.0) for name in factors}, inference=True)
+    config.target_modules = short_names(original, list(factors))
+    write_lora_folder(folder, config, factors, _fingerprint(model))
+    truncated = rank is not None and any(update.rank > wanted for update in updates.values())
+    return _Written(wanted, error, truncated)
+
+
+def _folded(updates: Mapping[str, Update], rank: int) -> tuple[dict[str, Factors], None]:
+    """Every update as a product of rank `rank` with scale 1, padded with zeros."""
+    factors = {}
+    for name, update in updates.items():
+        missing = rank - update.rank
+        up = nn.functional.pad(update.factors.up * update.scale, (0, missing))
+        factors[name] = Factors(up, nn.functional.pad(update.factors.down, (0, 0, 0, missing)))
+    return factors, None
+
+
+def _recompressed(updates: Mapping[str, Update], rank: int) -> tuple[dict[str, Factors], float]:
+    """Every update as its best product of rank `rank` with scale 1, and the relative error over all of them."""
+    factors, error, norm = {}, 0.0, 0.0
+    for name, update in updates.items():
+        up, down = update.factors.up, update.factors.down
+        best = recompress(update.scale * up.double(), down, rank)
+        factors[name] = Factors(best.up.to(up.dtype), best.down.to(down.dtype))
+        error, norm = error + best.error**2, norm + best.norm**2
+    return factors, (error / norm) ** 0.5 if norm > 0 else 0.0
+
+
+def _write_merged(model: PeftModel, original: nn.Module, folder: Path, tokenizer: Any) -> _Written:
+    merged = copy.deepcopy(original)
+    for name, update in trained_updates(model).items():
+        shift_weight_(merged.get_submodule(name), update.factors, update.scale)
+    _save_model(merged, folder, tokenizer)
+    return _Written()
+
+
+def _write_residual(model: PeftModel, original: nn.Module, folder: Path, tokenizer: Any) -> _Written:
+    initial = initial_part(model)
+    if initial is None:
+        raise AdapterError(
+            "the adapter starts from zero, so there is no residual base", do="export it with `--to peft`"
+        )
+    updates = trained_part(model)
+    residual = copy.deepcopy(original)
+    for name, update in updates.items():
+        shift_weight_(residual.get_submodule(name), initial[name], -update.scale)
+    modules = {name: RankAndScale(update.rank, update.scale) for name, update in updates.items()}
+    config = lora_config(original, modules, inference=True)
+    # No fingerprint: it would name the original base, and this adapter belongs on the changed one beside it.
+    write_lora_folder(folder, config, {name: update.factors for name, update in updates.items()})
+    _save_model(residual, folder / RESIDUAL_BASE, tokenizer)
+    return _Written(max(update.rank for update in updates.values()))
+
+
+def _reload(original: nn.Module, folder: Path, to: Form) -> nn.Module:
+    """The written files as PEFT or transformers load them; `original` is used up."""
+    from peft import PeftModel
+
+    if to == "merged":
+        return _load_model(original, folder)
+    base = _load_model(original, folder / RESIDUAL_BASE) if to == "residual" else original
+    return PeftModel.from_pretrained(base, str(folder))  # type: ignore[arg-type]  # any nn.Module will do
+
+
+def _save_model(model: nn.Module, folder: Path, tokenizer: Any) -> None:
+    try:
+        model.save_pretrained(str(folder))  # type: ignore[operator]  # a transformers model
+        if tokenizer is not None:
+            tokenizer.save_pretrained(str(folder))
+    except OSError as error:
+        raise StorageError("the model could not be written", where=folder, got=str(error)) from error
+
+
+def _load_model(like: nn.Module, folder: Path) -> nn.Module:
+    first = next(like.parameters())
+    loaded = type(like).from_pretrained(str(folder), dtype=first.dtype)  # type: ignore[attr-defined]
+    return loaded.to(first.device)
+
+
+def _fingerprint(model: PeftModel) -> str | None:
+    provenance = provenance_of(model)
+    return None if provenance is None else provenance.plan.model_fingerprint
+
+
+def _coarsest(model: nn.Module) -> torch.dtype:
+    """The float dtype of `model` with the widest spacing: the one that limits how equal two outputs can be."""
+    dtypes = {parameter.dtype for parameter in model.parameters() if parameter.is_floating_point()}
+    return max(dtypes, key=lambda dtype: torch.finfo(dtype).eps)

@@ -1,0 +1,129 @@
+"""The factors an adapter starts from: the chosen singular directions of each weight."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from farss.adapters.layers import oriented, weight_shape
+from farss.errors import PlanError
+from farss.maths.spectrum import decompose, directions
+from farss.model.plan import Plan, TargetPlan
+from farss.model.targets import Target, weight_matrix
+
+if TYPE_CHECKING:
+    from farss.maths.spectrum import Spectrum
+
+
+@dataclass(frozen=True)
+class Factors:
+    """One low-rank product.
+
+    Attributes:
+        up: [m, r], B.
+        down: [r, n], A.
+    """
+
+    up: Tensor
+    down: Tensor
+
+
+def adapter_dtype(weight: Tensor) -> torch.dtype:
+    """The dtype adapters are kept in: float32, or float64 where the weight itself is float64."""
+    return torch.promote_types(torch.float32, weight.dtype) if weight.is_floating_point() else torch.float32
+
+
+def planned_target(model: nn.Module, row: TargetPlan) -> Target:
+    """The module of `model` that `row` speaks of, as the model layer describes it."""
+    from transformers.pytorch_utils import Conv1D
+
+    module = model.get_submodule(row.name)
+    return Target(
+        name=row.name,
+        module=module,
+        layer=row.layer,
+        kind=row.name.rpartition(".")[2],
+        shape=row.shape,
+        bias=getattr(module, "bias", None) is not None,
+        transposed=isinstance(module, Conv1D),
+    )
+
+
+def initial_factors(
+    model: nn.Module, plan: Plan, spectra: Callable[[Target], Spectrum] | None = None
+) -> dict[str, Factors]:
+    """B0 and A0 of every planned module; the model is only read.
+
+    Args:
+        model: the base model.
+        plan: a plan with spectral initialisation.
+        spectra: the decomposition of a target, for example `SpectrumCache.get`; None decomposes each weight here.
+
+    Returns:
+        Per module name, `up` [m, r] and `down` [r, n] in `adapter_dtype`, with `scale * up @ down` equal to the chosen
+        part of the weight (`factor_scaling` "divided") or `up @ down` equal to it ("published").
+
+    Raises:
+        PlanError: if a chosen direction has singular value zero, from which training could never move.
+    """
+    route = plan.settings.get("route", "gram")
+    found = {}
+    for row in plan.targets:
+        target = planned_target(model, row)
+        weight = weight_matrix(target).detach()
+        spectrum = decompose(weight, route) if spectra is None else spectra(target)
+        found[row.name] = _factors(row, weight, spectrum, plan.factor_scaling)
+    return found
+
+
+def _factors(row: TargetPlan, weight: Tensor, spectrum: Spectrum, factor_scaling: str) -> Factors:
+    """B0 = U sqrt(sigma / s), A0 = sqrt(sigma / s) V^T (Eq. 16 and 17, divided by the scale)."""
+    left, sigma, right = directions(spectrum, weight, list(row.indices or ()))
+    dead = [index for index, value in zip(row.indices or (), sigma.tolist(), strict=True) if not value > 0]
+    if dead:
+        raise PlanError(
+            "the plan chooses directions whose singular value is zero",
+            where=row.name,
+            got=f"indices {dead[:8]}",
+            do="take these indices out of the plan and lower `rank` with them",
+        )
+    root = (sigma / row.scale if factor_scaling == "divided" else sigma).sqrt()
+    dtype, device = adapter_dtype(weight), weight.device
+    up = (left * root).to(device=device, dtype=dtype).contiguous()
+    return Factors(up, (root[:, None] * right.T).to(device=device, dtype=dtype).contiguous())
+
+
+def shift_weight_(layer: nn.Module, factors: Factors, scale: float) -> None:
+    """Add `scale * up @ down` to the weight of a linear layer in place, in float32 or better, with one cast."""
+    weight = layer.weight
+    assert isinstance(weight, Tensor)
+    wide = adapter_dtype(weight)
+    product = factors.up.to(weight.device, wide) @ factors.down.to(weight.device, wide)
+    with torch.no_grad():
+        weight.copy_((weight.to(wide) + scale * oriented(layer, product)).to(weight.dtype))
+
+
+def check_targets(model: nn.Module, plan: Plan) -> None:
+    """Check that every planned module is in `model` with the planned shape.
+
+    Raises:
+        PlanError: naming the first modules that are missing, of another kind, or of another shape.
+    """
+    modules = dict(model.named_modules())
+    wrong = []
+    for row in plan.targets:
+        shape = weight_shape(modules[row.name]) if row.name in modules else None
+        if shape != row.shape:
+            got = "missing" if row.name not in modules else "not a plain linear" if shape is None else f"shape {shape}"
+            wrong.append(f"{row.name} {row.shape}: {got}")
+    if wrong or not plan.targets:
+        raise PlanError(
+            "the plan does not fit the model",
+            expected="the modules and shapes of the plan" if wrong else "at least one target",
+            got="; ".join(wrong[:4]) + (f"; {len(wrong) - 4} more" if len(wrong) > 4 else "") or "an empty plan",
+            do="make the plan again for this model with `farss init`",
+        )

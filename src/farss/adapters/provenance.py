@@ -1,0 +1,40 @@
+"""What a PEFT model made by farss was made from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from torch import nn
+
+from farss.adapters.factors import Factors
+from farss.model.plan import Plan
+
+if TYPE_CHECKING:
+    from peft import PeftModel
+
+# Kept on the PEFT wrapper, which is ours, and never on the user's base model; so copies of the wrapper carry it too.
+_ATTRIBUTE = "farss_provenance"
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """The plan of an adapter, and in the residual form what was taken out of the base weights.
+
+    Attributes:
+        plan: the plan that was applied.
+        removed: per module, B0 and A0 with `scale * B0 A0` subtracted from the weight; None unless residual.
+    """
+
+    plan: Plan
+    removed: dict[str, Factors] | None = None
+
+
+def remember(model: PeftModel, provenance: Provenance) -> None:
+    """Attach `provenance` to a PEFT model."""
+    object.__setattr__(model, _ATTRIBUTE, provenance)
+
+
+def provenance_of(model: nn.Module) -> Provenance | None:
+    """The provenance attached to `model`, or None for a model farss did not make."""
+    return vars(model).get(_ATTRIBUTE)

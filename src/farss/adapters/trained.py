@@ -1,0 +1,143 @@
+"""What training added to each weight, read from any LoRA model of PEFT."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from farss.adapters.factors import Factors, shift_weight_
+from farss.adapters.layers import DEFAULT, REFERENCE, copy_base, lora_layers
+from farss.adapters.pairs import is_pair
+from farss.adapters.provenance import provenance_of
+from farss.errors import AdapterError
+
+if TYPE_CHECKING:
+    from peft import PeftModel
+    from peft.tuners.lora import LoraLayer
+
+
+@dataclass(frozen=True)
+class Update:
+    """The trained change of one weight, `scale * up @ down`.
+
+    Attributes:
+        factors: up [m, R], down [R, n].
+        scale: the factor in front.
+    """
+
+    factors: Factors
+    scale: float
+
+    @property
+    def rank(self) -> int:
+        """R, the inner size."""
+        return self.factors.up.shape[1]
+
+
+def trained_updates(model: PeftModel) -> dict[str, Update]:
+    """The change of every adapted weight against the *original* base model.
+
+    For an adapter with initial factors this is `s (B A - B0 A0)` as one product of rank 2r, in both forms; for plain
+    LoRA `s B A`.
+
+    Raises:
+        AdapterError: if the adapter has parts that are no low-rank product (DoRA, biases, retrained modules, ...).
+    """
+    check_plain_lora(model)
+    provenance = provenance_of(model)
+    removed = provenance.removed if provenance is not None else None
+    updates = {}
+    for name, layer in lora_layers(model).items():
+        names = [adapter for adapter in contributing(model) if adapter in layer.r]
+        if not names:
+            continue
+        parts = [adapter_factors(layer, adapter) for adapter in names]
+        scales = [layer.scaling[adapter] for adapter in names]
+        if removed is not None:
+            like = parts[0].up
+            parts.append(Factors(-removed[name].up.to(like), removed[name].down.to(like)))
+            scales.append(scales[0])
+        updates[name] = _joined(parts, scales)
+    return updates
+
+
+def contributing(model: PeftModel) -> list[str]:
+    """The adapters whose sum is the trained update: the pair of farss, or whatever is active."""
+    return [DEFAULT, REFERENCE] if is_pair(model) else list(model.active_adapters)
+
+
+def adapter_factors(layer: LoraLayer, adapter: str) -> Factors:
+    """B [m, r] and A [r, n] of one adapter of one layer, detached."""
+    up, down = layer.lora_B[adapter].weight, layer.lora_A[adapter].weight
+    assert isinstance(up, Tensor) and isinstance(down, Tensor)
+    return Factors(up.detach(), down.detach())
+
+
+def trained_part(model: PeftModel) -> dict[str, Update]:
+    """`s B A` of the trainable adapter alone, without what is subtracted from it."""
+    return {
+        name: Update(adapter_factors(layer, DEFAULT), layer.scaling[DEFAULT])
+        for name, layer in lora_layers(model).items()
+    }
+
+
+def initial_part(model: PeftModel) -> dict[str, Factors] | None:
+    """B0 and A0 of every module, or None where the adapter did not start from a part of the weights."""
+    provenance = provenance_of(model)
+    if provenance is not None and provenance.removed is not None:
+        return provenance.removed
+    if not is_pair(model):
+        return None
+    parts = {name: adapter_factors(layer, REFERENCE) for name, layer in lora_layers(model).items()}
+    return {name: Factors(-part.up, part.down) for name, part in parts.items()}
+
+
+def original_base(model: PeftModel) -> nn.Module:
+    """A copy of the base model as it was before the adapter; nothing is shared with `model`.
+
+    In the residual form `s B0 A0` is added back, which restores the weights up to the rounding of their dtype.
+    """
+    base = copy_base(model)
+    provenance = provenance_of(model)
+    if provenance is not None and provenance.removed is not None:
+        for row in provenance.plan.targets:
+            shift_weight_(base.get_submodule(row.name), provenance.removed[row.name], row.scale)
+    return base
+
+
+def check_plain_lora(model: PeftModel) -> None:
+    """Check that every contributing adapter is an ordinary product BA.
+
+    Raises:
+        AdapterError: naming what is not.
+    """
+    odd: list[str] = []
+    for adapter in contributing(model):
+        config = model.peft_config[adapter]
+        odd += [
+            f"{adapter}.{key}"
+            for key in ("use_dora", "modules_to_save", "lora_bias", "trainable_token_indices", "layer_replication")
+            if getattr(config, key, None)
+        ]
+        odd += [f"{adapter}: {config.peft_type}"] if str(getattr(config.peft_type, "value", "")) != "LORA" else []
+    for name, layer in lora_layers(model).items():
+        merged = bool(layer.merged_adapters)
+        if merged or layer.lora_variant or layer.lora_embedding_A or not isinstance(layer.get_base_layer(), nn.Module):
+            odd.append(f"{name}: {'merged' if merged else 'not a plain low-rank product'}")
+    if odd:
+        raise AdapterError(
+            "the adapter is not a sum of plain low-rank products",
+            got="; ".join(odd[:4]),
+            expected="LoRA without DoRA, biases or retrained modules, not merged",
+            do="unmerge it, or export it with PEFT itself",
+        )
+
+
+def _joined(parts: list[Factors], scales: list[float]) -> Update:
+    """One product that is the scaled sum of `parts`: [A; A0; ...] and [B, B0, ...] times their relative scales."""
+    scale = scales[0]
+    ups = [part.up if each == scale else part.up * (each / scale) for part, each in zip(parts, scales, strict=True)]
+    return Update(Factors(torch.cat(ups, 1), torch.cat([part.down for part in parts], 0)), scale)

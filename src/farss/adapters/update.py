@@ -1,0 +1,112 @@
+"""The trained update, more or less of it: one training run becomes a curve."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from farss.adapters.layers import DEFAULT, lora_layers
+from farss.adapters.provenance import provenance_of
+from farss.adapters.trained import check_plain_lora, contributing
+from farss.errors import AdapterError
+
+if TYPE_CHECKING:
+    from peft import PeftModel
+
+    from farss.adapters.factors import Factors
+
+
+@contextmanager
+def scaled_update(model: nn.Module, t: float, initial: Mapping[str, Tensor] | None = None) -> Iterator[None]:
+    """While the block runs, `model` has `t` times its trained update; afterwards it is bit for bit what it was.
+
+    `t = 0` is the base model, `t = 1` the trained one, values between and beyond interpolate the weights linearly:
+    `W + t dW` with `dW = s (B A - B0 A0)` for farss adapters in either form, `s B A` for plain LoRA, and `W1 - W0` for
+    a fully fine-tuned model.
+
+    Args:
+        model: a PEFT model, or a fine-tuned model together with `initial`.
+        t: any finite number.
+        initial: state dict before training, only for a model without adapters; entries it lacks are not scaled.
+
+    Raises:
+        AdapterError: if `model` has neither an adapter nor `initial`, or its adapter is no plain LoRA.
+    """
+    if t == 1:
+        yield
+    elif not hasattr(model, "peft_config"):
+        if initial is None:
+            raise AdapterError("a model without adapters needs its initial weights", do="pass `initial`")
+        with _weights_between(model, initial, t):
+            yield
+    else:
+        check_plain_lora(model)  # type: ignore[arg-type]  # it has a peft_config
+        provenance = provenance_of(model)
+        removed = None if provenance is None else provenance.removed
+        with _scalings(model, t) if removed is None else _mixed_factors(model, removed, t):  # type: ignore[arg-type]
+            yield
+
+
+@contextmanager
+def _scalings(model: PeftModel, t: float) -> Iterator[None]:
+    """Every contributing adapter `t` times as strong."""
+    layers, adapters = list(lora_layers(model).values()), contributing(model)
+    saved = [dict(layer.scaling) for layer in layers]
+    try:
+        for layer in layers:
+            for adapter in adapters:
+                if adapter in layer.scaling:
+                    layer.scaling[adapter] *= t
+        yield
+    finally:
+        for layer, scaling in zip(layers, saved, strict=True):
+            layer.scaling.update(scaling)
+
+
+@contextmanager
+def _mixed_factors(model: PeftModel, removed: Mapping[str, Factors], t: float) -> Iterator[None]:
+    """Residual form: `s (t B A + (1 - t) B0 A0)` on the residual weight, as one product of rank 2r."""
+    saved: list[tuple[nn.Module, nn.Parameter]] = []
+    try:
+        for name, layer in lora_layers(model).items():
+            for module, first, second, axis in (
+                (layer.lora_A[DEFAULT], 1.0, removed[name].down, 0),
+                (layer.lora_B[DEFAULT], t, (1 - t) * removed[name].up, 1),
+            ):
+                weight = module.weight
+                assert isinstance(weight, nn.Parameter)
+                saved.append((module, weight))
+                mixed = torch.cat([first * weight.detach(), second.to(weight.device, weight.dtype)], axis)
+                module.weight = nn.Parameter(mixed, requires_grad=False)
+        yield
+    finally:
+        for module, weight in saved:
+            module.weight = weight
+
+
+@contextmanager
+def _weights_between(model: nn.Module, initial: Mapping[str, Tensor], t: float) -> Iterator[None]:
+    """Weights at `W0 + t (W1 - W0)`, mixed in float32 or better."""
+    saved: list[tuple[nn.Parameter, Tensor]] = []
+    try:
+        for name, parameter in model.named_parameters():
+            if name not in initial or not parameter.is_floating_point():
+                continue
+            saved.append((parameter, parameter.data))
+            parameter.data = _between(initial[name], parameter.data, t)
+        yield
+    finally:
+        for parameter, tensor in saved:
+            parameter.data = tensor
+
+
+def _between(start: Tensor, end: Tensor, t: float) -> Tensor:
+    if t == 0:
+        return start.detach().to(end.device, end.dtype, copy=True)
+    wide = torch.promote_types(torch.float32, end.dtype)
+    first = start.detach().to(end.device, wide)
+    return (first + t * (end.to(wide) - first)).to(end.dtype)

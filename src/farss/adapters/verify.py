@@ -1,0 +1,88 @@
+"""Whether two models say the same: the check behind every exported file."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+from farss.errors import NumericalError
+
+LOGIT_TOLERANCE = 1e-4
+"""Largest accepted logit difference where rounding is finer than that (float32 and float64)."""
+
+ROUNDING_STEPS = 8
+"""In coarser dtypes, the accepted difference in units of the spacing of numbers as large as the largest logit: the
+same product summed in another order is rounded differently in every layer."""
+
+SAMPLE_SHAPE = (2, 16)
+SAMPLE_SEED = 0
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """While the block runs every part of `model` is in evaluation mode; afterwards each is as it was."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training
+
+
+def sample_inputs(model: nn.Module, sample: Tensor | Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
+    """Inputs for a comparison: `sample`, or random tokens.
+
+    Args:
+        model: for its vocabulary and device.
+        sample: token ids [b, t], or keyword inputs of the model (labels are left out); None draws ids.
+    """
+    device = next(model.parameters()).device
+    if isinstance(sample, Mapping):
+        return {key: value.to(device) for key, value in sample.items() if key != "labels"}
+    if sample is None:
+        vocabulary = int(model.config.vocab_size)  # type: ignore[union-attr, arg-type]  # every language model has one
+        draw = torch.Generator().manual_seed(SAMPLE_SEED)
+        sample = torch.randint(vocabulary, SAMPLE_SHAPE, generator=draw)
+    return {"input_ids": sample.to(device)}
+
+
+def logits(model: nn.Module, inputs: Mapping[str, Tensor]) -> Tensor:
+    """The outputs of `model` in evaluation mode, on the CPU in float32 or better."""
+    with evaluating(model), torch.no_grad():
+        output = model(**inputs).logits
+    return output.to("cpu", torch.promote_types(torch.float32, output.dtype))
+
+
+def tolerance(expected: Tensor, dtype: torch.dtype) -> float:
+    """The largest difference from `expected` that rounding in `dtype` can explain."""
+    spacing = torch.finfo(dtype).eps * float(expected.abs().max())
+    return max(LOGIT_TOLERANCE, ROUNDING_STEPS * spacing)
+
+
+def max_difference(expected: Tensor, got: Tensor) -> float:
+    """The largest absolute difference; infinite where either holds NaN or the shapes differ."""
+    if expected.shape != got.shape:
+        return float("inf")
+    largest = float((expected - got).abs().max())
+    return largest if largest == largest else float("inf")
+
+
+def check_difference(difference: float, allowed: float | None, where: object) -> None:
+    """Check that a written model equals the trained one.
+
+    Raises:
+        NumericalError: if `difference` is above `allowed`; None allows any finite difference.
+    """
+    if difference <= (torch.finfo(torch.float64).max if allowed is None else allowed):
+        return
+    raise NumericalError(
+        "the exported files do not reproduce the trained model, so they were not kept",
+        where=where,
+        expected=f"logits within {allowed}",
+        got=f"a difference of {difference:.3g}",
+        do="check that the base model is the one the adapter was trained on",
+    )

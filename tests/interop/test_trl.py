@@ -1,0 +1,83 @@
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from datasets import Dataset
+from transformers import PreTrainedTokenizerFast, TrainerCallback
+
+from farss.adapters.apply import REFERENCE, apply
+from farss.adapters.export import export
+from farss.adapters.pairs import activate
+from farss.adapters.saved import load_adapter
+
+trl = pytest.importorskip("trl")
+
+
+@pytest.fixture
+def tokenizer() -> PreTrainedTokenizerFast:
+    from tokenizers import Tokenizer, models, pre_tokenizers
+
+    words = ["<pad>", "<eos>", "<unk>", *(f"w{i}" for i in range(61))]
+    inner = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, unk_token="<unk>"))
+    inner.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    return PreTrainedTokenizerFast(tokenizer_object=inner, pad_token="<pad>", eos_token="<eos>", unk_token="<unk>")
+
+
+def trainer(model, tokenizer, folder, steps, callbacks=()):
+    rows = [{"prompt": f"w{i} w{i + 1}", "completion": f" w{i + 2} w{i + 3} w{i + 4}"} for i in range(16)]
+    settings = trl.SFTConfig(
+        output_dir=str(folder),
+        max_steps=steps,
+        per_device_train_batch_size=4,
+        learning_rate=1e-2,
+        lr_scheduler_type="constant",
+        save_steps=1,
+        report_to="none",
+        use_cpu=True,
+        bf16=False,
+        gradient_checkpointing=True,
+        disable_tqdm=True,
+        max_length=32,
+    )
+    return trl.SFTTrainer(
+        model=model,
+        args=settings,
+        train_dataset=Dataset.from_list(rows),
+        processing_class=tokenizer,
+        callbacks=list(callbacks),
+    )
+
+
+class KeepPair(TrainerCallback):
+    def on_train_begin(self, args, state, control, model=None, **kwargs):
+        activate(model)
+
+
+def test_sft_trainer_trains_saves_and_its_checkpoint_exports(llama, kit, tmp_path, tokenizer):
+    base, ids = copy.deepcopy(llama), kit.tokens()
+    before = kit.logits(base, ids)
+    wrapped = apply(llama, kit.plan(llama), dropout=0.1)
+    reference = {n: p.clone() for n, p in wrapped.named_parameters() if f".{REFERENCE}." in n}
+    trainer(wrapped, tokenizer, tmp_path / "run", steps=2).train()
+    trained = kit.logits(wrapped, ids)
+    assert (trained - before).abs().max() > 1e-2
+    assert all(torch.equal(dict(wrapped.named_parameters())[n], p) for n, p in reference.items())
+    loaded = load_adapter(copy.deepcopy(base), tmp_path / "run" / "checkpoint-2")
+    torch.testing.assert_close(kit.logits(loaded, ids), trained, atol=1e-5, rtol=0)
+    export(wrapped, tmp_path / "out", base=base)
+
+
+def test_a_resumed_run_ends_where_an_uninterrupted_one_does(llama, kit, tmp_path, tokenizer):
+    ids, results = kit.tokens(), []
+    plan = kit.plan(llama)
+    for steps in ((2,), (1, 2)):
+        for target in steps:
+            torch.manual_seed(0)
+            wrapped = apply(copy.deepcopy(llama), plan)
+            folder = tmp_path / str(len(steps))
+            resumed = str(folder / "checkpoint-1") if target == 2 and len(steps) == 2 else None
+            trainer(wrapped, tokenizer, folder, target, [KeepPair()]).train(resume_from_checkpoint=resumed)
+        results.append(kit.logits(wrapped, ids))
+    torch.testing.assert_close(results[0], results[1], atol=1e-5, rtol=0)
