@@ -10,8 +10,8 @@ from safetensors.torch import load_file
 
 from farss.adapters.apply import apply
 from farss.adapters.export import export
+from farss.adapters.files import load_adapter, save_adapter
 from farss.adapters.layers import oriented
-from farss.adapters.saved import load_adapter, save_adapter
 from farss.errors import AdapterError, NumericalError, StorageError
 
 SAME = 1e-4

@@ -4,13 +4,13 @@ import copy
 
 import pytest
 import torch
-from datasets import Dataset
 from transformers import PreTrainedTokenizerFast, TrainerCallback
 
+from datasets import Dataset
 from farss.adapters.apply import REFERENCE, apply
 from farss.adapters.export import export
+from farss.adapters.files import load_adapter
 from farss.adapters.pairs import activate
-from farss.adapters.saved import load_adapter
 
 trl = pytest.importorskip("trl")
 

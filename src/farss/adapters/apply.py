@@ -12,7 +12,7 @@ from torch import nn
 from farss.adapters import factors as initial
 from farss.adapters.configs import RankAndScale, check_injected, lora_config
 from farss.adapters.factors import Factors
-from farss.adapters.layers import DEFAULT, REFERENCE, lora_layers, refuse_adapters
+from farss.adapters.layers import DEFAULT, REFERENCE, lora_layers, refuse_adapters, set_mode
 from farss.adapters.pairs import add_reference, write_factors
 from farss.adapters.provenance import Provenance, remember
 from farss.errors import AdapterError, PlanError
@@ -69,7 +69,7 @@ def apply(
         else:
             subtract_(wrapped, plan, start)
     remember(wrapped, Provenance(plan, start if plan.base == "residual" else None))
-    _set_mode(wrapped, training)
+    set_mode(wrapped, training)
     return wrapped
 
 
@@ -112,14 +112,6 @@ def _wrap(model: nn.Module, plan: Plan, dropout: float, seed: int) -> PeftModel:
         wrapped = get_peft_model(model, config)  # type: ignore[arg-type]  # any nn.Module will do
     check_injected(wrapped, modules, DEFAULT)
     return wrapped
-
-
-def _set_mode(model: PeftModel, training: bool) -> None:
-    """New modules begin in training mode; give them the mode of the model they joined."""
-    for module in (model, model.base_model):
-        module.training = training
-    for layer in lora_layers(model).values():
-        layer.train(training)  # type: ignore[attr-defined]  # every concrete LoRA layer is a module
 
 
 @contextmanager

@@ -69,7 +69,7 @@ def lora_config(
         fan_in_fan_out=any(isinstance(model.get_submodule(name), Conv1D) for name in modules),
         init_lora_weights=True,
         inference_mode=inference,
-        base_model_name_or_path=getattr(getattr(model, "config", None), "_name_or_path", None) or None,
+        base_model_name_or_path=getattr(model, "name_or_path", None) or None,
     )
     _check_patterns(config, modules)
     return config

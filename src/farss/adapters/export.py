@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from farss.adapters.configs import RankAndScale, lora_config, short_names
 from farss.adapters.factors import Factors, shift_weight_
+from farss.adapters.files import load_adapter, write_lora_folder
 from farss.adapters.provenance import provenance_of
-from farss.adapters.saved import load_adapter, write_lora_folder
 from farss.adapters.trained import Update, initial_part, original_base, trained_part, trained_updates
 from farss.adapters.verify import check_difference, logits, max_difference, sample_inputs, tolerance
 from farss.errors import AdapterError, StorageError

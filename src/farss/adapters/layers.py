@@ -61,6 +61,14 @@ def copy_base(model: PeftModel) -> nn.Module:
     return base
 
 
+def set_mode(model: PeftModel, training: bool) -> None:
+    """Give the adapter modules of `model`, which begin in training mode, the mode of the model they joined."""
+    for module in (model, model.base_model):
+        module.training = training
+    for layer in lora_layers(model).values():
+        layer.train(training)  # type: ignore[attr-defined]  # every concrete LoRA layer is a module
+
+
 def oriented(layer: nn.Module, matrix: Tensor) -> Tensor:
     """`matrix`, [m, n], in the layout of the weight of `layer`, which is [n, m] for a transposed linear (Conv1D)."""
     from transformers.pytorch_utils import Conv1D

@@ -9,10 +9,10 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
 
 from farss.adapters.apply import DEFAULT, REFERENCE, apply
+from farss.adapters.files import base_name_of, load_adapter, save_adapter
 from farss.adapters.layers import lora_layers
 from farss.adapters.pairs import RepeatedDropout
 from farss.adapters.provenance import provenance_of
-from farss.adapters.saved import load_adapter, save_adapter
 from farss.errors import AdapterError, StorageError
 
 SAME = 1e-5
@@ -110,6 +110,24 @@ def test_a_filled_folder_is_not_overwritten(llama, kit, tmp_path):
     (tmp_path / "notes.txt").write_text("mine")
     with pytest.raises(StorageError, match="not empty"):
         save_adapter(apply(llama, kit.plan(llama)), tmp_path)
+
+
+def test_dropout_can_be_set_when_loading(llama, kit, tmp_path):
+    original, before = copy.deepcopy(llama), kit.logits(llama, kit.tokens())
+    save_adapter(apply(llama, kit.plan(llama)), tmp_path / "adapter")
+    loaded = load_adapter(original, tmp_path / "adapter", dropout=0.3).train()
+    layer = lora_layers(loaded)["model.layers.0.mlp.up_proj"]
+    assert layer.lora_dropout[DEFAULT].p == 0.3
+    torch.testing.assert_close(loaded(input_ids=kit.tokens()).logits, before, atol=SAME, rtol=0)
+
+
+def test_an_adapter_names_its_base(llama, kit, tmp_path):
+    save_adapter(apply(copy.deepcopy(llama), kit.plan(llama)), tmp_path / "nameless")
+    with pytest.raises(AdapterError, match="does not name"):
+        base_name_of(tmp_path / "nameless")
+    llama.name_or_path = "some/model"
+    save_adapter(apply(llama, kit.plan(llama)), tmp_path / "named")
+    assert base_name_of(tmp_path / "named") == "some/model"
 
 
 def test_the_configuration_names_modules_in_full(llama, kit, tmp_path):

@@ -11,13 +11,13 @@ import json
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 
 from farss.adapters.apply import check_plan, subtract_
 from farss.adapters.factors import Factors
-from farss.adapters.layers import DEFAULT, REFERENCE, refuse_adapters
+from farss.adapters.layers import DEFAULT, REFERENCE, refuse_adapters, set_mode
 from farss.adapters.pairs import activate, is_pair, join
 from farss.adapters.provenance import Provenance, provenance_of, remember
 from farss.errors import AdapterError, PlanError, StorageError
@@ -102,7 +102,12 @@ def save_adapter(model: PeftModel, folder: str | Path) -> None:
 
 
 def load_adapter(
-    base: nn.Module, folder: str | Path, *, trainable: bool = True, fingerprint: str | None = None
+    base: nn.Module,
+    folder: str | Path,
+    *,
+    trainable: bool = True,
+    dropout: float | None = None,
+    fingerprint: str | None = None,
 ) -> PeftModel:
     """Put a saved adapter on its base model.
 
@@ -113,28 +118,35 @@ def load_adapter(
         base: the base model; it will contain the adapter layers.
         folder: the adapter.
         trainable: whether adapter "default" requires gradients.
+        dropout: probability of dropping an input entry while training; None keeps the saved one.
         fingerprint: of `base`, where it is known already; None computes it when the folder names one.
 
     Raises:
         AdapterError: if the folder is missing or damaged, or the adapter was made for another base model.
     """
-    from peft import PeftModel
+    from peft import PeftConfig, PeftModel
 
     folder = Path(folder)
     refuse_adapters(base)
-    plan = _plan(folder)
+    _config(folder)
+    plan = Plan.load(folder / PLAN_FILE) if (folder / PLAN_FILE).exists() else None
     stored = {DEFAULT: _stored(folder)}
     if (folder / REFERENCE / CONFIG_FILE).exists():
         stored[REFERENCE] = _stored(folder / REFERENCE)
     removed = _removed(folder)
     _check_base(base, folder, plan, stored[DEFAULT][1].get(BASE_FINGERPRINT), fingerprint)
-    model = PeftModel.from_pretrained(base, str(folder), is_trainable=trainable)  # type: ignore[arg-type]
+    config = PeftConfig.from_pretrained(str(folder))
+    if dropout is not None:
+        config.lora_dropout = dropout  # type: ignore[attr-defined]  # a LoRA folder holds a LoRA configuration
+    training = base.training
+    model = PeftModel.from_pretrained(base, str(folder), config=config, is_trainable=trainable)  # type: ignore[arg-type]
     _check_loaded(model, folder, DEFAULT, stored[DEFAULT][0])
     if REFERENCE in stored:
         model.load_adapter(str(folder / REFERENCE), REFERENCE)
         _check_loaded(model, folder / REFERENCE, REFERENCE, stored[REFERENCE][0])
         join(model)
         activate(model, trainable=trainable)
+    set_mode(model, training)
     if plan is not None:
         if removed is not None:
             subtract_(model, plan, removed)
@@ -142,19 +154,29 @@ def load_adapter(
     return model
 
 
+def base_name_of(folder: str | Path) -> str:
+    """The name or folder of the base model that an adapter folder was made for.
+
+    Raises:
+        AdapterError: if the folder holds no adapter, or does not say.
+    """
+    config = _config(Path(folder))
+    name = config.get("base_model_name_or_path")
+    if not name:
+        raise AdapterError("the adapter does not name its base model", where=folder, do="name it with `--model`")
+    return name
+
+
 def _save_one(model: PeftModel, adapter: str, folder: Path) -> None:
     from peft import get_peft_model_state_dict
 
     tensors = get_peft_model_state_dict(model, adapter_name=adapter, save_embedding_layers=False)
     config = replace(model.peft_config[adapter], inference_mode=True)  # type: ignore[type-var]  # a dataclass
-    if config.base_model_name_or_path is None:
-        name = getattr(getattr(model.get_base_model(), "config", None), "_name_or_path", None)
-        config.base_model_name_or_path = name or None
     write_tensors(folder / WEIGHTS_FILE, tensors, {"format": "pt"})
     write_config(folder, config)
 
 
-def _plan(folder: Path) -> Plan | None:
+def _config(folder: Path) -> dict[str, Any]:
     if not (folder / CONFIG_FILE).is_file() or not (folder / WEIGHTS_FILE).is_file():
         raise AdapterError(
             "the folder holds no adapter",
@@ -163,12 +185,13 @@ def _plan(folder: Path) -> Plan | None:
             got="not a folder" if not folder.is_dir() else ", ".join(sorted(p.name for p in folder.iterdir())[:8]),
         )
     try:
-        json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))
+        config = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise AdapterError(
-            "the adapter's configuration is not valid JSON", where=folder / CONFIG_FILE, got=str(error)
-        ) from None
-    return Plan.load(folder / PLAN_FILE) if (folder / PLAN_FILE).exists() else None
+        raise AdapterError("the adapter's configuration is not JSON", where=folder, got=str(error)) from None
+    if not isinstance(config, dict) or config.get("peft_type") != "LORA":
+        got = config.get("peft_type") if isinstance(config, dict) else type(config).__name__
+        raise AdapterError("the folder holds no LoRA adapter", where=folder, expected="peft_type LORA", got=got)
+    return config
 
 
 def _stored(folder: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
