@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -74,7 +75,16 @@ def trained_model(
     return model, lambda t: scaled_update(model, t)
 
 
-def measure(recipe: Recipe, model: nn.Module, tokenizer: Any, *, rows: int | None, words: bool) -> Measurement:
+def measure(
+    recipe: Recipe,
+    model: nn.Module,
+    tokenizer: Any,
+    *,
+    rows: int | None,
+    words: bool,
+    task: bool = True,
+    progress: ProgressLine | None = None,
+) -> Measurement:
     """Knowledge and task samples of one model.
 
     Args:
@@ -83,9 +93,12 @@ def measure(recipe: Recipe, model: nn.Module, tokenizer: Any, *, rows: int | Non
         tokenizer: its tokenizer.
         rows: at most this many per set, the first ones; None for all the recipe asks for.
         words: also let the model answer, and score choices; otherwise likelihoods only.
+        task: also measure the task.
+        progress: told how far it is.
     """
     settings = recipe.eval
-    with torch.inference_mode(), nullcontext():
+    portions = progress and Portions(progress, 2 if task else 1)
+    with torch.inference_mode():
         knowledge = measure_knowledge(
             model,
             tokenizer,
@@ -93,21 +106,37 @@ def measure(recipe: Recipe, model: nn.Module, tokenizer: Any, *, rows: int | Non
             generate=words,
             choices=words,
             batch_tokens=settings.batch_tokens,
+            progress=portions and portions.part(0),
         )
-        task = measure_task(
-            model,
-            tokenizer,
-            materials.test_set(recipe, tokenizer, rows),
-            generate_rows=settings.generate_rows if words else 0,
-            max_new_tokens=settings.max_new_tokens,
-            batch_tokens=settings.batch_tokens,
-        )
-    return Measurement(knowledge=knowledge, task=task)
+        solved = []
+        if task:
+            solved = measure_task(
+                model,
+                tokenizer,
+                materials.test_set(recipe, tokenizer, rows),
+                generate_rows=settings.generate_rows if words else 0,
+                max_new_tokens=settings.max_new_tokens,
+                batch_tokens=settings.batch_tokens,
+                progress=portions and portions.part(1),
+            )
+    return Measurement(knowledge=knowledge, task=solved)
+
+
+@dataclass(frozen=True)
+class Portions:
+    """One progress line shared by several pieces of work that follow each other."""
+
+    line: ProgressLine
+    parts: int
+
+    def part(self, number: int) -> Callable[[int, int], None]:
+        """The progress callback of one piece."""
+        return lambda done, total: self.line(number + done / max(total, 1), self.parts)
 
 
 def _measure_in_full(recipe: Recipe, model: nn.Module, tokenizer: Any, folder: Path, title: str) -> dict[str, Any]:
     started = time.perf_counter()
-    with ProgressLine(f"evaluating {title}"):
-        measurement = measure(recipe, model, tokenizer, rows=None, words=True)
+    with ProgressLine(f"evaluating {title}") as line:
+        measurement = measure(recipe, model, tokenizer, rows=None, words=True, progress=line)
     measurement.save(folder / SAMPLES)
     return {"eval_seconds": time.perf_counter() - started, "eval_peak_bytes": peak_bytes()}

@@ -13,15 +13,13 @@ from torch import nn
 from farss.config import FarssConfig
 from farss.methods import get_method
 from farss.methods.base import Evidence
-from farss.methods.compat import published_code_config
-from farss.model.calibration import Batch, Example, batches
+from farss.methods.compat import published_batches, published_code_config
+from farss.model.calibration import Batch, Example, batches, pad_token
 from farss.model.curvature import Curvature, collect
 from farss.model.plan import Plan
 from farss.model.sources import cache_root, fingerprint
 from farss.model.spectra import SpectrumCache
 from farss.model.targets import Target, find_targets
-
-PUBLISHED_SEQUENCES_PER_BATCH = 2
 
 
 @dataclass(frozen=True)
@@ -63,13 +61,13 @@ def plan(
     return prepare(model, [Batch.of(batch) for batch in calibration], settings, [method]).plans[method]
 
 
-def calibration_batches(examples: Sequence[Example], config: FarssConfig, tokenizer: Any, max_length: int) -> list:
+def calibration_batches(examples: Sequence[Example], config: FarssConfig, tokenizer: Any, max_length: int
+) -> list[Batch]:
     """The calibration examples as batches, in the published code's way if `config.compat` asks for it."""
-    pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
+    pad = pad_token(tokenizer)
     if config.compat == "published-code":
-        width = max_length * PUBLISHED_SEQUENCES_PER_BATCH
-        return list(batches(examples, batch_tokens=width, pad_id=pad, pad_to=max_length, sort=False))
-    return list(batches(examples, batch_tokens=config.batch_tokens, pad_id=pad))
+        return published_batches(examples, pad_id=pad, max_length=max_length)
+    return batches(examples, batch_tokens=config.batch_tokens, pad_id=pad)
 
 
 def prepare(
