@@ -1,0 +1,251 @@
+"""Log probabilities of given answers and responses, in nats, batched and with the shared beginning read once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from farss.errors import DataError, NumericalError
+from farss.evaluation.prefix import Prefix, device_of, encode, evaluating, logits_at, read_prefix
+from farss.evaluation.records import Progress
+from farss.model.calibration import Example, pad_token
+
+LOGITS_PER_BATCH = 2**28
+"""Most logits (positions times vocabulary) computed at once: 0.5 GiB in bfloat16."""
+_ROWS_IN_FLOAT32 = 256  # logits turned into float32 at once, so that the copy stays small
+
+
+@dataclass(frozen=True)
+class TokenScores:
+    """Likelihood of one answer.
+
+    Attributes:
+        log_prob: mean log probability per answer token, in nats.
+        total: sum over the answer tokens, in nats.
+        tokens: number of answer tokens.
+        hit: every answer token is the model's most probable one, so greedy decoding spells the answer.
+    """
+
+    log_prob: float
+    total: float
+    tokens: int
+    hit: bool
+
+
+@dataclass(frozen=True)
+class Continuation:
+    """A context and what follows it, as token ids; both hold at least one."""
+
+    context: tuple[int, ...]
+    target: tuple[int, ...]
+
+
+def answer_log_probs(
+    model: nn.Module,
+    tokenizer: Any,
+    prefix: str,
+    prompts: Sequence[str],
+    answers: Sequence[str],
+    *,
+    batch_tokens: int = 8192,
+    progress: Progress | None = None,
+) -> list[TokenScores]:
+    """How probable each answer is after `prefix + prompt`.
+
+    The scored text is `prefix + prompt + " " + answer`, split into tokens as lm-eval does (see `continuations`). The
+    result does not depend on `batch_tokens` or on the order of questions beyond rounding.
+
+    Args:
+        model: a causal language model, with or without a PEFT adapter; only read.
+        tokenizer: its tokenizer.
+        prefix: few-shot examples common to all questions, "" for none; the model reads it once.
+        prompts: one per answer; the same question may be asked with several answers.
+        answers: without leading space.
+        batch_tokens: most tokens of a batch, prefix and padding included.
+        progress: called with (answers done, answers in all).
+
+    Returns:
+        One TokenScores per answer, in order.
+
+    Raises:
+        DataError: if the lists differ in length or an answer has no token.
+    """
+    if not prompts and not answers:
+        return []
+    pairs = continuations(tokenizer, [prefix + prompt for prompt in prompts], answers)
+    with evaluating(model):
+        shared = read_prefix(model, [pair.context for pair in pairs]) if prefix else Prefix()
+        return score(model, pairs, shared, pad_id=pad_token(tokenizer), batch_tokens=batch_tokens, progress=progress)
+
+
+def response_losses(
+    model: nn.Module,
+    examples: Sequence[Example],
+    *,
+    pad_id: int,
+    batch_tokens: int = 8192,
+    progress: Progress | None = None,
+) -> list[tuple[float, int]]:
+    """Negative log probability of each response given its prompt.
+
+    Args:
+        model: a causal language model; only read.
+        examples: what `encode_rows` returns; prompts of at least one token.
+        pad_id: id written at padded positions.
+        batch_tokens: most tokens of a batch, padding included.
+        progress: called with (examples done, examples in all).
+
+    Returns:
+        Per example, in order: nats summed over the response tokens, and their number.
+
+    Raises:
+        DataError: if a prompt or a response has no token.
+    """
+    pairs = [Continuation(example.prompt_ids, example.response_ids) for example in examples]
+    empty = [i for i, pair in enumerate(pairs) if not pair.context or not pair.target]
+    if empty:
+        raise DataError("an example has no prompt or no response token", where=f"example {empty[0]}")
+    with evaluating(model):
+        scores = score(model, pairs, Prefix(), pad_id=pad_id, batch_tokens=batch_tokens, progress=progress)
+    return [(-found.total, found.tokens) for found in scores]
+
+
+def continuations(tokenizer: Any, contexts: Sequence[str], answers: Sequence[str]) -> list[Continuation]:
+    """Contexts and answers as token ids, by lm-eval's rule.
+
+    White space at the end of the context moves to the answer; context and whole text are tokenised; what the whole has
+    beyond the context's tokens is the answer. Only where the context's tokens do not begin the whole's (a token spans
+    the boundary) ours differs: the answer is then tokenised by itself, so that the scored ids always spell the text.
+    An empty context becomes the BOS token, or EOS if there is none.
+
+    Raises:
+        DataError: if the lists differ in length or an answer has no token.
+    """
+    if len(contexts) != len(answers):
+        raise DataError("every answer needs its question", expected=len(contexts), got=len(answers))
+    stripped = [context.rstrip() for context in contexts]
+    moved = [context[len(kept) :] for context, kept in zip(contexts, stripped, strict=True)]
+    spoken = [
+        gap + answer if gap.endswith(" ") else f"{gap} {answer}" for gap, answer in zip(moved, answers, strict=True)
+    ]
+    wholes = encode(tokenizer, [s + answer for s, answer in zip(stripped, spoken, strict=True)])
+    pairs = []
+    for begin, whole, answer in zip(encode(tokenizer, stripped), wholes, spoken, strict=True):
+        opening = begin or [_opening_token(tokenizer)]
+        target = whole[len(begin) :]
+        if whole[: len(begin)] != begin or not begin:
+            target = tokenizer(answer, add_special_tokens=False)["input_ids"]
+        if not answer.strip() or not target:
+            raise DataError("an answer has no token", where=f"answer {len(pairs)}", got=repr(answer))
+        pairs.append(Continuation(tuple(opening), tuple(target)))
+    return pairs
+
+
+def _opening_token(tokenizer: Any) -> int:
+    for token in (tokenizer.bos_token_id, tokenizer.eos_token_id):
+        if token is not None:
+            return int(token)
+    raise DataError("an empty question needs a BOS or EOS token to begin with", do="ask the question in words")
+
+
+def score(
+    model: nn.Module,
+    pairs: Sequence[Continuation],
+    shared: Prefix,
+    *,
+    pad_id: int,
+    batch_tokens: int,
+    progress: Progress | None = None,
+) -> list[TokenScores]:
+    """Likelihood of every target after its context, whose beginning `shared` the model has already read.
+
+    Args:
+        model: a causal language model in evaluation mode.
+        pairs: contexts that all begin with `shared.ids` and are longer than it.
+        shared: from `read_prefix`, or an empty Prefix.
+        pad_id: id written at padded positions.
+        batch_tokens: most tokens of a batch, shared beginning and padding included.
+        progress: called with (pairs done, pairs in all).
+
+    Raises:
+        NumericalError: if the model gives NaN or infinite log probabilities.
+    """
+    vocabulary = model.get_input_embeddings().weight.shape[0]  # pyright: ignore[reportCallIssue, reportAttributeAccessIssue]
+    found: dict[int, TokenScores] = {}
+    for batch in _batches(pairs, len(shared), batch_tokens, max(1, LOGITS_PER_BATCH // vocabulary)):
+        for index, scores in zip(batch, _score_batch(model, [pairs[i] for i in batch], shared, pad_id), strict=True):
+            found[index] = scores
+        if progress is not None:
+            progress(len(found), len(pairs))
+    return [found[i] for i in range(len(pairs))]
+
+
+def _batches(pairs: Sequence[Continuation], shared: int, tokens: int, targets: int) -> Iterator[list[int]]:
+    """Indices of each batch, longest sequences first, within the limits on padded tokens and on predicted positions."""
+    lengths = [len(pair.context) + len(pair.target) - 1 for pair in pairs]
+    batch: list[int] = []
+    width = predicted = 0
+    for i in sorted(range(len(pairs)), key=lambda i: (-lengths[i], i)):
+        wanted = len(pairs[i].target)
+        if batch and ((len(batch) + 1) * width > tokens or predicted + wanted > targets):
+            yield batch
+            batch, predicted = [], 0
+        width = width if batch else lengths[i]
+        batch.append(i)
+        predicted += wanted
+    if batch:
+        yield batch
+
+
+def _score_batch(model: nn.Module, pairs: list[Continuation], shared: Prefix, pad_id: int) -> list[TokenScores]:
+    start = len(shared)
+    # The last target token is only predicted, never read.
+    rests = [(pair.context + pair.target)[start:-1] for pair in pairs]
+    width = max(map(len, rests))
+    ids = torch.full((len(pairs), width), pad_id)
+    mask = torch.ones((len(pairs), start + width), dtype=torch.int64)
+    predicts = torch.zeros((len(pairs), width), dtype=torch.bool)
+    for row, (pair, rest) in enumerate(zip(pairs, rests, strict=True)):
+        ids[row, : len(rest)] = torch.tensor(rest)
+        mask[row, start + len(rest) :] = 0
+        predicts[row, len(rest) - len(pair.target) : len(rest)] = True
+    device = device_of(model)
+    cache = shared.repeated(len(pairs))
+    logits = logits_at(
+        model,
+        predicts,
+        input_ids=ids.to(device),
+        attention_mask=mask.to(device),
+        position_ids=torch.arange(start, start + width, device=device).expand(len(pairs), -1),
+        use_cache=cache is not None,
+        **({} if cache is None else {"past_key_values": cache}),
+    )
+    targets = torch.tensor([token for pair in pairs for token in pair.target], device=logits.device)
+    log_probs, greedy = _gold(logits, targets)
+    sizes = [len(pair.target) for pair in pairs]
+    return [
+        TokenScores(float(part.mean()), float(part.sum()), size, bool(best.all()))
+        for part, best, size in zip(log_probs.split(sizes), greedy.split(sizes), sizes, strict=True)
+    ]
+
+
+def _gold(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    """Log probability [N] (float64, CPU) of each target and whether it is the most probable token [N]."""
+    log_probs, greedy = [], []
+    for part, gold in zip(logits.split(_ROWS_IN_FLOAT32), targets.split(_ROWS_IN_FLOAT32), strict=True):
+        exact = part.float()
+        picked = exact.gather(1, gold[:, None])[:, 0]
+        log_probs.append((picked - exact.logsumexp(1)).double().cpu())
+        greedy.append((exact.argmax(1) == gold).cpu())
+    found = torch.cat(log_probs)
+    if not found.isfinite().all():
+        raise NumericalError(
+            "the model gives NaN or infinite log probabilities",
+            got=f"{int((~found.isfinite()).sum())} of {len(found)} tokens of a batch",
+            do="the training may have diverged: lower the learning rate",
+        )
+    return found, torch.cat(greedy)

@@ -1,0 +1,135 @@
+"""When an answer counts as right."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from fractions import Fraction
+
+import pytest
+
+from farss.evaluation.answers import (
+    GSM8K_MARK,
+    begins_with,
+    exact_match,
+    final_number,
+    normalise,
+    parse_number,
+    same_final_answer,
+)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("The Beatles", "beatles"),
+        ("  Sunset   Blvd. ", "sunset blvd"),
+        ("Self-exile", "self exile"),
+        ("O’Neill", "o neill"),
+        ("An_apple a day", "apple day"),
+        ("theatre", "theatre"),
+        ("The The", "the the"),
+        ("...", ""),
+    ],
+)
+def test_normalise(text, expected):
+    assert normalise(text) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "accepted", "right"),
+    [
+        (" the Beatles.\nQ: next", ("Beatles",), True),
+        ("\n\nParis", ("paris",), True),
+        ("Paris, France", ("Paris",), False),
+        ("Rome", ("Paris", "rome"), True),
+        ("", ("",), False),
+        ("!", ("?",), False),
+    ],
+)
+def test_exact_match(text, accepted, right):
+    assert exact_match(text, accepted) == right
+
+
+@pytest.mark.parametrize(
+    ("text", "accepted", "right"),
+    [
+        (" Antarctica, and is its highest point", ("Antarctica",), True),
+        (" the United States of", ("United States",), True),
+        (" Parisian", ("Paris",), False),
+        (" in Paris", ("Paris",), False),
+        ("", ("Paris",), False),
+        ("x", ("!",), False),
+    ],
+)
+def test_begins_with(text, accepted, right):
+    assert begins_with(text, accepted) == right
+
+
+@pytest.mark.parametrize(
+    ("text", "number"),
+    [
+        ("... The answer is: 18", 18),
+        ("The answer is: $1,234.50.", Fraction("1234.5")),
+        ("The answer is: 3. The answer is: 4", 4),
+        ("The answer is: -7", -7),
+        ("The answer is: $-7", -7),
+        ("The answer is: −7 degrees", -7),
+        ("The answer is: 1/4", Fraction(1, 4)),
+        ("The answer is: .5", Fraction(1, 2)),
+        ("The answer is: 10 000", 10000),
+        ("The answer is:\n42", 42),
+        ("The answer is: about 12 apples, not 13", 12),
+        ("The answer is: 50%", 50),
+        ("The answer is: 3/0", None),
+        ("The answer is: none", None),
+        ("#### 18", None),
+        ("It is 18", None),
+        ("", None),
+    ],
+)
+def test_final_number(text, number):
+    assert final_number(text) == number
+
+
+def test_gsm8k_mark_is_read_where_asked_for():
+    assert final_number("9 * 2 = <<9*2=18>>18\n#### 1,018", GSM8K_MARK) == 1018
+
+
+@pytest.mark.parametrize(
+    ("text", "gold", "right"),
+    [
+        ("The answer is: 18.0", "18", True),
+        ("The answer is: $18", "18", True),
+        ("The answer is: 18", "$18.00", True),
+        ("The answer is: 1,200", "1200", True),
+        ("The answer is: 17", "18", False),
+        ("18", "18", False),
+        ("The answer is: B.", "b", True),
+        ("The answer is: \\frac{1}{2}", "\\frac{1}{2}", True),
+        ("The answer is: 1", "\\frac{1}{2}", False),
+        ("The answer is: 1", "1 apple", False),
+    ],
+)
+def test_same_final_answer(text, gold, right):
+    assert same_final_answer(text, gold) == right
+
+
+def test_every_gsm8k_reference_solution_has_a_number(shared_data):
+    with gzip.open(shared_data / "gsm8k" / "test.jsonl.gz", "rt", encoding="utf-8") as file:
+        answers = [json.loads(line)["answer"] for line in file]
+    for answer in answers:
+        number = final_number(answer, GSM8K_MARK)
+        assert number is not None
+        assert same_final_answer(f"so. The answer is: {number}", answer.rpartition(GSM8K_MARK)[2])
+
+
+def test_normal_form_is_that_of_trivia_qa(shared_data):
+    with gzip.open(shared_data / "trivia_qa" / "dev.jsonl.gz", "rt", encoding="utf-8") as file:
+        golds = [json.loads(line)["answer"] for line in file]
+    differing = [g["value"] for g in golds if normalise(g["value"]) != normalise(g["normalized_value"])]
+    assert len(differing) < 0.005 * len(golds), differing[:10]
+
+
+def test_parse_number_takes_the_first():
+    assert parse_number("2 or 3") == 2

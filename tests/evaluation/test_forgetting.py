@@ -1,0 +1,48 @@
+"""Facts lost and gained."""
+
+from __future__ import annotations
+
+import pytest
+
+from farss.errors import DataError
+from farss.evaluation.forgetting import facts
+from farss.evaluation.records import KnowledgeSample, Measurement
+
+
+def answered(*rows):
+    return Measurement(
+        [KnowledgeSample("s", str(i), f"q{i}", "g", p, 1, False, None, w, w == "g") for i, (w, p) in enumerate(rows)]
+    )
+
+
+def test_facts_lost_and_gained():
+    before = answered(("g", -1.0), ("g", -1.0), ("x", -3.0), ("g", -1.0), ("x", -2.0))
+    after = answered(("y", -2.0), ("z", -5.0), ("g", -0.5), ("g", -1.0), ("y", -2.0))
+    found = facts(before, after)
+    assert [(f["question"], f["before"], f["after"], f["log_prob_change"]) for f in found["lost"]] == [
+        ("q1", "g", "z", -4.0),
+        ("q0", "g", "y", -1.0),
+    ]
+    assert [(f["question"], f["log_prob_change"]) for f in found["gained"]] == [("q2", 2.5)]
+    assert found["mcnemar"] == {"s": {"lost": 2, "gained": 1, "p": pytest.approx(1.0)}}
+    assert set(found["lost"][0]) == {"set", "question", "gold", "before", "after", "log_prob_change"}
+
+
+def test_many_lost_facts_are_no_chance():
+    before, after = answered(*[("g", -1.0)] * 12), answered(*[("x", -2.0)] * 10, *[("g", -1.0)] * 2)
+    assert facts(before, after)["mcnemar"]["s"] == {"lost": 10, "gained": 0, "p": pytest.approx(2 * 0.5**10)}
+
+
+def test_without_words_the_greedy_path_counts():
+    def path(*hits):
+        return Measurement([KnowledgeSample("s", str(i), "q", "g", -1.0, 1, hit) for i, hit in enumerate(hits)])
+
+    found = facts(path(True, False), path(False, False))
+    assert len(found["lost"]) == 1 and found["lost"][0]["before"] is None
+
+
+def test_other_questions_cannot_be_compared():
+    with pytest.raises(DataError, match="different questions"):
+        facts(answered(("g", -1.0)), answered(("g", -1.0), ("x", -1.0)))
+    with pytest.raises(DataError, match="in words"):
+        facts(answered(("g", -1.0)), Measurement([KnowledgeSample("s", "0", "q", "g", -1.0, 1, True)]))
