@@ -19,7 +19,7 @@ CONSTRAINTS := -c constraints/cpu.txt $(if $(filter-out 0,$(GPU)),-c constraints
 VERSION_HASH := $(shell cat pyproject.toml constraints/*.txt | cksum | cut -d ' ' -f 1)
 STAMP := .venv/.ready-$(VERSION_HASH)
 BIN := .venv/bin
-PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
+PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --no-compile
 
 .PHONY: help setup demo test test-slow lint format bench clean
 
@@ -28,6 +28,7 @@ help: ## this list
 
 setup: $(STAMP) ## make .venv with pinned versions, when it is missing or stale
 
+# `--no-compile` leaves byte code to the first import: most of what is installed is never imported.
 # The stamp's name carries the hash of everything that decides the environment's content.
 $(STAMP):
 	@test -n "$(PYTHON)" || { echo "Python 3.11 or later is needed; name one with PYTHON=..." >&2; exit 1; }

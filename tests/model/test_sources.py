@@ -53,6 +53,7 @@ def test_a_folder_is_loaded_as_it_was_saved(folder, tiny_llama):
         assert torch.equal(loaded.model(tokens).logits, tiny_llama(tokens).logits)
     assert (loaded.name, loaded.folder) == (str(folder), folder)
     assert not loaded.model.training
+    assert loaded.dtype == torch.float32
     assert all(parameter.requires_grad for parameter in loaded.model.parameters())
     assert loaded.fingerprint == sources.fingerprint(tiny_llama)
 

@@ -69,8 +69,8 @@ def weight_files(folder: Path) -> list[Path]:
     raise ModelError("the model folder has no weights", where=folder, expected="model.safetensors")
 
 
-def load_folder(folder: Path, *, dtype: str = "auto", trust_remote_code: bool = False) -> tuple[nn.Module, Any]:
-    """The causal language model and the tokenizer in `folder`, on the CPU, in evaluation mode.
+def load_folder(folder: Path, *, dtype: str = "auto", trust_remote_code: bool = False) -> tuple[Any, Any]:
+    """The causal language model (a `PreTrainedModel`) and the tokenizer in `folder`, on the CPU, in evaluation mode.
 
     Args:
         folder: a model folder; `check_folder` is applied first.

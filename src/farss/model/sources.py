@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from torch import nn
+import torch
 
 from farss.config import ModelConfig
 from farss.errors import ModelError
@@ -37,18 +37,23 @@ class LoadedModel:
     """A causal language model ready to use.
 
     Args:
-        model: in evaluation mode, on the device asked for; its parameters require gradients as loaded.
+        model: a transformers `PreTrainedModel`, in evaluation mode, on the device asked for; its parameters require gradients as loaded.
         tokenizer: with an end-of-sequence and a padding token.
         name: as it was asked for.
         folder: where its checkpoint lies.
         fingerprint: of its weights; the same in every dtype (`farss.model.fingerprints`).
     """
 
-    model: nn.Module
+    model: Any
     tokenizer: Any
     name: str
     folder: Path | None
     fingerprint: str
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The dtype of its weights."""
+        return next(self.model.parameters()).dtype
 
 
 def load(config: ModelConfig, *, dtype: str | None = None, device: str = "cpu") -> LoadedModel:
