@@ -8,6 +8,7 @@ import torch
 from peft import PeftModel
 from safetensors.torch import load_file
 
+from farss.adapters import export as export_module
 from farss.adapters.apply import apply
 from farss.adapters.export import export
 from farss.adapters.files import load_adapter, save_adapter
@@ -161,6 +162,15 @@ def test_half_precision_bases_export_within_their_rounding(llama, kit, tmp_path,
     kit.train(wrapped)
     report = export(wrapped, tmp_path / "out", to=form)
     assert report.max_logit_difference <= report.tolerance < 0.2
+
+
+def test_a_wrong_scale_is_caught_even_where_rounding_would_hide_it(llama, kit, tmp_path, monkeypatch):
+    wrapped = apply(llama.to(torch.bfloat16), kit.plan(llama))
+    kit.train(wrapped, steps=1, rate=1e-3)
+    right = export_module.RankAndScale
+    monkeypatch.setattr(export_module, "RankAndScale", lambda rank, scale: right(rank, 1.01 * scale))
+    with pytest.raises(NumericalError, match="updates within"):
+        export(wrapped, tmp_path / "out", to="peft")
 
 
 def test_a_filled_folder_is_not_overwritten(llama, kit, tmp_path):

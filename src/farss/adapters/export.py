@@ -15,8 +15,15 @@ from farss.adapters.configs import RankAndScale, lora_config, short_names
 from farss.adapters.factors import Factors, shift_weight_
 from farss.adapters.files import load_adapter, write_lora_folder
 from farss.adapters.provenance import provenance_of
-from farss.adapters.trained import Update, initial_part, original_base, trained_part, trained_updates
-from farss.adapters.verify import check_difference, logits, max_difference, sample_inputs, tolerance
+from farss.adapters.trained import Update, initial_part, original_base, trained_part, trained_updates, update_mismatch
+from farss.adapters.verify import (
+    UPDATE_TOLERANCE,
+    check_difference,
+    logits,
+    max_difference,
+    sample_inputs,
+    tolerance,
+)
 from farss.errors import AdapterError, StorageError
 from farss.maths.recompress import recompress
 from farss.storage import new_folder
@@ -91,9 +98,14 @@ def export(
     expected = logits(model, inputs)
     with new_folder(out) as folder:
         written = _write(model, original, folder, to, tokenizer, rank)
-        difference = max_difference(expected, logits(_reload(original, folder, to), inputs))
+        loaded = _reload(original, folder, to)
+        difference = max_difference(expected, logits(loaded, inputs))
         allowed = None if written.truncated else tolerance(expected, _coarsest(model))
         check_difference(difference, allowed, out)
+        if to != "merged" and not written.truncated:
+            wanted = trained_part(model) if to == "residual" else trained_updates(model)
+            mismatch = update_mismatch(wanted, trained_updates(loaded))  # type: ignore[arg-type]  # PEFT loaded it
+            check_difference(mismatch, UPDATE_TOLERANCE, out, "updates")
     return ExportReport(Path(out), to, difference, allowed, written.rank, written.error)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -134,6 +135,27 @@ def check_plain_lora(model: PeftModel) -> None:
             expected="LoRA without DoRA, biases or retrained modules, not merged",
             do="unmerge it, or export it with PEFT itself",
         )
+
+
+def update_mismatch(expected: Mapping[str, Update], got: Mapping[str, Update]) -> float:
+    """The largest difference of two updates over all modules, relative to the size of their factors.
+
+    Unlike outputs, it does not depend on how coarsely the base model rounds.
+
+    Returns:
+        max over modules of `||s1 B1 A1 - s2 B2 A2||_F / (s1 ||B1||_F ||A1||_F)`; infinite if the modules differ.
+    """
+    if set(expected) != set(got):
+        return float("inf")
+    worst = 0.0
+    for name, first in expected.items():
+        second, one = got[name], first.factors
+        size = first.scale * float(one.up.norm() * one.down.norm())
+        like = one.up
+        other = Factors(second.factors.up.to(like), second.factors.down.to(like))
+        gap = float((first.scale * (one.up @ one.down) - second.scale * (other.up @ other.down)).norm())
+        worst = max(worst, gap / size if size > 0 else float(gap > 0))
+    return worst
 
 
 def _joined(parts: list[Factors], scales: list[float]) -> Update:
