@@ -72,7 +72,7 @@ def collect(
     queue = list(batches)[:max_batches]
     _check_supervision(queue)
     with ExitStack() as stack:
-        stack.enter_context(_reading_only(model))
+        stack.enter_context(reading_only(model))
         stack.enter_context(_full_precision_products())
         inputs = _shared_inputs(model, targets, queue[0])
         _keep_checkpointing(model)
@@ -313,7 +313,7 @@ def _forwards(replacements: dict[Target, Callable[[Tensor], Tensor]]) -> Iterato
 
 
 @contextmanager
-def _reading_only(model: nn.Module) -> Iterator[None]:
+def reading_only(model: nn.Module) -> Iterator[None]:
     """Evaluation mode without trainable parameters; all flags of before afterwards."""
     training = {module: module.training for module in model.modules()}
     trainable = {parameter: parameter.requires_grad for parameter in model.parameters()}
