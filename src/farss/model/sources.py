@@ -37,7 +37,8 @@ class LoadedModel:
     """A causal language model ready to use.
 
     Args:
-        model: a transformers `PreTrainedModel`, in evaluation mode, on the device asked for; its parameters require gradients as loaded.
+        model: a transformers `PreTrainedModel` in evaluation mode, on the device asked for; its parameters require
+            gradients as loaded.
         tokenizer: with an end-of-sequence and a padding token.
         name: as it was asked for.
         folder: where its checkpoint lies.
