@@ -1,0 +1,128 @@
+"""What an interrupted training needs to go on: the learned weights, and proof that it is the same training."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from farss.errors import StorageError
+from farss.storage import read_tensors, write_json, write_tensors
+
+WEIGHTS = "learned.safetensors"
+STATE = "trainer_state.json"
+IDENTITY = "training.json"
+PREFIX = "checkpoint-"
+
+
+def learned_weights(model: nn.Module) -> dict[str, Tensor]:
+    """The parameters that require gradients, by name; shared ones once."""
+    return {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+
+
+def save_learned(model: nn.Module, folder: str | Path) -> None:
+    """Write the learned weights of `model` into `folder`, in their own dtype.
+
+    Raises:
+        StorageError: if the folder cannot be written or the disk is full.
+    """
+    write_tensors(Path(folder) / WEIGHTS, {name: p.detach() for name, p in learned_weights(model).items()})
+
+
+def load_learned_(model: nn.Module, folder: str | Path) -> None:
+    """Copy the learned weights in `folder` into `model`; frozen ones and which adapters are active stay as they are.
+
+    Raises:
+        StorageError: if the file is missing or damaged, or holds other weights than `model` learns.
+    """
+    path = Path(folder) / WEIGHTS
+    stored, _ = read_tensors(path)
+    learned = learned_weights(model)
+    differing = sorted(set(stored) ^ set(learned)) or [n for n in stored if stored[n].shape != learned[n].shape]
+    if differing:
+        raise StorageError("the checkpoint holds other weights than this model learns", where=path, got=differing[:3])
+    with torch.no_grad():
+        for name, parameter in learned.items():
+            parameter.copy_(stored[name])
+
+
+def latest_checkpoint(out: Path) -> Path | None:
+    """The newest complete checkpoint in `out`; one cut short by a kill lacks its state, written last, and is passed."""
+    for folder in sorted(_checkpoints(out), key=_step, reverse=True):
+        try:
+            json.loads((folder / STATE).read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            continue
+        if (folder / WEIGHTS).is_file():
+            return folder
+    return None
+
+
+def claim(out: Path, identity: dict[str, Any], *, resume: bool) -> Path | None:
+    """Make `out` the folder of the training described by `identity`, and return the checkpoint to go on from.
+
+    Checkpoints are removed if `resume` is False; otherwise they must come from the same training.
+
+    Raises:
+        StorageError: if `out` cannot be written, or holds checkpoints of a training with other settings or data.
+    """
+    path = out / IDENTITY
+    found = latest_checkpoint(out) if resume else None
+    if found is not None:
+        before = _read(path)
+        if before != identity:
+            keys = sorted(key for key in identity if before.get(key) != identity[key])
+            raise StorageError(
+                "the folder holds checkpoints of another training",
+                where=out,
+                got=f"different {', '.join(keys)}",
+                do="choose another folder, or do not resume",
+            )
+        return found
+    for folder in _checkpoints(out):
+        shutil.rmtree(folder, ignore_errors=True)
+    write_json(path, identity)
+    return None
+
+
+def drop_older(out: Path) -> None:
+    """Remove all checkpoints in `out` but the newest complete one, which has all that the others had."""
+    newest = latest_checkpoint(out)
+    if newest is None:
+        return
+    for folder in _checkpoints(out):
+        if _step(folder) < _step(newest):
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def weights_digest(model: nn.Module, names: Iterable[str]) -> str:
+    """SHA-256 over name, shape, dtype and absolute sum of the named parameters: cheap, and tells starts apart."""
+    digest = hashlib.sha256()
+    parameters = dict(model.named_parameters())
+    for name in names:
+        parameter = parameters[name].detach()
+        total = float(parameter.abs().sum(dtype=torch.float64))
+        digest.update(f"{name}{tuple(parameter.shape)}{parameter.dtype}{total:.6e}".encode())
+    return digest.hexdigest()
+
+
+def _checkpoints(out: Path) -> list[Path]:
+    return [folder for folder in out.glob(f"{PREFIX}*") if folder.is_dir() and folder.name[len(PREFIX) :].isdigit()]
+
+
+def _step(folder: Path) -> int:
+    return int(folder.name[len(PREFIX) :])
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}

@@ -1,0 +1,67 @@
+"""The training loss: summed cross entropy of the supervised tokens, with logits nowhere else."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from farss.errors import ModelError
+from farss.model.calibration import UNSUPERVISED
+
+
+def output_head(model: nn.Module) -> nn.Module:
+    """The module that turns hidden states into logits.
+
+    Raises:
+        ModelError: if `model` names none.
+    """
+    find = getattr(model, "get_output_embeddings", None)
+    head = find() if callable(find) else None
+    if not isinstance(head, nn.Module):
+        raise ModelError("the model has no output head to train", got=type(model).__name__, do="load a causal LM")
+    return head
+
+
+def summed_loss(model: nn.Module, head: nn.Module, inputs: dict[str, Tensor]) -> Tensor:
+    """Summed negative log-probability of the supervised tokens, float32 (float64 for a float64 model), a scalar.
+
+    Only positions whose next token is supervised reach the head: with a large vocabulary the logits of the others
+    would take most of the memory and much of the time. What the model does to its logits (scaling, soft capping)
+    still happens.
+
+    Args:
+        model: a causal language model, perhaps wrapped for several processes.
+        head: its output head.
+        inputs: `input_ids`, `attention_mask` and `labels`, [b, t] each; labels are not shifted, -100 is ignored.
+
+    Raises:
+        ModelError: if the model does not return one row of logits per supervised token.
+    """
+    wanted = functional.pad(inputs["labels"][:, 1:] != UNSUPERVISED, (0, 1))
+    targets = inputs["labels"][:, 1:][wanted[:, :-1]]
+
+    def select(module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
+        return (args[0][wanted].unsqueeze(0), *args[1:])
+
+    handle = head.register_forward_pre_hook(select)
+    try:
+        output = model(
+            input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"], return_dict=True, **_no_cache(model)
+        )
+    finally:
+        handle.remove()
+    logits = output.logits
+    if logits.shape[:-1] != (1, len(targets)):
+        raise ModelError("the model gives no next-token logits", got=tuple(logits.shape), do="load a causal LM")
+    logits = logits[0] if logits.dtype is torch.float64 else logits[0].float()
+    return functional.cross_entropy(logits, targets, reduction="sum")
+
+
+def _no_cache(model: nn.Module) -> dict[str, bool]:
+    parameters = inspect.signature(model.forward).parameters.values()
+    named = any(p.name == "use_cache" or p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters)
+    return {"use_cache": False} if named else {}

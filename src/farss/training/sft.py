@@ -1,0 +1,242 @@
+"""Supervised fine-tuning: prompts are read, responses are learned."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from torch import nn
+
+from farss.config import TrainConfig
+from farss.errors import DataError, ModelError, StorageError
+from farss.model.calibration import Example, data_fingerprint, pad_token
+from farss.training.batching import split_batch
+from farss.training.checkpoints import STATE, claim, learned_weights, load_learned_, weights_digest
+from farss.training.memory import PeakMemory
+from farss.training.precision import computes_in_bfloat16, inputs_as_they_come, keep_learned_weights_exact_
+
+if TYPE_CHECKING:
+    from transformers import TrainingArguments
+
+    from farss.training.trainer import SupervisedTrainer
+
+SCHEDULES = {"linear": "linear", "cosine": "cosine", "constant": "constant_with_warmup"}
+
+
+@dataclass(frozen=True)
+class TrainReport:
+    """What a training took and how it went.
+
+    Attributes:
+        seconds: time in training, parts before an interruption included.
+        steps: optimiser steps.
+        tokens: real tokens (no padding) that went through the model of this process.
+        tokens_per_second: the ratio of the two.
+        curve: (step, mean loss per supervised token of that step) for every step.
+        peak_bytes: peak memory of the GPU, or resident memory of the process, since training began.
+    """
+
+    seconds: float
+    steps: int
+    tokens: int
+    tokens_per_second: float
+    curve: tuple[tuple[int, float], ...]
+    peak_bytes: int
+
+
+def train(
+    model: nn.Module,
+    tokenizer: Any,
+    examples: Sequence[Example],
+    config: TrainConfig,
+    out: Path | str | None,
+    *,
+    trains: Literal["adapter", "weights"] = "adapter",
+    progress: Callable[[int, int, float], None] | None = None,
+    resume: bool = True,
+) -> TrainReport:
+    """Train `model` in place on the responses of `examples` and report how it went.
+
+    AdamW on the mean cross entropy of all supervised tokens of a step, however the step is split into micro-batches
+    and processes. Parameters that require gradients are trained, others are not touched. They are kept in float32:
+    with `trains="weights"` a half-precision model **becomes float32**; keep the base model elsewhere.
+
+    Args:
+        model: a causal language model, or a PEFT model of one.
+        tokenizer: tells the id for padding.
+        examples: rows as token ids.
+        config: learning rate, batch size, schedule, precision, seed. `config.dropout` is a property of the adapter
+            and has been applied with it.
+        out: folder for checkpoints, written every `config.save_steps` steps and at the end; None keeps none.
+        trains: "adapter" if `model` carries one, "weights" for full fine-tuning.
+        progress: called with (step, total steps, loss) after every step.
+        resume: go on from the newest checkpoint in `out`; False removes what is there and begins again.
+
+    Raises:
+        DataError: if there are no examples, or one has no response token.
+        ModelError: if no parameter requires gradients.
+        ConfigError: if the batch cannot be split evenly.
+        NumericalError: if the loss or its gradient is not finite, naming the step.
+        StorageError: if `out` cannot be written, or holds checkpoints of another training.
+    """
+    _check(model, examples)
+    keep_learned_weights_exact_(model, trains)
+    identity = {
+        "settings": config.to_mapping(),
+        "trains": trains,
+        "data": data_fingerprint(examples, config.seed),
+        "start": weights_digest(model, learned_weights(model)),
+    }
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()) if out is None else out)
+        checkpoint = None if out is None else claim(folder, identity, resume=resume)
+        stack.enter_context(_as_it_was(model))
+        trainer = _trainer(model, tokenizer, examples, config, folder, keeps=out is not None, progress=progress)
+        stack.enter_context(inputs_as_they_come(model, trainer.in_bfloat16))
+        memory = PeakMemory(trainer.args.device)
+        _run(trainer, checkpoint, _total_steps(len(examples), config))
+        return _report(trainer, memory)
+
+
+def warmup_steps(total: int, ratio: float) -> int:
+    """Steps over which the learning rate rises: `ratio` of `total`, rounded up."""
+    return math.ceil(ratio * total)
+
+
+def _check(model: nn.Module, examples: Sequence[Example]) -> None:
+    if not examples:
+        raise DataError("there are no examples to train on", expected="at least one row")
+    silent = [i for i, example in enumerate(examples) if not example.response_ids or len(example) < 2]
+    if silent:
+        raise DataError(
+            "rows have no response token to learn",
+            got=f"{len(silent)} of {len(examples)} rows, the first of them row {silent[0]}",
+            do="leave them out, or raise max_length",
+        )
+    if not learned_weights(model):
+        raise ModelError(
+            "no parameter of the model requires gradients",
+            got=type(model).__name__,
+            do="apply an adapter first, or call `model.requires_grad_(True)` to train all weights",
+        )
+
+
+def _total_steps(rows: int, config: TrainConfig) -> int:
+    return math.ceil(config.epochs * math.ceil(rows / config.batch_size))
+
+
+def _trainer(
+    model: nn.Module,
+    tokenizer: Any,
+    examples: Sequence[Example],
+    config: TrainConfig,
+    folder: Path,
+    *,
+    keeps: bool,
+    progress: Callable[[int, int, float], None] | None,
+) -> SupervisedTrainer:
+    from farss.training.trainer import SupervisedTrainer
+
+    args = _arguments(model, config, folder, _total_steps(len(examples), config), keeps)
+    return SupervisedTrainer(
+        model,
+        args,
+        examples,
+        pad_id=pad_token(tokenizer),
+        batch_size=config.batch_size,
+        in_bfloat16=computes_in_bfloat16(config.precision, model),
+        progress=progress,
+    )
+
+
+def _arguments(model: nn.Module, config: TrainConfig, folder: Path, steps: int, keeps: bool) -> TrainingArguments:
+    from transformers import TrainingArguments
+
+    processes = int(os.environ.get("WORLD_SIZE", "1"))  # what `accelerate launch` and `torchrun` set
+    rows, passes = split_batch(config.batch_size, config.micro_batch_size, processes)
+    on_cpu = next(model.parameters()).device.type == "cpu" and processes == 1
+    saves = keeps and config.save_steps is not None
+    args = TrainingArguments(
+        output_dir=str(folder),
+        per_device_train_batch_size=rows,
+        gradient_accumulation_steps=passes,
+        num_train_epochs=config.epochs,
+        learning_rate=config.learning_rate,
+        lr_scheduler_type=SCHEDULES[config.schedule],
+        warmup_steps=warmup_steps(steps, config.warmup_ratio),
+        weight_decay=config.weight_decay,
+        max_grad_norm=config.max_grad_norm,
+        optim="adamw_torch",
+        seed=config.seed,
+        use_cpu=on_cpu,
+        gradient_checkpointing=config.gradient_checkpointing,
+        gradient_checkpointing_kwargs={"use_reentrant": False} if config.gradient_checkpointing else None,
+        save_strategy="steps" if saves else "no",
+        save_steps=config.save_steps if saves and config.save_steps else steps,
+        logging_steps=1,
+        logging_nan_inf_filter=False,
+        report_to=[],
+        disable_tqdm=True,
+        remove_unused_columns=False,
+        dataloader_pin_memory=not on_cpu,
+    )
+    if args.n_gpu > 1:
+        args._n_gpu = 1  # one process, one GPU: several are used through `accelerate launch`
+    return args
+
+
+def _run(trainer: SupervisedTrainer, checkpoint: Path | None, total_steps: int) -> None:
+    if checkpoint is None:
+        trainer.train()
+        return
+    state = _state(checkpoint)
+    trainer.go_on_from(state["log_history"])
+    if state["global_step"] < total_steps:
+        trainer.train(resume_from_checkpoint=str(checkpoint))
+        return
+    load_learned_(trainer.head_owner, checkpoint)
+    trainer.state.log_history, trainer.state.global_step = state["log_history"], state["global_step"]
+
+
+def _state(checkpoint: Path) -> dict[str, Any]:
+    try:
+        return json.loads((checkpoint / STATE).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise StorageError("the checkpoint cannot be read", where=checkpoint, got=str(error)) from error
+
+
+def _report(trainer: SupervisedTrainer, memory: PeakMemory) -> TrainReport:
+    logged = [entry for entry in trainer.state.log_history if "loss" in entry]
+    seconds, tokens = (logged[-1]["seconds"], int(logged[-1]["tokens"])) if logged else (0.0, 0)
+    return TrainReport(
+        seconds=seconds,
+        steps=trainer.state.global_step,
+        tokens=tokens,
+        tokens_per_second=tokens / seconds if seconds else 0.0,
+        curve=tuple((int(entry["step"]), entry["loss"]) for entry in logged),
+        peak_bytes=memory.bytes(),
+    )
+
+
+@contextmanager
+def _as_it_was(model: nn.Module) -> Iterator[None]:
+    """Undo afterwards what the Trainer sets on a model besides its weights: mode, cache, checkpointing, gradients."""
+    configuration = getattr(model, "config", None)
+    training, cache = model.training, getattr(configuration, "use_cache", None)
+    checkpointing = bool(getattr(model, "is_gradient_checkpointing", False))
+    try:
+        yield
+    finally:
+        model.zero_grad(set_to_none=True)
+        model.train(training)
+        if cache is not None:
+            configuration.use_cache = cache  # type: ignore[union-attr]  # it had the attribute
+        if not checkpointing and hasattr(model, "gradient_checkpointing_disable"):
+            model.gradient_checkpointing_disable()  # type: ignore[operator]  # transformers' PreTrainedModel

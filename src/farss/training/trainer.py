@@ -1,0 +1,172 @@
+"""transformers' Trainer with our loss, our batches and our checkpoints; everything else is its own."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import Dataset
+from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
+
+from farss.errors import NumericalError, StorageError
+from farss.model.calibration import Example
+from farss.training.batching import BatchOrder, PaddedBatch
+from farss.training.checkpoints import drop_older, load_learned_, save_learned
+from farss.training.loss import output_head, summed_loss
+
+Progress = Callable[[int, int, float], None]
+
+
+class Rows(Dataset[Example]):
+    """Examples as a data set."""
+
+    def __init__(self, examples: Sequence[Example]) -> None:
+        self.examples = examples
+
+    def __len__(self) -> int:
+        return len(self.examples)
+
+    def __getitem__(self, index: int) -> Example:
+        return self.examples[index]
+
+
+class SupervisedTrainer(Trainer):
+    """Mean cross entropy over the supervised tokens of a whole step, whatever the micro-batches and processes.
+
+    Args:
+        model: a causal language model or a PEFT model of one.
+        args: schedule, batch sizes and folders.
+        examples: rows to learn.
+        pad_id: id written at padded positions.
+        batch_size: rows of one optimiser step, all processes together.
+        in_bfloat16: whether to compute under bfloat16 autocast.
+        progress: called with (step, total steps, loss) after each step, or None.
+    """
+
+    loss_is_scaled_for_ga = True
+
+    def __init__(
+        self,
+        model: nn.Module,
+        args: TrainingArguments,
+        examples: Sequence[Example],
+        *,
+        pad_id: int,
+        batch_size: int,
+        in_bfloat16: bool,
+        progress: Progress | None = None,
+    ) -> None:
+        self.order = BatchOrder([len(example) for example in examples], batch_size, args.seed)
+        self.head, self.in_bfloat16, self.progress = output_head(model), in_bfloat16, progress
+        self.supervised = 0
+        super().__init__(
+            model=model,  # type: ignore[arg-type]  # PEFT models are accepted
+            args=args,
+            data_collator=PaddedBatch(pad_id),  # type: ignore[arg-type]  # any callable on a list of rows
+            train_dataset=Rows(examples),
+            callbacks=[_EpochOrder(self.order)],
+        )
+        self.remove_callback(PrinterCallback)
+        self.model_accepts_loss_kwargs = True  # makes the Trainer count the supervised tokens of a step
+        self.tokens_seen, self.seconds_before, self.started = 0, 0.0, time.perf_counter()
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> BatchOrder:
+        return self.order
+
+    def compute_loss(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Tensor],
+        return_outputs: bool = False,
+        num_items_in_batch: Tensor | int | None = None,
+    ) -> Tensor:
+        """This pass's part of the mean loss of the step: its summed loss over the step's supervised tokens.
+
+        Raises:
+            NumericalError: if the loss is NaN or infinite.
+        """
+        assert num_items_in_batch is not None, "the Trainer counts the tokens of every step"
+        # Around each forward pass alone: autocast forgets its cast weights only where its outermost block ends.
+        with torch.autocast(self.args.device.type, torch.bfloat16, enabled=self.in_bfloat16):
+            loss = summed_loss(model, self.head, inputs)
+        if not torch.isfinite(loss):
+            raise self._diverged(float(loss.detach()))
+        self.tokens_seen += int(inputs["attention_mask"].sum())
+        # Several processes average their gradients, which divides by their number once more.
+        return loss * (self.accelerator.num_processes / max(int(num_items_in_batch), 1))
+
+    @property
+    def head_owner(self) -> nn.Module:
+        """The model without wrappers for several processes."""
+        return self.model  # type: ignore[return-value]
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Record a step's loss with the tokens and seconds so far, and report progress.
+
+        Raises:
+            NumericalError: if the gradient is NaN or infinite.
+        """
+        if "loss" in logs:
+            if not math.isfinite(logs.get("grad_norm", 0.0)):
+                raise self._diverged(logs["grad_norm"], "gradient norm")
+            seconds = self.seconds_before + time.perf_counter() - self.started
+            logs = {**logs, "tokens": self.tokens_seen, "seconds": seconds}
+            if self.progress is not None and self.is_world_process_zero():
+                self.progress(self.state.global_step, self.state.max_steps, logs["loss"])
+        super().log(logs, start_time)
+
+    def _diverged(self, value: float, what: str = "loss") -> NumericalError:
+        return NumericalError(
+            f"the {what} is not finite",
+            where=f"step {self.state.global_step + (what == 'loss')} of {self.state.max_steps}",
+            got=value,
+            do=f"use a learning rate below {self.args.learning_rate:g}, or a longer warm-up",
+        )
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """Write what was learned so far; a sharded model is saved as the Trainer does."""
+        if self.is_fsdp_enabled or self.is_deepspeed_enabled:
+            super().save_model(output_dir, _internal_call)
+        elif self.args.should_save:
+            save_learned(self.head_owner, Path(output_dir or self.args.output_dir or "."))
+
+    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        try:
+            super()._save_checkpoint(model, trial)
+        except (OSError, RuntimeError) as error:  # torch reports a full disk as a RuntimeError
+            raise StorageError(
+                "the checkpoint could not be written",
+                where=self.args.output_dir,
+                got=str(error),
+                do="free some space and run again: training goes on from the checkpoint before",
+            ) from error
+        if self.args.should_save:
+            drop_older(Path(self.args.output_dir or "."))
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
+        # The Trainer would load a PEFT folder and switch adapters, which leaves a reference adapter out.
+        if self.is_fsdp_enabled or self.is_deepspeed_enabled:
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
+        else:
+            load_learned_(self.head_owner, resume_from_checkpoint)
+
+    def go_on_from(self, history: list[dict[str, Any]]) -> None:
+        """Count on from the tokens and seconds that the log of an interrupted training recorded."""
+        recorded = [entry for entry in history if "tokens" in entry]
+        if recorded:
+            self.tokens_seen, self.seconds_before = recorded[-1]["tokens"], recorded[-1]["seconds"]
+
+
+class _EpochOrder(TrainerCallback):
+    """Tells the row order which epoch begins, also where the data loader is wrapped for skipping or sharding."""
+
+    def __init__(self, order: BatchOrder) -> None:
+        self.order = order
+
+    def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.order.set_epoch(int(state.epoch or 0))
