@@ -1,0 +1,208 @@
+"""What the numbers say, in sentences whose every figure is a number of the report."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from markupsafe import Markup
+
+from farss.report.numbers import (
+    Estimate,
+    count,
+    decimal,
+    estimate,
+    finite,
+    percent,
+    percent_places,
+    rate,
+    tagged,
+    with_indices,
+)
+from farss.report.runs import FULL, Run, catalogue, ranking_measure, representatives
+
+AHEAD, LEVEL, BEHIND = "ahead", "level", "behind"
+NO_BREAK = "\u00a0"
+NOT_MEASURED = "Nothing was compared yet: no run carries a measure of knowledge kept or task gained."
+
+
+@dataclass(frozen=True)
+class Quantity:
+    """A number inside a sentence: its text and its exact value in the report."""
+
+    text: str
+    value: float
+
+
+Sentence = list[str | Quantity]
+
+MEASURE_NAMES = {
+    "KT_l": "KT_l, the harmonic mean of probability kept (K_p) and task share gained (T_l)",
+    "KT": "KT, the harmonic mean of knowledge kept (K) and task gained (T) by accuracy",
+    "K_p": "the right answers’ probability kept, K_p",
+    "K": "knowledge kept by accuracy, K",
+}
+
+
+def plain(sentence: Sentence) -> str:
+    """The sentence as text, for a terminal."""
+    return "".join(part if isinstance(part, str) else part.text for part in sentence).replace(NO_BREAK, " ")
+
+
+def markup(sentence: Sentence) -> Markup:
+    """The sentence as HTML, text escaped, each number in a `data` element with its exact value."""
+    return Markup("").join(with_indices(p) if isinstance(p, str) else tagged(p.value, p.text) for p in sentence)
+
+
+def headline(report: dict[str, Any]) -> Sentence:
+    """The finding in one sentence: what the best method keeps and gains, and whom it can be told apart from.
+
+    Two methods count as told apart only when the interval of their paired difference excludes zero or, where the
+    report holds no such difference, when their own intervals do not overlap.
+    """
+    runs = catalogue(report)
+    best = representatives(runs)
+    if not best:
+        return [NOT_MEASURED]
+    subject = next((r for r in best if r.method != FULL), best[0])
+    sentence: Sentence = [_capital(subject.method_label), " ", *_kept(subject), *_gained(subject)]
+    verdict = _verdict(report, subject, [r for r in best if r is not subject], ranking_measure(runs) or "")
+    return [*sentence, *([", " + verdict] if verdict else []), "."]
+
+
+def _percent(found: Estimate) -> Sentence:
+    places = percent_places(found)
+    sentence: Sentence = [Quantity(f"{percent(found.value, places)}{NO_BREAK}%", found.value)]
+    if found.low is not None and found.high is not None:
+        low, high = Quantity(percent(found.low, places), found.low), Quantity(percent(found.high, places), found.high)
+        sentence += [f"{NO_BREAK}[", low, f",{NO_BREAK}", high, "]"]
+    return sentence
+
+
+def _kept(run: Run) -> Sentence:
+    if found := run.measure("K_p"):
+        return ["keeps ", *_percent(found), " of the right answers’ probability"]
+    if found := run.measure("K"):
+        return ["keeps ", *_percent(found), " of its accuracy on knowledge questions"]
+    return ["has no measure of knowledge kept"]
+
+
+def _gained(run: Run) -> Sentence:
+    if run.method == FULL:
+        return []
+    if found := run.measure("T_l"):
+        if found.low is not None and found.low <= 0 <= (found.high or 0):
+            return [" and shows no task gain that can be told from zero (", *_percent(found), " of full fine-tuning’s)"]
+        return [" and gains ", *_percent(found), " of full fine-tuning’s task improvement"]
+    if found := run.measure("T"):
+        return [" and reaches ", *_percent(found), " of full fine-tuning’s task accuracy"]
+    return ["; its task gain has no full fine-tuning to be compared with"]
+
+
+def _verdict(report: dict[str, Any], subject: Run, rivals: list[Run], measure: str) -> str:
+    groups: dict[str, list[str]] = {AHEAD: [], LEVEL: [], BEHIND: []}
+    for rival in rivals:
+        groups[standing(report, subject, rival, measure)].append(rival.method_label)
+    said = []
+    if len(groups[AHEAD]) == len(rivals) > 2:
+        return f"ahead of all {len(rivals)} other methods"
+    if groups[AHEAD]:
+        said.append(f"ahead of {_listed(groups[AHEAD])}")
+    if groups[LEVEL]:
+        said.append(f"not separable from {_listed(groups[LEVEL])}")
+    if groups[BEHIND]:
+        said.append(f"behind {_listed(groups[BEHIND])}")
+    return _listed(said)
+
+
+def standing(report: dict[str, Any], subject: Run, rival: Run, measure: str) -> str:
+    """Where `subject` stands to `rival` on `measure`: `ahead`, `level` (not separable) or `behind`."""
+    paired = paired_difference(report, subject.id, rival.id, measure)
+    if paired is not None and paired.has_interval:
+        if not paired.excludes_zero:
+            return LEVEL
+        return AHEAD if paired.value > 0 else BEHIND
+    ours, theirs = subject.measure(measure), rival.measure(measure)
+    if ours is None or theirs is None or not ours.has_interval or not theirs.has_interval or ours.overlaps(theirs):
+        return LEVEL
+    return AHEAD if ours.value > theirs.value else BEHIND
+
+
+def paired_difference(report: dict[str, Any], a: str, b: str, measure: str) -> Estimate | None:
+    """The paired difference a - b on `measure`, whichever way round the report holds it."""
+    for entry in report.get("comparisons") or []:
+        if entry.get("measure") != measure:
+            continue
+        if (entry.get("a"), entry.get("b")) == (a, b):
+            return estimate(entry)
+        if (entry.get("a"), entry.get("b")) == (b, a):
+            found = estimate(entry)
+            return None if found is None else -found
+    return None
+
+
+def _listed(names: list[str]) -> str:
+    if len(names) < 2:
+        return "".join(names)
+    return f"{', '.join(names[:-1])} and {names[-1]}"
+
+
+def standfirst(report: dict[str, Any]) -> list[Sentence]:
+    """The sentences under the headline: how the verdict was reached, the reference, the frontier."""
+    runs = catalogue(report)
+    best = representatives(runs)
+    measure = ranking_measure(runs)
+    if not best or measure is None:
+        return []
+    subject = next((r for r in best if r.method != FULL), best[0])
+    sentences: list[Sentence] = []
+    if len(best) > 1:
+        sentences.append([f"Judged by {MEASURE_NAMES[measure]}; {_rates_sentence(runs, best)}."])
+    full = next((r for r in best if r.method == FULL), None)
+    if full is not None and full is not subject and (full.measure("K_p") or full.measure("K")):
+        sentences.append(["Full fine-tuning itself ", *_kept(full), "."])
+    sentences += _frontier_sentence(runs)
+    sentences += _facts_sentence(subject)
+    return sentences
+
+
+def _rates_sentence(runs: list[Run], best: list[Run]) -> str:
+    if all(len({r.rate for r in runs if r.method == b.method}) == 1 for b in best):
+        return "each method ran at one learning rate"
+    chosen = ", ".join(f"{b.method_label} {rate(b.rate)}" for b in best if b.rate is not None)
+    return f"each method is taken at the best of its learning rates ({chosen})"
+
+
+def _capital(text: str) -> str:
+    return text[:1].upper() + text[1:]
+
+
+def _frontier_sentence(runs: list[Run]) -> list[Sentence]:
+    areas: dict[str, tuple[float, Run]] = {}
+    for run in runs:
+        area = finite(run.record.get("frontier_area"))
+        if area is not None and (run.method not in areas or area > areas[run.method][0]):
+            areas[run.method] = (area, run)
+    if len(areas) < 2:
+        return []
+    (first, leader), (second, runner_up) = sorted(areas.values(), key=lambda pair: -pair[0])[:2]
+    sentence: Sentence = ["Over all scales of the trained update, the largest frontier area is that of "]
+    sentence += [leader.name, " (", Quantity(decimal(first), first), "), then ", runner_up.name]
+    return [[*sentence, " (", Quantity(decimal(second), second), "; no intervals)."]]
+
+
+def _facts_sentence(run: Run) -> list[Sentence]:
+    facts = run.record.get("facts") or {}
+    lost, gained = finite(facts.get("lost_count")), finite(facts.get("gained_count"))
+    if lost is None or gained is None:
+        return []
+    lost_quantity, gained_quantity = Quantity(count(lost), lost), Quantity(count(gained), gained)
+    return [
+        [
+            f"Of the facts the base model knew {run.method_label} lost ",
+            lost_quantity,
+            " and it gained ",
+            gained_quantity,
+            " new ones.",
+        ]
+    ]

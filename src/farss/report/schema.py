@@ -1,0 +1,166 @@
+"""The JSON schema of report.json, and a check that names the place of the first mistake."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from farss.errors import FarssError
+
+SCHEMA_VERSION = 1
+
+NUMBER: dict[str, Any] = {"type": ["number", "null"]}
+COUNT: dict[str, Any] = {"type": ["integer", "null"], "minimum": 0}
+TEXT: dict[str, Any] = {"type": ["string", "null"]}
+
+
+def _record(properties: dict[str, Any], required: tuple[str, ...] = (), *, null: bool = False) -> dict[str, Any]:
+    """An object with known properties; further ones are allowed, so that records can grow."""
+    kind: Any = ["object", "null"] if null else "object"
+    return {"type": kind, "properties": properties, "required": list(required)}
+
+
+def _list(items: dict[str, Any]) -> dict[str, Any]:
+    return {"type": ["array", "null"], "items": items}
+
+
+def _named(values: dict[str, Any]) -> dict[str, Any]:
+    return {"type": ["object", "null"], "additionalProperties": values}
+
+
+ESTIMATE = {
+    "anyOf": [
+        {"type": ["number", "null"]},
+        _record({"value": {"type": "number"}, "low": NUMBER, "high": NUMBER}, ("value",)),
+    ]
+}
+SCORE = {"anyOf": [{"type": "null"}, _record({"value": NUMBER, "stderr": NUMBER, "n": COUNT}, ("value",))]}
+MEASURES = ("K", "K_clipped", "T", "KT", "K_p", "choice_kept", "T_l", "KT_l")
+COMPARED = _record(
+    {
+        **{m: ESTIMATE for m in MEASURES},
+        "ratios": _named(ESTIMATE),
+        "knowledge_log_prob": _named(ESTIMATE),
+        "undefined": _named({"type": "string"}),
+    },
+    null=True,
+)
+FRONTIER_POINT = _record(
+    {"scale": {"type": "number"}, **{k: ESTIMATE for k in ("K_p", "T_l", "knowledge_log_prob", "task_loss")}},
+    ("scale",),
+)
+TARGET = _record(
+    {
+        "name": {"type": "string"},
+        "layer": {"type": ["integer", "null"]},
+        "kind": TEXT,
+        "region": TEXT,
+        "rank": {"type": "integer", "minimum": 0},
+        "importance": NUMBER,
+    },
+    ("name", "rank"),
+)
+PLAN = _record({"targets": _list(TARGET), "requested": NUMBER, "realised": NUMBER, "shallow_layers": COUNT}, null=True)
+FACT = _record({k: TEXT for k in ("set", "question", "gold", "before", "after")} | {"log_prob_change": NUMBER})
+FACTS = _record({"lost": _list(FACT), "gained": _list(FACT), "lost_count": COUNT, "gained_count": COUNT}, null=True)
+COSTS = (
+    "trained_share",
+    "init_seconds",
+    "init_peak_bytes",
+    "train_seconds",
+    "train_tokens_per_second",
+    "train_peak_bytes",
+    "eval_seconds",
+    "frontier_area",
+)
+RUN = _record(
+    {
+        "id": {"type": "string"},
+        "method": {"type": "string"},
+        "label": TEXT,
+        "learning_rate": NUMBER,
+        "seed": {"type": ["integer", "null"]},
+        "scores": _named(SCORE),
+        "compared": COMPARED,
+        "trainable_params": COUNT,
+        **{key: NUMBER for key in COSTS},
+        "curve": _list({"type": "array", "items": {"type": "number"}, "minItems": 2, "maxItems": 2}),
+        "frontier": _list(FRONTIER_POINT),
+        "plan": PLAN,
+        "facts": FACTS,
+    },
+    ("id", "method"),
+)
+COMPARISON = _record(
+    {
+        "a": {"type": "string"},
+        "b": {"type": "string"},
+        "measure": {"type": "string"},
+        "value": NUMBER,
+        "low": NUMBER,
+        "high": NUMBER,
+    },
+    ("a", "b", "measure", "value"),
+)
+SPECTRUM = _record(
+    {
+        "name": {"type": "string"},
+        "region": TEXT,
+        "sigma": _list(NUMBER),
+        "log_scores": _list(NUMBER),
+        "chosen": _named({"type": "array", "items": {"type": "integer", "minimum": 0}}),
+    },
+    ("name",),
+)
+REPORT_SCHEMA: dict[str, Any] = {
+    "$schema": "https://json-schema.org/draft/2020-12/schema",
+    "title": "farss report",
+    **_record(
+        {
+            "schema_version": {"const": SCHEMA_VERSION},
+            "name": {"type": "string"},
+            "created": TEXT,
+            "recipe": {"type": ["object", "null"]},
+            "versions": {"type": ["object", "null"]},
+            "device": _record({"name": TEXT, "cores": COUNT, "memory_bytes": NUMBER}, null=True),
+            "model": _record({"name": TEXT, "fingerprint": TEXT, "parameters": COUNT, "layers": COUNT}, null=True),
+            "data": _record({"task": TEXT, "knowledge": _named(COUNT)}, null=True),
+            "base": _record({"scores": _named(SCORE)}, null=True),
+            "runs": {"type": "array", "items": RUN},
+            "comparisons": _list(COMPARISON),
+            "spectra": _list(SPECTRUM),
+        },
+        ("schema_version", "name", "runs"),
+    ),
+}
+
+
+def validate(report: Any) -> None:
+    """Check that `report` is what the pages and tables can show.
+
+    Raises:
+        FarssError: naming the place in the report, what was expected and what came.
+    """
+    from jsonschema import Draft202012Validator
+    from jsonschema.exceptions import best_match
+
+    checker = Draft202012Validator(REPORT_SCHEMA)
+    mistake = best_match(checker.iter_errors(report))
+    if mistake is None:
+        _unique_ids(report["runs"])
+        return
+    place = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in mistake.absolute_path)
+    raise FarssError(
+        "the report is malformed",
+        where=place.lstrip(".") or "report",
+        expected=f"{mistake.validator}: {mistake.validator_value}",
+        got=mistake.message[:300],
+        do="write reports with farss of this version, or compare with farss.report.schema.REPORT_SCHEMA",
+    )
+
+
+def _unique_ids(runs: list[dict[str, Any]]) -> None:
+    seen: set[str] = set()
+    for i, run in enumerate(runs):
+        if run["id"] in seen:
+            raise FarssError("two runs have the same id", where=f"runs[{i}].id", got=run["id"])
+        seen.add(run["id"])

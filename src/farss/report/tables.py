@@ -1,0 +1,243 @@
+"""The tables of one report as rows of finished cells."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from markupsafe import Markup, escape
+
+from farss.report.figures.axes import span
+from farss.report.figures.marks import swatch
+from farss.report.figures.strips import interval_strip
+from farss.report.numbers import Estimate, cell, count, decimal, estimate, finite, rate, seconds, share, shown, size
+from farss.report.runs import RANKING, Run, ranked, ranking_measure, reference, representatives
+
+SUMMARY_MEASURES = ("K_p", "T_l", "KT_l")
+PAPER_MEASURES = ("K", "K_clipped", "T", "KT", "choice_kept")
+FORMULA_NAMES = {
+    "K_p": "K<sub>p</sub>",
+    "T_l": "T<sub>l</sub>",
+    "KT_l": "KT<sub>l</sub>",
+    "K_clipped": "K clipped",
+    "choice_kept": "choice kept",
+}
+MOST_PAIRS = 21
+FACTS_FIRST, FACTS_MOST = 3, 60
+MOST_UNDEFINED = 8
+STRIP_WIDTH = 108.0
+
+
+def measure_name(key: str) -> Markup:
+    """A measure's name with its index set low."""
+    return Markup(FORMULA_NAMES[key]) if key in FORMULA_NAMES else escape(key)
+
+
+def run_name(run: Run, *, with_rate: bool = True) -> Markup:
+    """A run's marker and name, for the first cell of a row."""
+    label = run.name if with_rate else run.method_label
+    return Markup('<span class="run">{}{}</span>').format(Markup(swatch(run.style)), label)
+
+
+def summary_rows(runs: list[Run]) -> dict[str, Any]:
+    """The summary: rows in ranking order, the strip's axis, and which columns have anything to show."""
+    key = ranking_measure(runs)
+    order = ranked(runs)
+    estimates = {r.id: r.measure(key) for r in runs} if key else {}
+    known = [e for e in estimates.values() if e]
+    axis, best = _axis(known), next((e for r in order if (e := estimates.get(r.id))), None)
+    yardstick = reference(runs)
+    rows = []
+    for run in order:
+        found = estimates.get(run.id)
+        title = f"{run.name}: {key} {decimal(found.value)}" if found else ""
+        strip = {"title": title, "style": run.style, "band": best, "width": STRIP_WIDTH}
+        rows.append(
+            {
+                "name": run_name(run, with_rate=False),
+                "reference": yardstick is not None and run.id == yardstick.id,
+                "rate": shown(run.rate, rate),
+                "seed": run.record.get("seed"),
+                "strip": interval_strip(found, axis, **strip) if found else "",
+                "cells": {m: cell(run.measure(m), why=_why(run, m)) for m in SUMMARY_MEASURES + PAPER_MEASURES},
+                "area": shown(run.record.get("frontier_area"), decimal),
+                "params": shown(run.record.get("trainable_params"), count),
+                "share": shown(run.record.get("trained_share"), share),
+            }
+        )
+    return {
+        "rows": rows,
+        "key": key,
+        "axis": [decimal(v, 2) for v in axis],
+        "likelihood": [m for m in SUMMARY_MEASURES if any(r.measure(m) for r in runs)],
+        "paper": [m for m in PAPER_MEASURES if any(r.measure(m) for r in runs)],
+        "area": any(finite(r.record.get("frontier_area")) is not None for r in runs),
+        "seeds": len({r.record.get("seed") for r in runs}) > 1,
+        "undefined": _undefined(runs),
+    }
+
+
+def _why(run: Run, measure: str) -> str:
+    reasons = (run.record.get("compared") or {}).get("undefined") or {}
+    return str(reasons.get(measure, "not measured"))
+
+
+def _undefined(runs: list[Run]) -> list[tuple[Markup, str]]:
+    """Why measures, or their intervals, are missing: each reason once, with the measures it concerns."""
+    reasons: dict[str, list[str]] = {}
+    for run in runs:
+        for measure, reason in ((run.record.get("compared") or {}).get("undefined") or {}).items():
+            known = reasons.setdefault(str(reason), [])
+            if measure not in known:
+                known.append(measure)
+    names = [(Markup(", ").join(measure_name(m) for m in found), reason) for reason, found in reasons.items()]
+    return names[:MOST_UNDEFINED]
+
+
+def _axis(estimates: Sequence[Estimate], include: tuple[float, ...] = ()) -> tuple[float, float]:
+    return span([*include, *(min(max(v, -1.0), 2.0) for e in estimates for v in e.ends())])
+
+
+def score_table(report: dict[str, Any], runs: list[Run]) -> dict[str, Any]:
+    """Raw scores of the base and every run, one column per score key, and the ratios to the base per set."""
+    base = (report.get("base") or {}).get("scores") or {}
+    keys = list(dict.fromkeys([*base, *(k for r in runs for k in r.record.get("scores") or {})]))
+    rows = [{"name": "base", "cells": [_score(base.get(k)) for k in keys]}]
+    rows += [{"name": run_name(r), "cells": [_score(r.score(k)) for k in keys]} for r in runs]
+    return {"heads": [_score_head(k) for k in keys], "rows": rows if keys else []}
+
+
+def _score_head(key: str) -> Markup:
+    parts = [*key.split("/"), "", ""][:3]
+    meaning = {"log_prob": "log-prob.", "loss": "loss, nats/token", "choice": "choice acc.", "hit": "greedy hit"}.get(
+        parts[2], parts[2]
+    )
+    return Markup("{}<br><small>{}</small>").format(parts[1], meaning)
+
+
+def _score(raw: Any) -> Markup:
+    found = estimate(raw)
+    if found is None:
+        return cell(None)
+    error = finite(raw.get("stderr")) if isinstance(raw, dict) else None
+    spread = Markup(' <span class="ci">±\u2009{}</span>').format(shown(error, decimal)) if error is not None else ""
+    return cell(Estimate(found.value)) + spread
+
+
+def set_table(runs: list[Run]) -> dict[str, Any]:
+    """Per knowledge set and run: the ratio of accuracies and the change of the right answer's log-probability."""
+    compared = {r.id: r.record.get("compared") or {} for r in runs}
+    kinds = ("ratios", "knowledge_log_prob")
+    sets = list(dict.fromkeys(chosen for c in compared.values() for k in kinds for chosen in c.get(k) or {}))
+    rows = [
+        {
+            "name": run_name(r),
+            "cells": [
+                (
+                    cell(estimate((compared[r.id].get("ratios") or {}).get(s))),
+                    cell(estimate((compared[r.id].get("knowledge_log_prob") or {}).get(s)), sign=True),
+                )
+                for s in sets
+            ],
+        }
+        for r in runs
+    ]
+    return {"sets": sets, "rows": rows if sets else []}
+
+
+def cost_rows(runs: list[Run]) -> list[dict[str, Any]]:
+    """What every run cost, in the report's order."""
+    writers = {
+        "trainable_params": count,
+        "trained_share": share,
+        "init_seconds": seconds,
+        "init_peak_bytes": size,
+        "train_seconds": seconds,
+        "train_tokens_per_second": count,
+        "train_peak_bytes": size,
+        "eval_seconds": seconds,
+    }
+    return [{"name": run_name(r), "cells": [shown(r.record.get(k), w) for k, w in writers.items()]} for r in runs]
+
+
+def comparison_groups(report: dict[str, Any], runs: list[Run]) -> list[dict[str, Any]]:
+    """Paired differences by measure, those between the methods' best runs first.
+
+    Returns:
+        [{"measure", "first": rows, "rest": rows, "total", "apart"}], rows as {"a", "b", "value", "strip", "apart"}.
+    """
+    by_id = {r.id: r for r in runs}
+    entries = [
+        (e["measure"], e["a"], e["b"], found)
+        for e in report.get("comparisons") or []
+        if (found := estimate(e)) and e.get("a") in by_id and e.get("b") in by_id
+    ]
+    measures = list(dict.fromkeys(measure for measure, *_ in entries))
+    measures.sort(key=lambda m: RANKING.index(m) if m in RANKING else len(RANKING))
+    best = [r.id for r in representatives(runs)]
+    order = {r.id: i for i, r in enumerate(ranked(runs))}
+    groups = []
+    for measure in measures:
+        pairs = [_best_first(a, b, found, order) for m, a, b, found in entries if m == measure]
+        pairs.sort(key=lambda p: (not (p[0] in best and p[1] in best), order[p[0]], order[p[1]]))
+        between_best = sum(a in best and b in best for a, b, _ in pairs)
+        cut = min(between_best or MOST_PAIRS, MOST_PAIRS) if len(pairs) > MOST_PAIRS else len(pairs)
+        apart = sum(found.excludes_zero for _, _, found in pairs)
+        parts = {}
+        for name, part in (("first", pairs[:cut]), ("rest", pairs[cut:])):
+            axis = _axis([found for _, _, found in part], include=(0.0,))
+            parts[name] = [_comparison(by_id[a], by_id[b], found, measure, axis) for a, b, found in part]
+        groups.append({"measure": measure, **parts, "total": len(pairs), "apart": apart})
+    return groups
+
+
+def _best_first(a: str, b: str, found: Estimate, order: dict[str, int]) -> tuple[str, str, Estimate]:
+    return (a, b, found) if order[a] <= order[b] else (b, a, -found)
+
+
+def _comparison(a: Run, b: Run, found: Estimate, measure: str, axis: tuple[float, float]) -> dict[str, Any]:
+    title = f"{a.name} − {b.name}, {measure}: {decimal(found.value)}"
+    return {
+        "a": run_name(a),
+        "b": run_name(b),
+        "value": cell(found, sign=True),
+        "strip": interval_strip(found, axis, title=title, style=a.style, marks=(0.0,), strong=found.excludes_zero),
+        "apart": found.excludes_zero,
+    }
+
+
+def fact_groups(runs: list[Run]) -> list[dict[str, Any]]:
+    """Facts lost and gained per run, in ranking order, with the widths of the counts' bars in percent."""
+    chosen = [r for r in ranked(runs) if r.record.get("facts")]
+    groups = []
+    for run in chosen:
+        facts = run.record["facts"]
+        lost, gained = facts.get("lost") or [], facts.get("gained") or []
+        counts = {
+            "lost_count": _count_or(facts.get("lost_count"), len(lost)),
+            "gained_count": _count_or(facts.get("gained_count"), len(gained)),
+        }
+        lists = [_fact_list(lost, "lost", counts["lost_count"]), _fact_list(gained, "gained", counts["gained_count"])]
+        groups.append({"name": run_name(run), "colour": run.style.class_, **counts, "lists": lists})
+    largest = max((max(g["lost_count"], g["gained_count"]) for g in groups), default=0) or 1
+    for group in groups:
+        group["lost_bar"] = f"{100 * group['lost_count'] / largest:.1f}"
+        group["gained_bar"] = f"{100 * group['gained_count'] / largest:.1f}"
+    return groups
+
+
+def _count_or(raw: Any, otherwise: int) -> int:
+    found = finite(raw)
+    return otherwise if found is None else int(found)
+
+
+def _fact_list(facts: list[dict[str, Any]], what: str, counted: int) -> dict[str, Any]:
+    rows = [
+        {
+            **{k: f.get(k) for k in ("set", "question", "gold", "before", "after")},
+            "change": cell(estimate(f.get("log_prob_change")), 2, sign=True),
+        }
+        for f in facts[:FACTS_MOST]
+    ]
+    left_out = {"unshown": len(facts) - len(rows), "unlisted": max(counted - len(facts), 0)}
+    return {"what": what, "first": rows[:FACTS_FIRST], "rest": rows[FACTS_FIRST:], **left_out}
