@@ -97,7 +97,7 @@ def test_training_lowers_the_loss(tiny_llama, tiny_tokenizer, rows, settings):
 def test_the_model_keeps_its_mode_and_settings(tiny_llama, tiny_tokenizer, rows, settings):
     tiny_llama.config.use_cache = True
     train(tiny_llama.eval(), tiny_tokenizer, rows, settings(gradient_checkpointing=True), None, trains="weights")
-    assert not tiny_llama.training and tiny_llama.config.use_cache and not tiny_llama.is_gradient_checkpointing
+    assert not tiny_llama.training and tiny_llama.config.use_cache and not tiny_llama.is_activation_checkpointing
     assert tiny_llama(input_ids=torch.tensor([[5, 6, 7]])).logits.shape[1] == 3  # no hook stays behind
 
 

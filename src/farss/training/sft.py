@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 import os
@@ -176,8 +177,7 @@ def _arguments(model: nn.Module, config: TrainConfig, folder: Path, steps: int, 
         optim="adamw_torch",
         seed=config.seed,
         use_cpu=on_cpu,
-        gradient_checkpointing=config.gradient_checkpointing,
-        gradient_checkpointing_kwargs={"use_reentrant": False} if config.gradient_checkpointing else None,
+        **(_checkpointing(TrainingArguments) if config.gradient_checkpointing else {}),
         save_strategy="steps" if saves else "no",
         save_steps=config.save_steps if saves and config.save_steps else steps,
         logging_steps=1,
@@ -230,7 +230,7 @@ def _as_it_was(model: nn.Module) -> Iterator[None]:
     """Undo afterwards what the Trainer sets on a model besides its weights: mode, cache, checkpointing, gradients."""
     configuration = getattr(model, "config", None)
     training, cache = model.training, getattr(configuration, "use_cache", None)
-    checkpointing = bool(getattr(model, "is_gradient_checkpointing", False))
+    checkpointing = _checkpoints_activations(model)
     try:
         yield
     finally:
@@ -238,5 +238,19 @@ def _as_it_was(model: nn.Module) -> Iterator[None]:
         model.train(training)
         if cache is not None:
             configuration.use_cache = cache  # type: ignore[union-attr]  # it had the attribute
-        if not checkpointing and hasattr(model, "gradient_checkpointing_disable"):
-            model.gradient_checkpointing_disable()  # type: ignore[operator]  # transformers' PreTrainedModel
+        if _checkpoints_activations(model) and not checkpointing:
+            for name in ("activation_checkpointing_disable", "gradient_checkpointing_disable"):
+                if hasattr(model, name):
+                    getattr(model, name)()
+                    break
+
+
+def _checkpointing(arguments: type[TrainingArguments]) -> dict[str, Any]:
+    """The arguments that switch activation checkpointing on, whose names changed in transformers 5."""
+    names = {field.name for field in dataclasses.fields(arguments)}
+    prefix = "activation" if "activation_checkpointing" in names else "gradient"
+    return {f"{prefix}_checkpointing": True, f"{prefix}_checkpointing_kwargs": {"use_reentrant": False}}
+
+
+def _checkpoints_activations(model: nn.Module) -> bool:
+    return any(getattr(module, "gradient_checkpointing", False) is True for module in model.modules())

@@ -1,0 +1,239 @@
+"""Speed and memory of training steps, side by side: the same rows in the same order by four trainings.
+
+`stock lora` is PEFT's LoRA under transformers' Trainer as it comes (bfloat16 mode, labels given to the model, random
+batches); `lora` is the same adapter, `farss` the reference-subtracted pair of adapters, and `full` all weights, by
+`farss.training.sft.train`. Each training has a process of its own, so peak memory is its own; they run in turn,
+`--repeats` times, and the figures are medians. Ratios compare the tokens per second with `lora`.
+
+    python benchmarks/train.py --task gsm8k --data-dir DATA --steps 15 --out train.json
+"""
+
+from __future__ import annotations
+
+import argparse
+import multiprocessing
+import statistics
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from farss.adapters.apply import apply
+from farss.config import DataConfig, ModelConfig, TrainConfig
+from farss.datasets.formats import formatter
+from farss.datasets.resolve import load_rows
+from farss.experiment.environment import device, versions
+from farss.model.calibration import Example, encode_rows, pad_token
+from farss.model.plan import Plan, TargetPlan
+from farss.model.sources import LoadedModel, load
+from farss.model.targets import find_targets
+from farss.storage import write_json
+from farss.training.allocator import restart_with_preload
+from farss.training.batching import PaddedBatch
+from farss.training.memory import PeakMemory
+from farss.training.sft import train
+
+CASES = ("stock lora", "lora", "farss", "full")
+WARM_UP_STEPS = 2
+PLAN_KINDS = {"lora": ("random", "residual"), "stock lora": ("random", "residual"), "farss": ("spectral", "reference")}
+
+
+@dataclass
+class Clock:
+    """Wall and processor seconds at the end of every step."""
+
+    wall: list[float]
+    processor: list[float]
+
+    def tick(self, *_: object) -> None:
+        """Note the time."""
+        self.wall.append(time.perf_counter())
+        self.processor.append(time.process_time())
+
+
+def plan_for(case: str, loaded: LoadedModel, rank: int) -> Plan:
+    """An adapter on every linear; which directions it starts from makes no difference to speed: the last ones."""
+    initialisation, base = PLAN_KINDS[case]
+    rows = []
+    for target in find_targets(loaded.model):
+        k = min(target.shape)
+        indices = tuple(range(k - min(rank, k), k)) if initialisation == "spectral" else None
+        rows.append(TargetPlan(target.name, target.layer, "deep", target.shape, min(rank, k), 1.0, indices))
+    return Plan(case, initialisation, base, loaded.fingerprint, {"seed": 0}, tuple(rows))  # type: ignore[arg-type]
+
+
+def adapted(case: str, loaded: LoadedModel, options: argparse.Namespace) -> nn.Module:
+    """The model that `case` trains."""
+    if case == "full":
+        return loaded.model
+    return apply(loaded.model, plan_for(case, loaded, options.rank), dropout=options.dropout)
+
+
+def stock_training(
+    model: nn.Module, loaded: LoadedModel, rows: list[Example], config: TrainConfig, clock: Clock
+) -> int:
+    """Train as transformers' Trainer does on its own; returns the peak of memory in bytes."""
+    from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
+
+    class Ticks(TrainerCallback):
+        def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            clock.tick()
+
+    with tempfile.TemporaryDirectory() as folder:
+        args = TrainingArguments(
+            output_dir=folder,
+            per_device_train_batch_size=config.micro_batch_size or config.batch_size,
+            gradient_accumulation_steps=config.batch_size // (config.micro_batch_size or config.batch_size),
+            num_train_epochs=config.epochs,
+            learning_rate=config.learning_rate,
+            bf16=config.precision != "float32",
+            use_cpu=next(model.parameters()).device.type == "cpu",
+            save_strategy="no",
+            report_to=[],
+            disable_tqdm=True,
+            remove_unused_columns=False,
+            seed=config.seed,
+        )
+        collate = PaddedBatch(pad_token(loaded.tokenizer), multiple=1)
+        trainer = Trainer(
+            model=model,  # type: ignore[arg-type]
+            args=args,
+            data_collator=collate,  # type: ignore[arg-type]
+            train_dataset=rows,  # type: ignore[arg-type]
+            callbacks=[Ticks()],
+        )
+        trainer.remove_callback(PrinterCallback)
+        memory = PeakMemory(args.device)
+        trainer.train()
+        return memory.bytes()
+
+
+def measure(case: str, options: argparse.Namespace, sender: Any) -> None:
+    """Train `case` in this process and send its figures."""
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    loaded = load(ModelConfig(name=options.model), dtype=options.dtype, device=options.device)
+    config = TrainConfig(
+        learning_rate=options.learning_rate,
+        batch_size=options.batch_size,
+        micro_batch_size=options.micro_batch_size,
+        precision=options.precision,
+        gradient_checkpointing=options.gradient_checkpointing,
+    )
+    rows = load_rows(options.task, "train", data_dir=options.data_dir, limit=options.steps * options.batch_size, seed=0)
+    examples = encode_rows(
+        rows, loaded.tokenizer, formatter(options.task, "auto", loaded.tokenizer), options.max_length
+    )
+    model, clock = adapted(case, loaded, options), Clock([], [])
+    if case == "stock lora":
+        peak, loss = stock_training(model, loaded, examples, config, clock), None
+    else:
+        trains = "weights" if case == "full" else "adapter"
+        report = train(model, loaded.tokenizer, examples, config, None, trains=trains, progress=clock.tick)
+        peak, loss = report.peak_bytes, report.curve[-1][1]
+    # Batches differ between trainings, so the tokens of the steps timed are taken as their share of all tokens.
+    timed = len(clock.wall) - WARM_UP_STEPS
+    tokens = sum(len(example) for example in examples) * timed / len(clock.wall)
+    sender.send(
+        {
+            "tokens_per_second": tokens / (clock.wall[-1] - clock.wall[WARM_UP_STEPS - 1]),
+            "tokens_per_processor_second": tokens / (clock.processor[-1] - clock.processor[WARM_UP_STEPS - 1]),
+            "peak_bytes": peak,
+            "trained_parameters": sum(p.numel() for p in model.parameters() if p.requires_grad),
+            "last_loss": loss,
+            "steps": timed,
+            "device": device() | {"threads": torch.get_num_threads()},
+        }
+    )
+
+
+def measured(case: str, options: argparse.Namespace) -> dict[str, Any]:
+    """The figures of `case`, from a process of its own."""
+    context = multiprocessing.get_context("spawn")
+    receiver, sender = context.Pipe(duplex=False)
+    process = context.Process(target=measure, args=(case, options, sender))
+    process.start()
+    sender.close()
+    try:
+        return receiver.recv()
+    except EOFError:
+        raise SystemExit(f"the training `{case}` failed") from None
+    finally:
+        process.join()
+
+
+def summarise(repeats: list[dict[str, dict[str, Any]]]) -> dict[str, dict[str, float]]:
+    """Medians per case, and ratios of speed to `lora`."""
+    parts = ("tokens_per_second", "tokens_per_processor_second", "peak_bytes")
+    medians = {
+        case: {part: statistics.median(one[case][part] for one in repeats) for part in parts} for case in repeats[0]
+    }
+    base = medians.get("lora")
+    for values in medians.values():
+        for part in parts[:2] if base else ():
+            values[f"ratio_{part}"] = values[part] / base[part]
+    return medians
+
+
+def arguments() -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default=ModelConfig().name)
+    parser.add_argument("--dtype", default="bfloat16", choices=["float32", "bfloat16", "auto"])
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--task", default=DataConfig().task)
+    parser.add_argument("--data-dir")
+    parser.add_argument("--max-length", type=int, default=DataConfig().max_length)
+    parser.add_argument("--steps", type=int, default=15)
+    parser.add_argument("--batch-size", type=int, default=8)
+    parser.add_argument("--micro-batch-size", type=int)
+    parser.add_argument("--rank", type=int, default=32)
+    parser.add_argument("--dropout", type=float, default=0.0)
+    parser.add_argument("--learning-rate", type=float, default=2e-4)
+    parser.add_argument("--precision", default="auto", choices=["auto", "float32", "bfloat16"])
+    parser.add_argument("--gradient-checkpointing", action="store_true")
+    parser.add_argument("--cases", nargs="+", default=list(CASES), choices=CASES)
+    parser.add_argument("--repeats", type=int, default=1)
+    parser.add_argument("--threads", type=int, help="processor threads; torch's choice by default")
+    parser.add_argument("--allocator", default="preferred", choices=["preferred", "system"])
+    parser.add_argument("--out", type=Path, help="JSON file for the figures")
+    return parser.parse_args()
+
+
+def main() -> None:
+    """Measure, print and write."""
+    options = arguments()
+    if options.steps <= WARM_UP_STEPS:
+        raise SystemExit(f"--steps must be more than {WARM_UP_STEPS}, which are not timed")
+    if options.allocator == "preferred":
+        restart_with_preload()
+    report: dict[str, Any] = {
+        "options": {key: str(value) if isinstance(value, Path) else value for key, value in vars(options).items()},
+        "versions": versions(),
+    }
+    print("versions:", ", ".join(f"{name} {version}" for name, version in report["versions"].items()))
+    repeats = []
+    for number in range(options.repeats):
+        repeats.append({case: measured(case, options) for case in options.cases})
+        speeds = ", ".join(f"{case} {one['tokens_per_second']:.0f}" for case, one in repeats[-1].items())
+        print(f"repeat {number + 1}: tokens/s {speeds}", flush=True)
+    report |= {"device": next(iter(repeats[0].values()))["device"], "medians": summarise(repeats), "repeats": repeats}
+    print("machine:", ", ".join(f"{key} {value}" for key, value in report["device"].items()))
+    print(f"\n{'training':12}{'tokens/s':>10}{'ratio':>8}{'per cpu s':>11}{'ratio':>8}{'peak GB':>9}")
+    for case, values in report["medians"].items():
+        wall, cpu = (values.get(f"ratio_tokens_per_{part}", float("nan")) for part in ("second", "processor_second"))
+        print(
+            f"{case:12}{values['tokens_per_second']:10.0f}{wall:8.2f}{values['tokens_per_processor_second']:11.0f}"
+            f"{cpu:8.2f}{values['peak_bytes'] / 1e9:9.2f}"
+        )
+    if options.out:
+        write_json(options.out, report)
+        print(f"figures in {options.out}")
+
+
+if __name__ == "__main__":
+    main()
