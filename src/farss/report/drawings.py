@@ -56,7 +56,7 @@ def _plane(runs: list[Run], x: str, y: str, words: dict[str, str], wide: tuple[f
     description = f"{len(points)} runs. " + "; ".join(p.tip for p in points) + "."
     drawn = [
         plane(points, width=w, height=h, description=description, base_at_origin=y == "K_p", class_=kind, **words)
-        for w, h, kind in ((*wide, "wide"), (NARROW, 350.0, "narrow"))
+        for w, h, kind in ((*wide, "wide"), (NARROW, 400.0, "narrow"))
     ]
     return Markup("").join(drawn)
 

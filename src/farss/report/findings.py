@@ -36,6 +36,10 @@ class Quantity:
 
 Sentence = list[str | Quantity]
 
+NO_TASK_GAIN = (
+    "Task gained is not defined without a full fine-tuning that learned the task; "
+    "knowledge kept alone favours the run that learned least."
+)
 MEASURE_NAMES = {
     "KT_l": "KT_l, the harmonic mean of probability kept (K_p) and task share gained (T_l)",
     "KT": "KT, the harmonic mean of knowledge kept (K) and task gained (T) by accuracy",
@@ -67,7 +71,7 @@ def headline(report: dict[str, Any]) -> Sentence:
     subject = next((r for r in best if r.method != FULL), best[0])
     sentence: Sentence = [_capital(subject.method_label), " ", *_kept(subject), *_gained(subject)]
     verdict = _verdict(report, subject, [r for r in best if r is not subject], ranking_measure(runs) or "")
-    return [*sentence, *([", " + verdict] if verdict else []), "."]
+    return [*sentence, *([", " + verdict] if verdict else []), *_task_loss(report, subject), "."]
 
 
 def _percent(found: Estimate) -> Sentence:
@@ -93,10 +97,25 @@ def _gained(run: Run) -> Sentence:
     if found := run.measure("T_l"):
         if found.low is not None and found.low <= 0 <= (found.high or 0):
             return [" and shows no task gain that can be told from zero (", *_percent(found), " of full fine-tuning’s)"]
+        if found.value < 0:
+            return [" and makes the task worse (", *_percent(found), " of full fine-tuning’s improvement)"]
         return [" and gains ", *_percent(found), " of full fine-tuning’s task improvement"]
     if found := run.measure("T"):
         return [" and reaches ", *_percent(found), " of full fine-tuning’s task accuracy"]
-    return ["; its task gain has no full fine-tuning to be compared with"]
+    return []
+
+
+def _task_loss(report: dict[str, Any], run: Run) -> Sentence:
+    """Where no task gain is defined: the loss on the task before and after, which is all that can be said."""
+    if run.method == FULL or run.measure("T_l") or run.measure("T"):
+        return []
+    base = (report.get("base") or {}).get("scores") or {}
+    for key in base:
+        before, after = estimate(base[key]), estimate(run.score(key))
+        if key.startswith("task/") and key.endswith("/loss") and before and after:
+            first, second = Quantity(decimal(before.value), before.value), Quantity(decimal(after.value), after.value)
+            return [", while its task loss goes from ", first, " to ", second, " nats per token"]
+    return []
 
 
 def _verdict(report: dict[str, Any], subject: Run, rivals: list[Run], measure: str) -> str:
@@ -158,6 +177,8 @@ def standfirst(report: dict[str, Any]) -> list[Sentence]:
     sentences: list[Sentence] = []
     if len(best) > 1:
         sentences.append([f"Judged by {MEASURE_NAMES[measure]}; {_rates_sentence(runs, best)}."])
+    if measure in ("K_p", "K"):
+        sentences.append([NO_TASK_GAIN])
     full = next((r for r in best if r.method == FULL), None)
     if full is not None and full is not subject and (full.measure("K_p") or full.measure("K")):
         sentences.append(["Full fine-tuning itself ", *_kept(full), "."])
@@ -199,9 +220,9 @@ def _facts_sentence(run: Run) -> list[Sentence]:
     lost_quantity, gained_quantity = Quantity(count(lost), lost), Quantity(count(gained), gained)
     return [
         [
-            f"Of the facts the base model knew {run.method_label} lost ",
+            f"Of the facts the base model knew, {run.method_label} lost ",
             lost_quantity,
-            " and it gained ",
+            "; it gained ",
             gained_quantity,
             " new ones.",
         ]

@@ -146,7 +146,7 @@ def validate(report: Any) -> None:
     checker = Draft202012Validator(REPORT_SCHEMA)
     mistake = best_match(checker.iter_errors(report))
     if mistake is None:
-        _unique_ids(report["runs"])
+        _check_ids(report)
         return
     place = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in mistake.absolute_path)
     raise FarssError(
@@ -158,9 +158,13 @@ def validate(report: Any) -> None:
     )
 
 
-def _unique_ids(runs: list[dict[str, Any]]) -> None:
+def _check_ids(report: dict[str, Any]) -> None:
     seen: set[str] = set()
-    for i, run in enumerate(runs):
+    for i, run in enumerate(report["runs"]):
         if run["id"] in seen:
             raise FarssError("two runs have the same id", where=f"runs[{i}].id", got=run["id"])
         seen.add(run["id"])
+    for i, row in enumerate(report.get("comparisons") or []):
+        for side in ("a", "b"):
+            if row[side] not in seen:
+                raise FarssError("a comparison names no run", where=f"comparisons[{i}].{side}", got=row[side])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,8 +14,8 @@ from farss.report.figures.strips import interval_strip
 from farss.report.numbers import Estimate, cell, count, decimal, estimate, finite, rate, seconds, share, shown, size
 from farss.report.runs import RANKING, Run, ranked, ranking_measure, reference, representatives
 
-SUMMARY_MEASURES = ("K_p", "T_l", "KT_l")
-PAPER_MEASURES = ("K", "K_clipped", "T", "KT", "choice_kept")
+SUMMARY_MEASURES = ("K_p", "T_l", "KT_l", "choice_kept")
+PAPER_MEASURES = ("K", "K_clipped", "T", "KT")
 FORMULA_NAMES = {
     "K_p": "K<sub>p</sub>",
     "T_l": "T<sub>l</sub>",
@@ -25,7 +26,8 @@ FORMULA_NAMES = {
 MOST_PAIRS = 21
 FACTS_FIRST, FACTS_MOST = 3, 60
 MOST_UNDEFINED = 8
-STRIP_WIDTH = 108.0
+ANSWER_FORMAT = re.compile(r"^Q: |\s*\bA:\s*$")  # the few-shot form around a question, tedious to read
+STRIP_WIDTH = 88.0
 
 
 def measure_name(key: str) -> Markup:
@@ -234,7 +236,8 @@ def _count_or(raw: Any, otherwise: int) -> int:
 def _fact_list(facts: list[dict[str, Any]], what: str, counted: int) -> dict[str, Any]:
     rows = [
         {
-            **{k: f.get(k) for k in ("set", "question", "gold", "before", "after")},
+            **{k: f.get(k) for k in ("set", "gold", "before", "after")},
+            "question": ANSWER_FORMAT.sub("", str(f.get("question") or "")),
             "change": cell(estimate(f.get("log_prob_change")), 2, sign=True),
         }
         for f in facts[:FACTS_MOST]

@@ -9,8 +9,9 @@ from markupsafe import Markup
 from farss.report.figures import svg
 
 NARROWEST_CELL, WIDEST_CELL = 12.0, 58.0
-DARK_CELL = 0.55  # strength from which a cell's number is written in the light colour
-CELL_TEXT = 10.5
+DARK_CELL = 0.62  # strength from which a cell's number is written in the light colour
+CELL_TEXT, HEAD_TEXT = 10.5, 11.5
+SLANT = 0.75  # height and width of a head turned by 45 degrees, as a share of its length
 PALEST, DARKEST = 0.06, 0.9
 
 
@@ -55,9 +56,12 @@ def heat_map(
         class_: style-sheet classes of the figure.
     """
     left = max(svg.text_width(name, 12) for name in [*rows, row_name]) + 10
-    cell = min(max((width - left - 4) / max(len(columns), 1), NARROWEST_CELL), WIDEST_CELL)
-    turned = any(svg.text_width(name, 11.5) > cell - 4 for name in columns)
-    top = 26.0 + (max(svg.text_width(name, 11.5) for name in columns) * 0.75 if turned else 16.0)
+    longest = max((svg.text_width(name, HEAD_TEXT) for name in columns), default=0.0)
+    cell = _cell_width(width - left, len(columns))
+    turned = longest > cell - 4
+    overhang = longest * SLANT - cell / 2 if turned else 0.0
+    cell = _cell_width(width - left - max(overhang, 0.0), len(columns))
+    top = 26.0 + (longest * SLANT if turned else 16.0)
     body = [svg.label(left, 13, column_name, class_="axis-name"), svg.label(0, top - 7, row_name, class_="axis-name")]
     for j, name in enumerate(columns):
         body.append(_column_head(name, left + cell * (j + 0.5), top - 7, turned))
@@ -74,7 +78,11 @@ def heat_map(
     if divide_after_row in rows[:-1]:
         y = top + row_height * (rows.index(str(divide_after_row)) + 1)
         body.append(svg.line(left - 24, y, right, y, class_="border"))
-    return svg.picture(max(width, right + 4), bottom + 6, title, description, *body, class_=class_)
+    return svg.picture(max(width, right + 4 + max(overhang, 0.0)), bottom + 6, title, description, *body, class_=class_)
+
+
+def _cell_width(room: float, columns: int) -> float:
+    return min(max((room - 4) / max(columns, 1), NARROWEST_CELL), WIDEST_CELL)
 
 
 def _column_head(name: str, x: float, y: float, turned: bool) -> str:

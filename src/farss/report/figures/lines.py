@@ -32,12 +32,11 @@ def ranges(series: list[Series], log: bool = False) -> tuple[tuple[float, float]
 
 
 def smooth(points: tuple[tuple[float, float], ...]) -> list[tuple[float, float]]:
-    """The centred moving average over a window proportional to the length; both ends use what there is."""
+    """The centred moving average over a window proportional to the length; at both ends over what there is of it."""
     half = len(points) // SMOOTHING // 2
     result = []
     for i, (x, _) in enumerate(points):
-        reach = min(half, i, len(points) - 1 - i)
-        window = points[i - reach : i + reach + 1]
+        window = points[max(i - half, 0) : i + half + 1]
         result.append((x, sum(y for _, y in window) / len(window)))
     return result
 

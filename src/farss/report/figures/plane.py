@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from itertools import pairwise
+from math import hypot
 
 from markupsafe import Markup
 
@@ -12,10 +13,12 @@ from farss.report.figures.axes import Scale, frame, span
 from farss.report.figures.marks import Style, marker
 from farss.report.numbers import Estimate
 
-LEVELS = (0.2, 0.4, 0.6, 0.7, 0.8, 0.9, 1.0)
+LEVELS = (0.4, 0.6, 0.7, 0.8, 0.9)
 LIMITS_X = (-0.5, 1.6)  # a run that diverged must not squeeze the others into a corner
 LIMITS_Y = (0.0, 1.6)
 LABEL_SIZE = 13.0
+FAR = 3.0  # cost of taking the next candidate, which may be farther away
+MISREAD = 50.0
 
 Box = tuple[float, float, float, float]
 
@@ -114,10 +117,10 @@ def _level_curves(x: Scale, y: Scale) -> tuple[str, list[Box]]:
         if len(curve) < 8:
             continue
         parts.append(svg.polyline(curve, class_="level"))
-        end_x, end_y = curve[-1]
-        left = min(end_x + 2, x.end - 20)
-        parts.append(svg.label(left, end_y - 4, f"{level:g}", class_="level-name"))
-        boxes.append(_around(left + 8, end_y - 8, 9, 6))
+        start_x, start_y = curve[0]
+        left, base_line = start_x + 4, max(start_y - 3, y.end + 8)
+        parts.append(svg.label(left, base_line, f"{level:g}", class_="level-name"))
+        boxes.append(_around(left + 8, base_line - 4, 9, 6))
     return "".join(parts), boxes
 
 
@@ -154,8 +157,8 @@ def _base(x: Scale, y: Scale) -> tuple[str, list[Box]]:
 
 def _base_height(x: Scale, y: Scale) -> tuple[str, list[Box]]:
     height = svg.line(x.start, y(1.0), x.end, y(1.0), class_="base-height")
-    name = svg.label(x.start + 4, y(1.0) - 6, "base keeps 1", class_="point-name base-name")
-    return height + name, [_around(x.start + 40, y(1.0) - 9, 42, 8)]
+    name = svg.label(x.end, y(1.0) - 6, "base keeps 1", class_="point-name base-name", text_anchor="end")
+    return height + name, [_around(x.end - 40, y(1.0) - 9, 42, 8)]
 
 
 def _names(points: list[PlanePoint], x: Scale, y: Scale, occupied: list[Box]) -> str:
@@ -164,18 +167,22 @@ def _names(points: list[PlanePoint], x: Scale, y: Scale, occupied: list[Box]) ->
     crossed: list[tuple[float, float]] = []
     for p in points:
         cx, cy = x(x.clamp(p.x.value)), y(y.clamp(p.y.value))
-        taken.append(_around(cx, cy, 8, 8))
+        taken.append(_around(cx, cy, 9, 9))
         crossed += _along([(x(x.clamp(a)), y(y.clamp(b))) for a, b in p.path])
         if p.x.has_interval:
             crossed += _along([(x(x.clamp(v)), cy) for v in p.x.ends()[1:]])
         if p.y.has_interval:
             crossed += _along([(cx, y(y.clamp(v))) for v in p.y.ends()[1:]])
-    parts = []
-    for p in points:
+    parts, places = [], [(x(x.clamp(p.x.value)), y(y.clamp(p.y.value))) for p in points]
+    for p, place in zip(points, places, strict=True):
         if not p.label:
             continue
-        cx, cy = x(x.clamp(p.x.value)), y(y.clamp(p.y.value))
-        box = min(_candidates(cx, cy, p.label), key=lambda b: _cost(b, taken, crossed, x, y))
+        others = [other for other in places if other != place]
+        found = _candidates(place, p.label, x)
+        costs = [
+            _cost(box, taken, crossed, x, y) + FAR * i + _misread(box, place, others) for i, box in enumerate(found)
+        ]
+        box = found[costs.index(min(costs))]
         taken.append(box)
         parts.append(
             svg.label(box[0], box[3] - 4, p.label, class_=f"point-name {p.style.class_}", font_size=LABEL_SIZE)
@@ -183,22 +190,34 @@ def _names(points: list[PlanePoint], x: Scale, y: Scale, occupied: list[Box]) ->
     return "".join(parts)
 
 
-def _candidates(cx: float, cy: float, label: str) -> list[Box]:
-    w, h = svg.text_width(label, LABEL_SIZE), LABEL_SIZE + 3
+def _candidates(place: tuple[float, float], label: str, x: Scale) -> list[Box]:
+    (cx, cy), w, h = place, svg.text_width(label, LABEL_SIZE), LABEL_SIZE + 3
+    centred = min(max(cx - w / 2, x.start), x.end + 12 - w)
     boxes = []
     for gap in (11.0, 20.0, 32.0):
         for left, top in (
             (cx + gap, cy - h / 2),
             (cx - gap - w, cy - h / 2),
+            (centred, cy - gap - h),
+            (centred, cy + gap),
             (cx + gap * 0.6, cy - gap - h * 0.6),
             (cx - gap * 0.6 - w, cy - gap - h * 0.6),
             (cx + gap * 0.6, cy + gap - h * 0.4),
             (cx - gap * 0.6 - w, cy + gap - h * 0.4),
-            (cx - w / 2, cy - gap - h),
-            (cx - w / 2, cy + gap),
         ):
             boxes.append((left, top, left + w, top + h))
     return boxes
+
+
+def _misread(box: Box, own: tuple[float, float], others: list[tuple[float, float]]) -> float:
+    """Cost of a name that stands nearer to another marker than to its own."""
+    reach = _distance(box, own)
+    return MISREAD * sum(_distance(box, other) < reach for other in others)
+
+
+def _distance(box: Box, point: tuple[float, float]) -> float:
+    left, top, right, bottom = box
+    return hypot(max(left - point[0], 0, point[0] - right), max(top - point[1], 0, point[1] - bottom))
 
 
 def _cost(box: Box, taken: list[Box], crossed: list[tuple[float, float]], x: Scale, y: Scale) -> float:
@@ -209,7 +228,7 @@ def _cost(box: Box, taken: list[Box], crossed: list[tuple[float, float]], x: Sca
     hidden = sum(left - 2 <= a <= right + 2 and top <= b <= bottom for a, b in crossed)
     across = max(0.0, x.start - left) + max(0.0, right - x.end - 12)
     upright = max(0.0, y.end - 8 - top) + max(0.0, bottom - y.start)
-    return overlap * 3 + hidden * 6 + (across + upright) * 40
+    return overlap * 5 + hidden * 9 + (across + upright) * 40
 
 
 def _around(cx: float, cy: float, half_width: float, half_height: float) -> Box:

@@ -53,7 +53,7 @@ def spectrum_figure(
         frame(x_first, score_axis, x_label="direction, by singular value", y_label="score s", y_ticks=4),
         _dots([(x_first(i + 1), score_axis(10.0**s)) for i, s in enumerate(scores) if s is not None], "score"),
     ]
-    top = second_bottom + 50
+    top = second_bottom + 58
     for name, style, indices in chosen:
         body.append(_strip(name, style, indices, k, right, top))
         top += STRIP * 2 + 2
