@@ -69,7 +69,7 @@ def export(
 ) -> ExportReport:
     """Write a trained adapter for use elsewhere, load what was written on the original base, and compare the outputs.
 
-    `peft`: an ordinary LoRA on the unmodified base, `[B, -B0] [A; A0]` of rank 2r per module with its scale unchanged.
+    `peft`: an ordinary LoRA on the unmodified base, of rank 2r per module with its scale unchanged.
     `portable`: the same for servers that read one rank and one scale: scales folded into B, alpha = r, ranks padded
     with zeros, no patterns; with `rank`, recompressed to it. `merged`: a full model, `W + s (B A - B0 A0)` computed in
     float32 and cast once. `residual`: the published form, an adapter of rank r beside a changed base in `base/`.

@@ -42,7 +42,8 @@ def trained_updates(model: PeftModel) -> dict[str, Update]:
     """The change of every adapted weight against the *original* base model.
 
     For an adapter with initial factors this is `s (B A - B0 A0)` as one product of rank 2r, in both forms; for plain
-    LoRA `s B A`.
+    LoRA `s B A`. The product is written as `[B - B0, B0] [A; A - A0]`: each half is of the size of the update, so it
+    survives a cast to bfloat16, whereas in `[B, -B0] [A; A0]` two halves of the size of the weights would have to cancel.
 
     Raises:
         AdapterError: if the adapter has parts that are no low-rank product (DoRA, biases, retrained modules, ...).
@@ -57,11 +58,14 @@ def trained_updates(model: PeftModel) -> dict[str, Update]:
             continue
         parts = [adapter_factors(layer, adapter) for adapter in names]
         scales = [layer.scaling[adapter] for adapter in names]
-        if removed is not None:
+        if is_pair(model):
+            updates[name] = Update(_difference(parts[0], Factors(-parts[1].up, parts[1].down)), scales[0])
+        elif removed is not None:
             like = parts[0].up
-            parts.append(Factors(-removed[name].up.to(like), removed[name].down.to(like)))
-            scales.append(scales[0])
-        updates[name] = _joined(parts, scales)
+            initial = Factors(removed[name].up.to(like), removed[name].down.to(like))
+            updates[name] = Update(_difference(parts[0], initial), scales[0])
+        else:
+            updates[name] = _joined(parts, scales)
     return updates
 
 
@@ -156,6 +160,12 @@ def update_mismatch(expected: Mapping[str, Update], got: Mapping[str, Update]) -
         gap = float((first.scale * (one.up @ one.down) - second.scale * (other.up @ other.down)).norm())
         worst = max(worst, gap / size if size > 0 else float(gap > 0))
     return worst
+
+
+def _difference(trained: Factors, initial: Factors) -> Factors:
+    """`B A - B0 A0` as `(B - B0) A + B0 (A - A0)`, one product of twice the rank."""
+    up = torch.cat([trained.up - initial.up, initial.up], 1)
+    return Factors(up, torch.cat([trained.down, trained.down - initial.down], 0))
 
 
 def _joined(parts: list[Factors], scales: list[float]) -> Update:

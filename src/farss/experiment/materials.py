@@ -42,7 +42,6 @@ def test_set(recipe: Recipe, tokenizer: Any, rows: int | None = None) -> TaskSet
         examples=encode_rows(held_out, tokenizer, render, data.max_length),
         prompts=[render(row)[0] for row in held_out],
         golds=[form.gold(row) for row in held_out],
-        adds_special_tokens=render.adds_special_tokens,
     )
 
 
