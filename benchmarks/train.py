@@ -218,9 +218,14 @@ def main() -> None:
     print("versions:", ", ".join(f"{name} {version}" for name, version in report["versions"].items()))
     repeats = []
     for number in range(options.repeats):
-        repeats.append({case: measured(case, options) for case in options.cases})
-        speeds = ", ".join(f"{case} {one['tokens_per_second']:.0f}" for case, one in repeats[-1].items())
-        print(f"repeat {number + 1}: tokens/s {speeds}", flush=True)
+        repeats.append({})
+        for case in options.cases:
+            repeats[-1][case] = one = measured(case, options)
+            print(
+                f"repeat {number + 1}, {case}: {one['tokens_per_second']:.0f} tokens/s, "
+                f"{one['tokens_per_processor_second']:.0f} per processor second, {one['peak_bytes'] / 1e9:.2f} GB",
+                flush=True,
+            )
     report |= {"device": next(iter(repeats[0].values()))["device"], "medians": summarise(repeats), "repeats": repeats}
     print("machine:", ", ".join(f"{key} {value}" for key, value in report["device"].items()))
     print(f"\n{'training':12}{'tokens/s':>10}{'ratio':>8}{'per cpu s':>11}{'ratio':>8}{'peak GB':>9}")
