@@ -19,7 +19,7 @@ def test_round_trip_through_yaml(tmp_path):
 def test_unknown_key_names_the_nearest(tmp_path):
     path = tmp_path / "recipe.yaml"
     path.write_text("train:\n  learning_rat: 1e-3\n")
-    with pytest.raises(ConfigError, match="learning_rat`(.|\n)*did you mean `learning_rate`"):
+    with pytest.raises(ConfigError, match=r"learning_rat`(.|\n)*did you mean `learning_rate`"):
         Recipe.from_yaml(path)
 
 

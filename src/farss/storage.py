@@ -17,8 +17,8 @@ from torch import Tensor
 from farss.errors import StorageError
 
 
-def write_atomically(path: str | Path, write: Callable[[Path], None]) -> None:
-    """Let `write` fill a temporary file beside `path`, then move it into place.
+def write_atomically(path: str | Path, write: Callable[[Path], object]) -> None:
+    """Let `write` fill a temporary file beside `path`, then move it into place; what it returns is ignored.
 
     Raises:
         StorageError: if the folder cannot be written or the disk is full; `path` is then as it was before.

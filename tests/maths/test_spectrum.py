@@ -158,3 +158,20 @@ def test_foreign_weight_and_foreign_index_are_refused():
         directions(result, torch.randn(6, 4), (0,))
     with pytest.raises(ShapeError, match="outside"):
         directions(result, torch.randn(4, 6), (4,))
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("zero", [False, True])
+@pytest.mark.parametrize(("m", "n"), [(24, 40), (40, 24)])
+def test_a_spectrum_is_on_the_cpu_and_its_directions_where_the_weight_is(m, n, zero):
+    torch.manual_seed(0)
+    weight = torch.randn(m, n, dtype=torch.float64)
+    if zero:
+        weight[:, 0] = weight[0] = 0
+    spectrum = decompose(weight.cuda())
+    assert {spectrum.sigma.device.type, spectrum.basis.device.type} == {"cpu"}
+    everything = range(len(spectrum.sigma))
+    for where in (weight, weight.cuda()):
+        left, sigma, right = directions(spectrum, where, everything)
+        assert left.device.type == sigma.device.type == right.device.type == where.device.type
+        assert float((left * sigma @ right.T - where).abs().max()) < 1e-12

@@ -16,6 +16,7 @@ from farss.maths.ranks import allocate
 from farss.maths.spectrum import decompose
 from farss.methods import METHODS, Evidence, get_method
 from farss.methods.base import RankCapWarning
+from farss.model.plan import Plan
 from farss.model.targets import Target, weight_matrix
 
 LAYERS, KINDS = 4, {"q_proj": (24, 24), "k_proj": (8, 24), "up_proj": (40, 24), "down_proj": (24, 40)}
@@ -242,6 +243,13 @@ def test_plans_survive_saving(targets, evidence, name, tmp_path):
     plan.save(tmp_path / "plan.json")
     assert type(plan).load(tmp_path / "plan.json") == dataclasses.replace(plan, settings=CONFIG.to_mapping())
     assert plan.method == name and plan.base == "reference" and plan.model_fingerprint == "abc"
+
+
+@pytest.mark.parametrize("row", ["q_proj", None, {"name": "q_proj", "rank": 3, "colour": 1}])
+def test_a_damaged_row_of_a_plan_is_refused(targets, evidence, row):
+    plan = get_method("farss").plan(targets, evidence, CONFIG)
+    with pytest.raises(PlanError, match="lacks a key or has an unknown one"):
+        Plan.from_mapping({**plan.to_mapping(), "targets": [row]})
 
 
 def test_plan_base_follows_the_configuration(targets, evidence):

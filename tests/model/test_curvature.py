@@ -8,6 +8,7 @@ import torch
 from farss.errors import DataError, ModelError, NumericalError, StorageError
 from farss.model.calibration import Batch, Example, batches
 from farss.model.curvature import collect
+from farss.model.loss import SupervisedLoss
 from farss.model.moments import Curvature, SymmetricSum
 from farss.model.targets import find_targets, weight_matrix
 
@@ -217,3 +218,11 @@ def test_an_overflowing_gradient_is_refused(tiny_llama, queue):
     tiny_llama.model.norm.weight.data.fill_(1e38)
     with pytest.raises(NumericalError, match="batch 0"):
         collect(tiny_llama, queue, find_targets(tiny_llama))
+
+
+def test_a_finite_float16_gradient_may_have_a_sum_beyond_float16(tiny_llama):
+    loss = SupervisedLoss(tiny_llama, "token_sum", "empirical", seed=0)
+    for gradient, finite in [(torch.full((1, 4, 8), 6e4), True), (torch.tensor([1.0, torch.nan]), False)]:
+        loss.embedded = torch.zeros_like(gradient, dtype=torch.float16, requires_grad=True)
+        loss.embedded.grad = gradient.half()
+        assert loss.gradient_is_finite() is finite

@@ -42,7 +42,7 @@ class AccuracyWarning(UserWarning):
 
 @dataclass(frozen=True)
 class Spectrum:
-    """Singular values of one weight and the singular vectors of its smaller side.
+    """Singular values of one weight and the singular vectors of its smaller side, on the CPU wherever the weight is.
 
     Attributes:
         sigma: [k] float64, descending; values below the numerical rank tolerance are exactly zero.
@@ -72,7 +72,7 @@ def decompose(weight: Tensor, route: Route = "gram") -> Spectrum:
     `GRAM_TOLERANCE` is missed.
 
     Args:
-        weight: [m, n], any float; promoted to float64.
+        weight: [m, n], any float; promoted to float64 on its own device.
         route: "gram" or "gesdd".
 
     Returns:
@@ -124,7 +124,7 @@ def directions(spectrum: Spectrum, weight: Tensor, indices: Sequence[int]) -> tu
         indices: r positions in the descending spectrum.
 
     Returns:
-        (U [m, r], sigma [r], V [n, r]), float64, orthonormal columns.
+        (U [m, r], sigma [r], V [n, r]), float64, orthonormal columns, on the weight's device.
 
     Raises:
         ShapeError: if the weight has another shape or an index lies outside the spectrum.
@@ -136,14 +136,15 @@ def directions(spectrum: Spectrum, weight: Tensor, indices: Sequence[int]) -> tu
     k = len(spectrum.sigma)
     if any(not 0 <= i < k for i in indices):
         raise ShapeError("an index lies outside the spectrum", expected=f"0 to {k - 1}", got=list(indices))
-    chosen = torch.as_tensor(list(indices), dtype=torch.long, device=spectrum.sigma.device)
+    chosen = torch.as_tensor(list(indices), dtype=torch.long)
     tall = exact.T if spectrum.side == "left" else exact
-    sigma = spectrum.sigma[chosen]
+    sigma = spectrum.sigma[chosen].to(tall.device)
     pair = None
     if bool((sigma > SMALL_SIGMA * spectrum.sigma.max()).all()):
-        pair = _recover(tall, sigma, spectrum.basis[:, chosen].to(torch.float64))
+        pair = _recover(tall, sigma, spectrum.basis[:, chosen].to(tall.device, torch.float64))
     if pair is None:
         far, sigma, near = _gesdd(tall)
+        chosen = chosen.to(tall.device)
         pair, sigma = (far[:, chosen], near[:, chosen]), sigma[chosen]
     other, basis = pair
     return (basis, sigma, other) if spectrum.side == "left" else (other, sigma, basis)
@@ -205,8 +206,8 @@ def _finish(tall: Tensor, sigma: Tensor, basis: Tensor, side: Side, stored: torc
     lost = float((tall - (tall @ basis) @ check.T).norm())
     shape = (int(tall.shape[0]), int(tall.shape[1]))
     return Spectrum(
-        sigma=sigma,
-        basis=kept,
+        sigma=sigma.cpu(),
+        basis=kept.cpu(),
         side=side,
         shape=(shape[1], shape[0]) if side == "left" else shape,
         route=route,

@@ -92,4 +92,7 @@ class SupervisedLoss:
         """Whether the gradient that reached the embeddings is finite (NaN and Inf travel there from any layer)."""
         assert self.embedded is not None
         gradient, self.embedded = self.embedded.grad, None
-        return gradient is None or bool(torch.isfinite(gradient.sum()))
+        if gradient is None:
+            return True
+        wide = torch.promote_types(gradient.dtype, torch.float32)  # a sum may leave float16's range, its terms not
+        return bool(torch.isfinite(gradient.sum(dtype=wide)))

@@ -104,12 +104,9 @@ class Plan:
             got = mapping.get("schema_version") if isinstance(mapping, dict) else type(mapping).__name__
             raise PlanError("not a plan of a known version", where=where, expected=SCHEMA_VERSION, got=got)
         try:
-            targets = tuple(
-                TargetPlan(**{k: tuple(v) if isinstance(v, list) else v for k, v in row.items()})
-                for row in mapping["targets"]
-            )
+            targets = tuple(TargetPlan(**_with_tuples(row)) for row in mapping["targets"])
             return cls(**{**mapping, "targets": targets})
-        except (TypeError, KeyError) as error:
+        except (TypeError, KeyError, AttributeError) as error:
             raise PlanError("the plan lacks a key or has an unknown one", where=where, got=str(error)) from None
 
     def save(self, path: str | Path) -> None:
@@ -134,6 +131,10 @@ class Plan:
         except json.JSONDecodeError as error:
             raise PlanError("the plan is not valid JSON", where=path, got=str(error)) from None
         return cls.from_mapping(mapping, where=path)
+
+
+def _with_tuples(row: dict[str, Any]) -> dict[str, Any]:
+    return {key: tuple(value) if isinstance(value, list) else value for key, value in row.items()}
 
 
 def _check_target(target: TargetPlan, initialisation: Initialisation) -> None:
