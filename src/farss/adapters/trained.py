@@ -43,7 +43,7 @@ def trained_updates(model: PeftModel) -> dict[str, Update]:
 
     For an adapter with initial factors this is `s (B A - B0 A0)` as one product of rank 2r, in both forms; for plain
     LoRA `s B A`. The product is written as `[B - B0, B0] [A; A - A0]`: each half is of the size of the update, so it
-    survives a cast to bfloat16, whereas in `[B, -B0] [A; A0]` two halves of the size of the weights would have to cancel.
+    survives a cast to bfloat16, whereas in `[B, -B0] [A; A0]` two halves of the size of the weights have to cancel.
 
     Raises:
         AdapterError: if the adapter has parts that are no low-rank product (DoRA, biases, retrained modules, ...).
