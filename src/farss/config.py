@@ -258,6 +258,7 @@ class TrainConfig(Settings):
 
     def __post_init__(self) -> None:
         _require(self.learning_rate > 0, "the learning rate must be positive", got=self.learning_rate)
+        _require(self.epochs > 0, "the number of epochs must be positive", got=self.epochs)
         _require(self.batch_size >= 1, "the batch size must be at least 1", got=self.batch_size)
         _require(0 <= self.dropout < 1, "dropout must be in [0, 1)", got=self.dropout)
 
@@ -307,6 +308,8 @@ class Recipe(Settings):
             tree = yaml.safe_load(path.read_text(encoding="utf-8"))
         except FileNotFoundError:
             raise ConfigError("the recipe file does not exist", where=path, do="check the path") from None
+        except OSError as error:
+            raise ConfigError("the recipe file cannot be read", where=path, got=str(error)) from None
         except (yaml.YAMLError, UnicodeDecodeError) as error:
             raise ConfigError("the recipe is not valid YAML", where=path, got=str(error)) from None
         return cls.from_mapping({} if tree is None else tree, where=path.name)

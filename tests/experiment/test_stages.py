@@ -8,7 +8,14 @@ import signal
 import pytest
 
 from farss.errors import ConfigError, FarssError
+from farss.experiment import stages
 from farss.experiment.stages import finished, run_stage, stage_key
+
+
+@pytest.fixture(autouse=True)
+def forked(monkeypatch):
+    """The work of these tests is made of closures, which only a plain fork hands over; none of it computes."""
+    monkeypatch.setattr(stages, "START_METHOD", "fork")
 
 
 def counting(folder):
@@ -49,6 +56,12 @@ def test_errors_come_through_with_message_and_exit_code(tmp_path):
         run_stage(tmp_path / "stage", "a", refuse)
     assert caught.value.exit_code == 2
     assert finished(tmp_path / "stage", "a") is None
+
+
+def test_an_unexpected_error_is_told_from_a_kill(tmp_path):
+    with pytest.raises(FarssError, match="unexpected error") as caught:
+        run_stage(tmp_path / "stage", "a", lambda folder: {"wrong": 1 / 0})
+    assert caught.value.exit_code == 1
 
 
 def test_keys_depend_on_content_alone():

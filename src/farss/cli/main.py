@@ -11,7 +11,9 @@ import warnings
 
 from farss import __version__
 from farss.errors import FarssError
+from farss.training.allocator import restart_with_preload
 
+TRAINING_VERBS = ("demo", "run", "train")
 VERBS = ("demo", "run", "init", "train", "export", "eval", "compare", "methods", "tasks", "models")
 INTERRUPTED = 130
 
@@ -37,6 +39,13 @@ def build_parser() -> argparse.ArgumentParser:
         verb.add_argument("--debug", action="store_true", help="show the traceback of an error")
         verb.set_defaults(act=module.act)
     return parser
+
+
+def program() -> None:
+    """The `farss` program: start again under a faster allocator where one is installed, then run and exit."""
+    if len(sys.argv) > 1 and sys.argv[1] in TRAINING_VERBS:
+        restart_with_preload()
+    sys.exit(main())
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -67,5 +76,6 @@ def _quieten_libraries() -> None:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("PYTHONWARNINGS", "ignore::FutureWarning")  # for the processes of the stages
     logging.getLogger("transformers").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", category=FutureWarning)

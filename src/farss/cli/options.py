@@ -59,5 +59,12 @@ def recipe_from(arguments: argparse.Namespace, recipe: Recipe | None = None) -> 
         key, equals, text = assignment.partition("=")
         if not equals:
             raise ConfigError("--set needs KEY=VALUE", got=assignment)
-        changes[key.strip()] = yaml.safe_load(text)
+        changes[key.strip()] = _value(text, assignment)
     return (recipe or Recipe()).override(changes)
+
+
+def _value(text: str, assignment: str) -> Any:
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ConfigError("the value of --set is not valid YAML", got=assignment, expected=str(error)) from None

@@ -18,8 +18,9 @@ from farss.evaluation.records import Measurement
 from farss.evaluation.scores import compare_methods, compare_to_base, summarise
 from farss.experiment.environment import device, versions
 from farss.experiment.jobs import Job, jobs_of
+from farss.experiment.keys import Keys
 from farss.experiment.measuring import SAMPLES, frontier_file
-from farss.experiment.stages import read_done
+from farss.experiment.stages import finished
 from farss.methods import get_method
 from farss.methods.base import Method
 from farss.model.plan import Plan
@@ -58,15 +59,17 @@ def load_run(folder: Path) -> FinishedRun:
     if not (folder / "recipe.yaml").exists():
         raise DataError("not a run folder", where=folder, expected="a folder made by `farss run` or `farss demo`")
     recipe = Recipe.from_yaml(folder / "recipe.yaml")
-    planned, base = read_done(folder / "plans"), read_done(folder / "base")
+    keys = Keys(recipe)  # what an earlier version of the recipe left is not part of this run
+    planned, base = finished(folder / "plans", keys.plans), finished(folder / "base", keys.base)
     jobs = []
     for job in jobs_of(recipe):
-        trained, measured = read_done(folder / job.id / "train"), read_done(folder / job.id / "eval")
+        trained = finished(folder / job.id / "train", keys.training(job))
+        measured = finished(folder / job.id / "eval", keys.evaluation(job))
         if trained and measured:
             jobs.append(FinishedJob(job, folder / job.id, trained, measured))
     if planned is None or base is None or not jobs:
         raise DataError("the run is not finished", where=folder, do="run its recipe again: it goes on where it stopped")
-    return FinishedRun(recipe, folder, planned, read_done(folder / "statistics") or {}, jobs)
+    return FinishedRun(recipe, folder, planned, finished(folder / "statistics", keys.statistics) or {}, jobs)
 
 
 def assemble(runs: list[FinishedRun]) -> dict[str, Any]:
@@ -79,9 +82,9 @@ def assemble(runs: list[FinishedRun]) -> dict[str, Any]:
     before = Measurement.load(first.folder / "base" / SAMPLES)
     for other in runs[1:]:
         _require_same_questions(first, other, before)
-    owners = {f.job.id: (run, f) for run in reversed(runs) for f in run.jobs}
+    owners = _named_jobs(runs)
     measured = {name: Measurement.load(f.folder / "eval" / SAMPLES) for name, (_, f) in owners.items()}
-    reference = reference_run([f for _, f in owners.values()], measured)
+    reference = reference_run({name: f.job for name, (_, f) in owners.items()}, measured)
     full = measured[reference] if reference else None
     settings = first.recipe.eval
     intervals = {"bootstrap": settings.bootstrap, "seed": settings.seed}
@@ -95,7 +98,7 @@ def assemble(runs: list[FinishedRun]) -> dict[str, Any]:
         "model": first.planned["model"],
         "data": _data(first, before),
         "base": {"scores": summarise(before)},
-        "runs": [_run_entry(*owner, measured[name], before, full) for name, owner in owners.items()],
+        "runs": [_run_entry(name, *owner, measured[name], before, full) for name, owner in owners.items()],
         "comparisons": [
             {"a": a, "b": b, **row}
             for a, b in itertools.combinations(owners, 2)
@@ -108,10 +111,7 @@ def assemble(runs: list[FinishedRun]) -> dict[str, Any]:
 def _require_same_questions(first: FinishedRun, other: FinishedRun, before: Measurement) -> None:
     if other.planned["model"]["fingerprint"] != first.planned["model"]["fingerprint"]:
         raise DataError("the runs are of different models", where=other.folder, expected=first.planned["model"]["name"])
-    theirs = Measurement.load(other.folder / "base" / SAMPLES)
-    if [s.id for s in theirs.knowledge] != [s.id for s in before.knowledge] or [t.id for t in theirs.task] != [
-        t.id for t in before.task
-    ]:
+    if _questions(Measurement.load(other.folder / "base" / SAMPLES)) != _questions(before):
         raise DataError(
             "the runs asked different questions, so their scores cannot be paired",
             where=other.folder,
@@ -120,9 +120,27 @@ def _require_same_questions(first: FinishedRun, other: FinishedRun, before: Meas
         )
 
 
-def reference_run(jobs: list[FinishedJob], measured: dict[str, Measurement]) -> str | None:
+def _questions(before: Measurement) -> list[tuple[str, ...]]:
+    return [(s.set, s.id, s.question) for s in before.knowledge] + [(t.task, t.id, t.prompt) for t in before.task]
+
+
+def _named_jobs(runs: list[FinishedRun]) -> dict[str, tuple[FinishedRun, FinishedJob]]:
+    """The jobs by the id they get in the report: the same job once, different ones of one id told apart by folder."""
+    owners: dict[str, tuple[FinishedRun, FinishedJob]] = {}
+    for run in runs:
+        for job in run.jobs:
+            name = job.job.id
+            if name in owners and owners[name][1].trained["key"] != job.trained["key"]:
+                name = f"{name}@{run.folder.resolve().name}"
+            if name in owners and owners[name][1].trained["key"] != job.trained["key"]:
+                raise DataError("two run folders have the same name", where=run.folder, do="rename one of them")
+            owners.setdefault(name, (run, job))
+    return owners
+
+
+def reference_run(jobs: dict[str, Job], measured: dict[str, Measurement]) -> str | None:
     """The full fine-tuning run with the lowest held-out loss, which T is measured against; None if there is none."""
-    full = [j.job.id for j in jobs if get_method(j.job.method).trains == "weights"]
+    full = [name for name, job in jobs.items() if get_method(job.method).trains == "weights"]
     return min(full, key=lambda name: measured[name].task_loss, default=None)
 
 
@@ -140,17 +158,18 @@ def _data(run: FinishedRun, before: Measurement) -> dict[str, Any]:
 
 
 def _run_entry(
-    run: FinishedRun, job: FinishedJob, after: Measurement, before: Measurement, full: Measurement | None
+    name: str, run: FinishedRun, job: FinishedJob, after: Measurement, before: Measurement, full: Measurement | None
 ) -> dict[str, Any]:
     settings = run.recipe.eval
     method = get_method(job.job.method)
     moved = facts(before, after)
     points, area = _frontier(settings, job, before, after, full)
     trained = job.trained
+    place = name.partition("@")[2]
     return {
-        "id": job.job.id,
+        "id": name,
         "method": job.job.method,
-        "label": f"{job.job.method}, lr {job.job.learning_rate:g}",
+        "label": f"{job.job.method}, lr {job.job.learning_rate:g}" + (f" ({place})" if place else ""),
         "learning_rate": job.job.learning_rate,
         "seed": job.job.seed,
         "scores": summarise(after),
@@ -171,6 +190,7 @@ def _run_entry(
             "gained": moved["gained"][:FACTS_SHOWN],
             "lost_count": len(moved["lost"]),
             "gained_count": len(moved["gained"]),
+            "mcnemar": moved["mcnemar"],
         },
     }
 

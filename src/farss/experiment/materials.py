@@ -10,8 +10,8 @@ from farss.datasets.formats import formatter, task_format
 from farss.datasets.knowledge import KnowledgeSet, load_knowledge
 from farss.datasets.resolve import load_rows
 from farss.evaluation.task import TaskSet
-from farss.model.calibration import Example, encode_rows
-from farss.model.sources import LoadedModel, load
+from farss.model.calibration import Example, encode_kept_rows, encode_rows
+from farss.model.sources import LoadedModel, load, resolve
 
 
 def load_model(recipe: Recipe, dtype: str | None = None) -> LoadedModel:
@@ -19,11 +19,50 @@ def load_model(recipe: Recipe, dtype: str | None = None) -> LoadedModel:
     return load(recipe.model, dtype=dtype)
 
 
+def check_inputs(recipe: Recipe, *, train: bool = True, test: bool = True) -> None:
+    """Check, before a model is loaded, that the model's folder, the rows and the knowledge sets are there and readable.
+
+    Args:
+        recipe: names them.
+        train: check the training rows.
+        test: check the held-out rows.
+
+    Raises:
+        ModelError: if the model is not found.
+        DataError: if rows are missing, empty, or lack fields; it names the row.
+    """
+    resolve(recipe.model.name, recipe.model.revision)
+    if train:
+        training_rows(recipe)
+    if test:
+        task_format(recipe.data.task, held_out_rows(recipe))
+    knowledge_sets(recipe)
+
+
+def training_rows(recipe: Recipe) -> list[dict[str, Any]]:
+    """The training rows: a seeded sample of `data.train_rows`, or all.
+
+    Raises:
+        DataError: if there are none, or a row lacks fields; it names the row.
+    """
+    data = recipe.data
+    rows = load_rows(data.task, "train", data_dir=data.data_dir, limit=data.train_rows, seed=data.seed)
+    task_format(data.task, rows)
+    return rows
+
+
+def held_out_rows(recipe: Recipe, rows: int | None = None) -> list[dict[str, Any]]:
+    """The task's held-out rows, in file order, at most `rows` or `eval.task_rows` of them."""
+    data = recipe.data
+    return load_rows(data.task, "test", data_dir=data.data_dir, limit=rows or recipe.eval.task_rows)
+
+
 def training_examples(recipe: Recipe, tokenizer: Any) -> list[Example]:
     """The training rows as token ids: a seeded sample of `data.train_rows`, or all."""
     data = recipe.data
-    rows = load_rows(data.task, "train", data_dir=data.data_dir, limit=data.train_rows, seed=data.seed)
-    return encode_rows(rows, tokenizer, formatter(data.task, data.template, tokenizer), data.max_length)
+    return encode_rows(
+        training_rows(recipe), tokenizer, formatter(data.task, data.template, tokenizer), data.max_length
+    )
 
 
 def calibration_examples(examples: list[Example], rows: int, seed: int) -> list[Example]:
@@ -33,15 +72,16 @@ def calibration_examples(examples: list[Example], rows: int, seed: int) -> list[
 
 
 def test_set(recipe: Recipe, tokenizer: Any, rows: int | None = None) -> TaskSet:
-    """The task's held-out rows, in file order, at most `rows` of them."""
+    """The task's first `rows` held-out rows, without those whose prompt alone fills `max_length`."""
     data = recipe.data
-    held_out = load_rows(data.task, "test", data_dir=data.data_dir, limit=rows or recipe.eval.task_rows)
+    held_out = held_out_rows(recipe, rows)
     render, form = formatter(data.task, data.template, tokenizer), task_format(data.task, held_out)
+    kept, examples = encode_kept_rows(held_out, tokenizer, render, data.max_length)
     return TaskSet(
         name=data.task,
-        examples=encode_rows(held_out, tokenizer, render, data.max_length),
-        prompts=[render(row)[0] for row in held_out],
-        golds=[form.gold(row) for row in held_out],
+        examples=examples,
+        prompts=[render.prompt(held_out[row]) for row in kept],
+        golds=[form.gold(held_out[row]) for row in kept],
     )
 
 

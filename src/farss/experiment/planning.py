@@ -12,7 +12,7 @@ from torch import nn
 
 from farss.config import FarssConfig
 from farss.methods import get_method
-from farss.methods.base import Evidence
+from farss.methods.base import Evidence, SpectralMethod, shallow_layer_count
 from farss.methods.compat import published_batches, published_code_config
 from farss.model.calibration import Batch, Example, batches, pad_token
 from farss.model.curvature import Curvature, collect
@@ -61,7 +61,8 @@ def plan(
     return prepare(model, [Batch.of(batch) for batch in calibration], settings, [method]).plans[method]
 
 
-def calibration_batches(examples: Sequence[Example], config: FarssConfig, tokenizer: Any, max_length: int
+def calibration_batches(
+    examples: Sequence[Example], config: FarssConfig, tokenizer: Any, max_length: int
 ) -> list[Batch]:
     """The calibration examples as batches, in the published code's way if `config.compat` asks for it."""
     pad = pad_token(tokenizer)
@@ -89,6 +90,7 @@ def prepare(
     """
     settings = resolved(config)
     targets = find_targets(model, settings.targets, settings.exclude)
+    check_boundary(targets, settings, methods)
     needs = frozenset().union(*(get_method(name).needs for name in methods))
     seconds = {"curvature": 0.0, "spectrum": 0.0}
     if "curvature" in needs and statistics is None:
@@ -113,6 +115,17 @@ def prepare(
         plans[name] = get_method(name).plan(targets, evidence, settings)
         seconds[name] = time.perf_counter() - started
     return Preparation(plans, evidence, targets, seconds)
+
+
+def check_boundary(targets: Sequence[Target], config: FarssConfig, methods: Sequence[str]) -> None:
+    """Check, before the data pass, that the shallow layers of a resolved configuration exist.
+
+    Raises:
+        PlanError: if a method that tells shallow from deep cannot do so in this model.
+    """
+    chosen = [get_method(name) for name in methods]
+    if any(isinstance(method, SpectralMethod) and method.splits(config) for method in chosen):
+        shallow_layer_count(targets, config)
 
 
 def resolved(config: FarssConfig) -> FarssConfig:

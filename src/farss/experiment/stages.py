@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import multiprocessing
+import os
 import shutil
 import sys
 from collections.abc import Callable
@@ -20,6 +21,10 @@ from farss.errors import FarssError
 from farss.storage import write_json
 
 DONE = "done.json"
+START_METHOD = "forkserver" if sys.platform == "linux" else "spawn"
+"""How a stage's process is made. A plain fork of a process that has computed with several threads never finishes its
+first parallel region, and one that has used a GPU cannot use it again; the server has only imported the libraries."""
+PRELOADED = ["farss.experiment.work", "farss.experiment.measuring"]
 
 
 def stage_key(*parts: object) -> str:
@@ -29,16 +34,11 @@ def stage_key(*parts: object) -> str:
 
 def finished(folder: Path, key: str) -> dict[str, Any] | None:
     """What the stage left when it was done with this key, or None if it has to be done."""
-    content = read_done(folder)
-    return content if content is not None and content.get("key") == key else None
-
-
-def read_done(folder: Path) -> dict[str, Any] | None:
-    """What a stage left when it was done, with whatever key; None if it is not done."""
     try:
-        return json.loads((folder / DONE).read_text(encoding="utf-8"))
+        content = json.loads((folder / DONE).read_text(encoding="utf-8"))
     except (FileNotFoundError, json.JSONDecodeError):
         return None
+    return content if content.get("key") == key else None
 
 
 def run_stage(folder: Path, key: str, work: Callable[[Path], dict[str, Any]]) -> dict[str, Any]:
@@ -48,7 +48,7 @@ def run_stage(folder: Path, key: str, work: Callable[[Path], dict[str, Any]]) ->
         folder: the stage's own folder; an outdated one (another key) is emptied first, an interrupted one is kept so
             that the work can go on from its own checkpoints.
         key: from `stage_key`.
-        work: receives the folder and returns a JSON-ready dictionary.
+        work: receives the folder and returns a JSON-ready dictionary; it and its arguments are pickled.
 
     Raises:
         FarssError: what the child raised, or that it was killed.
@@ -66,23 +66,18 @@ def run_stage(folder: Path, key: str, work: Callable[[Path], dict[str, Any]]) ->
 
 
 def _in_child(work: Callable[[Path], dict[str, Any]], folder: Path) -> dict[str, Any]:
-    # "fork" keeps the imported libraries; the parent itself never computes with torch, so no thread is lost in it.
-    method = "fork" if sys.platform == "linux" else "spawn"
-    context = multiprocessing.get_context(method)
+    context = multiprocessing.get_context(START_METHOD)
+    if START_METHOD == "forkserver":
+        context.set_forkserver_preload(PRELOADED)
     receiver, sender = context.Pipe(duplex=False)
-    process = context.Process(target=_child, args=(work, folder, sender))
+    process = context.Process(target=_child, args=(work, folder, sender, dict(os.environ)))
     process.start()
     sender.close()
     try:
         outcome = receiver.recv()
     except EOFError:
         process.join()
-        raise FarssError(
-            "a stage was killed before it finished",
-            where=folder,
-            got=f"exit code {process.exitcode}",
-            do="if memory ran out, lower train.micro_batch_size or data.max_length; run the same command to resume",
-        ) from None
+        raise _ended_early(folder, process.exitcode) from None
     except KeyboardInterrupt:
         process.terminate()
         raise
@@ -92,7 +87,26 @@ def _in_child(work: Callable[[Path], dict[str, Any]], folder: Path) -> dict[str,
     return outcome
 
 
-def _child(work: Callable[[Path], dict[str, Any]], folder: Path, sender: Connection) -> None:
+def _ended_early(folder: Path, code: int | None) -> FarssError:
+    if code is not None and code < 0:  # by a signal
+        return FarssError(
+            "a stage was killed before it finished",
+            where=folder,
+            got=f"signal {-code}",
+            do="if memory ran out, lower train.micro_batch_size or data.max_length; run the same command to resume",
+        )
+    return FarssError(
+        "a stage ended with an unexpected error",
+        where=folder,
+        got=f"exit code {code}; its traceback stands above",
+        do="please report it; the same command goes on from what is finished",
+    )
+
+
+def _child(
+    work: Callable[[Path], dict[str, Any]], folder: Path, sender: Connection, environment: dict[str, str]
+) -> None:
+    os.environ.update(environment)  # the server keeps the environment of its own start
     try:
         sender.send(work(folder))
     except FarssError as error:

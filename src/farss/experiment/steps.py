@@ -14,10 +14,10 @@ import torch
 from torch import Tensor, nn
 
 from farss.adapters.apply import apply
-from farss.adapters.export import export
+from farss.adapters.export import Form, export
 from farss.adapters.files import base_name_of, load_adapter, save_adapter
 from farss.config import ModelConfig, Recipe
-from farss.errors import AdapterError, ConfigError, StorageError
+from farss.errors import AdapterError, ConfigError
 from farss.evaluation.scores import summarise
 from farss.experiment import materials
 from farss.experiment.environment import device, versions
@@ -59,14 +59,17 @@ def initialise(recipe: Recipe, method: str, out: str | Path, *, plan_file: str |
         plan_file: obey this plan; `method` and the data are then not used.
 
     Raises:
-        ConfigError: if the method has no adapter to initialise.
+        DataError: if the method needs data, and rows are missing or lack fields.
         PlanError: if the plan was made for another model.
-        StorageError: if `out` is not empty or cannot be written.
+        ConfigError: if the method has no adapter to initialise, or `out` is not empty.
+        StorageError: if `out` cannot be written.
     """
     if plan_file is None and get_method(method).trains == "weights":
         raise ConfigError("this method trains the weights themselves; there is nothing to initialise", got=method)
     given = Plan.load(plan_file) if plan_file else None
     require_new(out)
+    if given is None and "curvature" in get_method(method).needs:
+        materials.training_rows(recipe)
     loaded = materials.load_model(recipe)
     started = time.perf_counter()
     cache = SpectrumCache(spectrum_folder())
@@ -90,7 +93,7 @@ def initialise(recipe: Recipe, method: str, out: str | Path, *, plan_file: str |
 
 
 def _decide(recipe: Recipe, method: str, loaded: LoadedModel, cache: SpectrumCache, folder: Path) -> Plan:
-    if not get_method(method).needs:
+    if "curvature" not in get_method(method).needs:
         return prepare(loaded.model, (), recipe.init, [method], spectra=cache).plans[method]
     training = materials.training_examples(recipe, loaded.tokenizer)
     examples = materials.calibration_examples(training, recipe.data.calibration_rows, recipe.data.seed)
@@ -115,22 +118,34 @@ def require_new(out: str | Path) -> None:
     """Refuse an output folder that holds something, before anything dear is done.
 
     Raises:
-        StorageError: if it does.
+        ConfigError: if it does, or is a file.
     """
-    if Path(out).is_dir() and any(Path(out).iterdir()):
-        raise StorageError("the output folder is not empty", where=out, do="choose another --out, or remove it")
+    path = Path(out)
+    if path.is_dir() and any(path.iterdir()):
+        raise ConfigError("the output folder is not empty", where=out, do="choose another --out, or remove it")
+    if path.exists() and not path.is_dir():
+        raise ConfigError("the output folder is a file", where=out, do="choose another --out")
+
+
+def _require_adapter(folder: str | Path) -> None:
+    if not Path(folder).is_dir():
+        raise AdapterError("the adapter folder does not exist", where=folder, do="check the path")
 
 
 def fine_tune(recipe: Recipe, init: str | Path, out: str | Path) -> dict[str, Any]:
     """Train an initialised adapter; leaves `adapter/`, the checkpoints and `train.json`.
 
     Raises:
-        AdapterError: if the adapter belongs to another base model.
+        ConfigError: if `out` holds a finished training.
+        AdapterError: if the adapter is missing or belongs to another base model.
+        DataError: if rows are missing, lack fields, or keep no response token.
         NumericalError: if the loss becomes NaN.
     """
     place = Path(out)
     if (place / "adapter").exists():
-        raise StorageError("this folder holds a finished training", where=place, do="choose another --out")
+        raise ConfigError("this folder holds a finished training", where=place, do="choose another --out")
+    _require_adapter(Path(init) / "adapter")
+    materials.training_rows(recipe)
     loaded = materials.load_model(recipe)
     examples = materials.training_examples(recipe, loaded.tokenizer)
     model = load_adapter(loaded.model, Path(init) / "adapter", dropout=recipe.train.dropout, trainable=True)
@@ -160,15 +175,21 @@ def fine_tune(recipe: Recipe, init: str | Path, out: str | Path) -> dict[str, An
 
 
 def export_adapter(
-    adapter: str | Path, out: str | Path, to: str, model: str | None = None, rank: int | None = None
+    adapter: str | Path, out: str | Path, to: Form, model: str | None = None, rank: int | None = None
 ) -> dict[str, Any]:
     """Write a trained adapter in a form other tools load, and check its outputs.
 
     Raises:
-        AdapterError: if the adapter is missing, or its base model is not named and cannot be found.
+        ConfigError: if `out` is not empty, or a rank is given for another form than `portable`.
+        AdapterError: if the adapter is missing, damaged, or made for another base model.
         NumericalError: if the written files do not give the trained model's outputs.
     """
     require_new(out)
+    if rank is not None and to != "portable":
+        raise ConfigError("only the portable form is recompressed to a rank", got=f"--to {to} --rank {rank}")
+    if rank is not None and rank < 1:
+        raise ConfigError("the rank must be at least 1", got=rank)
+    _require_adapter(adapter)
     loaded = load(ModelConfig(name=model or base_name_of(adapter)))
     trained = load_adapter(loaded.model, adapter)
     report = export(trained, out, to=to, tokenizer=loaded.tokenizer, rank=rank)
@@ -181,7 +202,8 @@ def evaluate(
     """Score a model on knowledge sets and at most one task; leaves `results.json` and the samples.
 
     Raises:
-        ConfigError: if no task, or more than one training task, is named.
+        ConfigError: if no task, or more than one training task, is named, or `out` is not empty.
+        DataError: if a set is missing, empty, or its rows lack fields.
         AdapterError: if the adapter is missing or belongs to another base.
     """
     from farss.datasets import describe
@@ -194,8 +216,10 @@ def evaluate(
     recipe = recipe.override(
         {"eval.knowledge": list(knowledge), **({"data.task": trained_on[0]} if trained_on else {})}
     )
-    if adapter is not None and not Path(adapter).is_dir():
-        raise AdapterError("the adapter folder does not exist", where=adapter)
+    require_new(out)
+    if adapter is not None:
+        _require_adapter(adapter)
+    materials.check_inputs(recipe, train=False, test=bool(trained_on))
     loaded = materials.load_model(recipe)
     model = load_adapter(loaded.model, adapter) if adapter else loaded.model
     model.eval()
@@ -205,7 +229,6 @@ def evaluate(
             recipe, model, loaded.tokenizer, rows=None, words=True, task=bool(trained_on), progress=line
         )
     place = Path(out)
-    place.mkdir(parents=True, exist_ok=True)
     measurement.save(place / SAMPLES)
     result = {
         "model": loaded.name,

@@ -16,7 +16,14 @@ from farss.config import Recipe
 from farss.experiment import materials
 from farss.experiment.environment import peak_bytes
 from farss.experiment.jobs import Job
-from farss.experiment.planning import calibration_batches, collect_with, prepare, resolved, spectrum_folder
+from farss.experiment.planning import (
+    calibration_batches,
+    check_boundary,
+    collect_with,
+    prepare,
+    resolved,
+    spectrum_folder,
+)
 from farss.experiment.progress import ProgressLine
 from farss.methods import get_method
 from farss.model.calibration import Batch, data_fingerprint
@@ -36,6 +43,7 @@ def collect_statistics(recipe: Recipe, folder: Path) -> dict[str, Any]:
     loaded = _load_for_statistics(recipe)
     batches, data = _calibration(recipe, loaded)
     targets = find_targets(loaded.model, recipe.init.targets, recipe.init.exclude)
+    check_boundary(targets, resolved(recipe.init), recipe.methods)
     before = peak_bytes()
     started = time.perf_counter()
     with ProgressLine(f"statistics of {data['rows']} examples, {data['tokens']:,} tokens") as line:

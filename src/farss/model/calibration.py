@@ -98,6 +98,20 @@ def encode_rows(
     Raises:
         DataError: if there are no rows, the tokenizer has no EOS, or no row keeps a response token.
     """
+    return encode_kept_rows(rows, tokenizer, formatter, max_length)[1]
+
+
+def encode_kept_rows(
+    rows: Iterable[Mapping[str, Any]], tokenizer: Any, formatter: Formatter, max_length: int
+) -> tuple[list[int], list[Example]]:
+    """As `encode_rows`, with the positions of the rows that were not left out.
+
+    Returns:
+        The positions in `rows`, ascending, and the examples made of them.
+
+    Raises:
+        DataError: as `encode_rows`.
+    """
     eos = tokenizer.eos_token_id
     if eos is None:
         raise DataError(
@@ -109,9 +123,9 @@ def encode_rows(
     if not texts:
         raise DataError("the data set has no rows", expected="at least one row")
     encoded = [_encode(prompt, response, tokenizer, eos, max_length) for prompt, response in texts]
-    examples = [example for example in encoded if example.response_ids]
-    dropped = len(encoded) - len(examples)
-    if not examples:
+    kept = [number for number, example in enumerate(encoded) if example.response_ids]
+    dropped = len(encoded) - len(kept)
+    if not kept:
         raise DataError(
             "no row keeps a response token after truncation",
             expected=f"prompts shorter than {max_length} tokens",
@@ -121,9 +135,9 @@ def encode_rows(
     if dropped:
         warnings.warn(
             f"{dropped} of {len(encoded)} rows have no response token within {max_length} tokens and are left out",
-            stacklevel=2,
+            stacklevel=3,
         )
-    return examples
+    return kept, [encoded[number] for number in kept]
 
 
 def _encode(prompt: str, response: str, tokenizer: Any, eos: int, max_length: int) -> Example:

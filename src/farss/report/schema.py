@@ -61,7 +61,17 @@ TARGET = _record(
 )
 PLAN = _record({"targets": _list(TARGET), "requested": NUMBER, "realised": NUMBER, "shallow_layers": COUNT}, null=True)
 FACT = _record({k: TEXT for k in ("set", "question", "gold", "before", "after")} | {"log_prob_change": NUMBER})
-FACTS = _record({"lost": _list(FACT), "gained": _list(FACT), "lost_count": COUNT, "gained_count": COUNT}, null=True)
+MCNEMAR = _record({"lost": COUNT, "gained": COUNT, "p": NUMBER})
+FACTS = _record(
+    {
+        "lost": _list(FACT),
+        "gained": _list(FACT),
+        "lost_count": COUNT,
+        "gained_count": COUNT,
+        "mcnemar": _named(MCNEMAR),
+    },
+    null=True,
+)
 COSTS = (
     "trained_share",
     "init_seconds",

@@ -25,9 +25,12 @@ def act(arguments: argparse.Namespace) -> int:
     from farss.experiment.steps import export_adapter
 
     result = export_adapter(arguments.adapter, arguments.out, arguments.to, arguments.model, arguments.rank)
+    if result["tolerance"] is None:
+        allowed = f"after truncation to rank {result['rank']}: relative error {result['recompression_error']:.1e}"
+    else:
+        allowed = f"tolerance {result['tolerance']:.1e}"
     lines = [
         f"{result['form']} written to {result['path']}",
-        f"checked: largest logit difference to the trained model {result['max_logit_difference']:.1e} "
-        f"(tolerance {result['tolerance']:.1e})",
+        f"checked: largest logit difference to the trained model {result['max_logit_difference']:.1e} ({allowed})",
     ]
     return emit(arguments, result, lines)

@@ -6,6 +6,7 @@ import argparse
 
 from farss.cli.options import FLAGS, add_recipe_options, recipe_from
 from farss.cli.output import print_run
+from farss.errors import ConfigError
 
 SUMMARY = "fine-tune with every method of a recipe, measure what was gained and kept, write the report"
 EXAMPLE = "farss run gsm8k-smollm2 --data-dir DATA --out runs/gsm8k"
@@ -23,7 +24,9 @@ def act(arguments: argparse.Namespace) -> int:
     from farss.experiment.recipes import find_recipe
     from farss.experiment.run import run
 
-    if arguments.positional_recipe and not arguments.recipe:
+    if arguments.positional_recipe and arguments.recipe:
+        raise ConfigError("two recipes", got=f"{arguments.positional_recipe} and --recipe {arguments.recipe}")
+    if arguments.positional_recipe:
         arguments.recipe = str(find_recipe(arguments.positional_recipe))
     recipe = recipe_from(arguments)
     report, folder = run(recipe, arguments.out)

@@ -1,0 +1,135 @@
+"""`farss run` and `farss compare`: a whole experiment, resumed and changed."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from farss.cli.main import main
+from farss.report import validate
+
+JOBS = ("full-lr0.01-seed0", "lora-lr0.01-seed0", "farss-lr0.01-seed0")
+
+
+@pytest.fixture(scope="module")
+def two_threads() -> Iterator[None]:
+    """This process has computed with two threads before, after which a forked one could not."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2)
+    torch.ones(1000, 1000).exp().sum()
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module")
+def run_folder(workshop, two_threads) -> Path:
+    folder = workshop.folder / "run"
+    assert main(["run", workshop.recipe(), "--out", str(folder)]) == 0
+    return folder
+
+
+def done_at(folder: Path) -> dict[str, int]:
+    return {str(file.parent.relative_to(folder)): file.stat().st_mtime_ns for file in folder.rglob("done.json")}
+
+
+def redone(before: dict[str, int], after: dict[str, int]) -> set[str]:
+    assert before.keys() == after.keys()
+    return {stage for stage in before if before[stage] != after[stage]}
+
+
+def test_report_is_complete(run_folder):
+    report = json.loads((run_folder / "report.json").read_text())
+    validate(report)
+    assert "<html" in (run_folder / "report.html").read_text()
+    assert tuple(run["id"] for run in report["runs"]) == JOBS
+    assert report["data"]["task_rows"] == 4 and report["data"]["knowledge"] == {"capitals": 7}
+    assert len(report["spectra"]) == 2
+    for run in report["runs"]:
+        assert [point["scale"] for point in run["frontier"]] == [0, 0.5, 1]
+        assert run["compared"]["K_p"] is not None and run["compared"]["T_l"] is not None
+        tested = run["facts"]["mcnemar"]["capitals"]
+        assert tested["lost"] == run["facts"]["lost_count"] and 0 <= tested["p"] <= 1
+    assert {(row["a"], row["b"]) for row in report["comparisons"]} == {
+        (JOBS[0], JOBS[1]),
+        (JOBS[0], JOBS[2]),
+        (JOBS[1], JOBS[2]),
+    }
+
+
+def test_frontier_starts_at_the_base(run_folder):
+    report = json.loads((run_folder / "report.json").read_text())
+    for run in report["runs"]:
+        start = run["frontier"][0]
+        assert start["K_p"]["value"] == pytest.approx(1) and start["T_l"]["value"] == pytest.approx(0)
+
+
+def test_a_second_call_does_nothing_again(farss, workshop, run_folder):
+    before = done_at(run_folder)
+    code, out, _ = farss("run", workshop.recipe(), "--out", run_folder)
+    assert code == 0 and "report.html" in out
+    assert redone(before, done_at(run_folder)) == set()
+
+
+@pytest.fixture(scope="module")
+def second(workshop, run_folder) -> Path:
+    """A run of LoRA alone, of another rank than the first run's."""
+    folder = workshop.folder / "second"
+    assert main(["run", workshop.recipe("second", methods=["lora"]), "--rank", "2", "--out", str(folder)]) == 0
+    return folder
+
+
+def again(farss, workshop, folder: Path, change: str) -> set[str]:
+    """The stages that a changed setting makes the second run do again."""
+    before = done_at(folder)
+    recipe = workshop.recipe("second", methods=["lora"])
+    code, out, err = farss("run", recipe, "--rank", 2, "--out", folder, "--set", change, "--json")
+    assert code == 0, err
+    key, _, value = change.partition("=")
+    assert str(json.loads(out)["recipe"]["eval"][key.removeprefix("eval.")]) == value
+    return redone(before, done_at(folder))
+
+
+def test_a_changed_setting_redoes_what_depends_on_it(farss, workshop, run_folder, second, tmp_path):
+    copy = Path(shutil.copytree(second, tmp_path / "second"))
+    assert again(farss, workshop, copy, "eval.bootstrap=60") == set()
+    assert again(farss, workshop, copy, "eval.frontier_rows=2") == {f"{JOBS[1]}/eval"}
+    assert again(farss, workshop, copy, "eval.knowledge_rows=3") == {"base", f"{JOBS[1]}/eval"}
+    code, _, err = farss("compare", run_folder, copy, "--out", tmp_path / "both")
+    assert code == 2 and "the runs asked different questions" in err
+
+
+def test_compare_pairs_two_runs_and_tells_equal_names_apart(farss, run_folder, second, tmp_path):
+    code, out, _ = farss("compare", run_folder, second, "--out", tmp_path / "both", "--json")
+    assert code == 0
+    report = json.loads(out)
+    validate(report)
+    assert [run["id"] for run in report["runs"]] == [*JOBS, f"{JOBS[1]}@second"]
+    assert report["runs"][3]["compared"]["T_l"] is not None  # against the full run of the first folder
+    assert report["runs"][3]["trainable_params"] * 2 == report["runs"][1]["trainable_params"]
+    assert (tmp_path / "both" / "report.html").exists()
+
+
+def test_compare_refuses_an_unfinished_run(farss, second, tmp_path):
+    copy = Path(shutil.copytree(second, tmp_path / "second"))
+    (copy / JOBS[1] / "eval" / "done.json").unlink()
+    code, _, err = farss("compare", copy, "--out", tmp_path / "both")
+    assert code == 2 and "the run is not finished" in err
+
+
+def test_a_wrong_recipe_is_refused_before_anything_is_measured(farss, workshop, tmp_path):
+    for change, message in (
+        ("methods=[lora, farrs]", "did you mean `farss`?"),
+        ("init.shallow_layers=9", "more shallow layers than layers"),
+        ("eval.knowledge=[capitalz]", "the data set was not found"),
+        ("eval.knowledge=[]", "at least one knowledge set"),
+        ("eval.frontier_scales=[-1]", "cannot be negative"),
+        ("seeds=[0, 0]", "each once"),
+    ):
+        code, _, err = farss("run", workshop.recipe(), "--set", change, "--out", tmp_path / "run")
+        assert code == 2 and message in err and "Traceback" not in err
+        assert not done_at(tmp_path / "run")
