@@ -4,9 +4,9 @@ import copy
 
 import pytest
 import torch
+from datasets import Dataset
 from transformers import PreTrainedTokenizerFast, TrainerCallback
 
-from datasets import Dataset
 from farss.adapters.apply import REFERENCE, apply
 from farss.adapters.export import export
 from farss.adapters.files import load_adapter
