@@ -8,10 +8,10 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
 
-from farss.adapters.apply import DEFAULT, REFERENCE, apply
+from farss.adapters.apply import DEFAULT, apply
 from farss.adapters.files import base_name_of, load_adapter, save_adapter
 from farss.adapters.layers import lora_layers
-from farss.adapters.pairs import RepeatedDropout
+from farss.adapters.pairs import PairedDown
 from farss.adapters.provenance import provenance_of
 from farss.errors import AdapterError, StorageError
 
@@ -36,7 +36,7 @@ def test_a_loaded_adapter_trains_on_as_the_first_one_would(llama, kit, tmp_path)
     wrapped = apply(llama, kit.plan(llama), dropout=0.1)
     save_adapter(wrapped, tmp_path / "adapter")
     loaded = load_adapter(original, tmp_path / "adapter")
-    assert isinstance(lora_layers(loaded)["model.layers.0.mlp.up_proj"].lora_dropout[REFERENCE], RepeatedDropout)
+    assert isinstance(lora_layers(loaded)["model.layers.0.mlp.up_proj"].lora_A[DEFAULT], PairedDown)
     ids = kit.tokens()
     results = []
     for each in (wrapped, loaded):

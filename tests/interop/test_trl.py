@@ -5,12 +5,11 @@ import copy
 import pytest
 import torch
 from datasets import Dataset
-from transformers import PreTrainedTokenizerFast, TrainerCallback
+from transformers import PreTrainedTokenizerFast
 
 from farss.adapters.apply import REFERENCE, apply
 from farss.adapters.export import export
 from farss.adapters.files import load_adapter
-from farss.adapters.pairs import activate
 
 trl = pytest.importorskip("trl")
 
@@ -25,7 +24,7 @@ def tokenizer() -> PreTrainedTokenizerFast:
     return PreTrainedTokenizerFast(tokenizer_object=inner, pad_token="<pad>", eos_token="<eos>", unk_token="<unk>")
 
 
-def trainer(model, tokenizer, folder, steps, callbacks=()):
+def trainer(model, tokenizer, folder, steps):
     rows = [{"prompt": f"w{i} w{i + 1}", "completion": f" w{i + 2} w{i + 3} w{i + 4}"} for i in range(16)]
     settings = trl.SFTConfig(
         output_dir=str(folder),
@@ -46,13 +45,7 @@ def trainer(model, tokenizer, folder, steps, callbacks=()):
         args=settings,
         train_dataset=Dataset.from_list(rows),
         processing_class=tokenizer,
-        callbacks=list(callbacks),
     )
-
-
-class KeepPair(TrainerCallback):
-    def on_train_begin(self, args, state, control, model=None, **kwargs):
-        activate(model)
 
 
 def test_sft_trainer_trains_saves_and_its_checkpoint_exports(llama, kit, tmp_path, tokenizer):
@@ -78,6 +71,6 @@ def test_a_resumed_run_ends_where_an_uninterrupted_one_does(llama, kit, tmp_path
             wrapped = apply(copy.deepcopy(llama), plan)
             folder = tmp_path / str(len(steps))
             resumed = str(folder / "checkpoint-1") if target == 2 and len(steps) == 2 else None
-            trainer(wrapped, tokenizer, folder, target, [KeepPair()]).train(resume_from_checkpoint=resumed)
+            trainer(wrapped, tokenizer, folder, target).train(resume_from_checkpoint=resumed)
         results.append(kit.logits(wrapped, ids))
     torch.testing.assert_close(results[0], results[1], atol=1e-5, rtol=0)

@@ -1,7 +1,8 @@
 """Two adapters as one: the trained factors, and the frozen ones they started from with the sign turned.
 
 Their sum is `s (B A - B0 A0)`: zero at the start, so the base weights stay as they are. Both are ordinary PEFT
-adapters; what is added here keeps them together: the frozen one never learns, and both see the same dropped inputs.
+adapters in files, weights and merging; in the forward pass the trained one computes the difference of the two, from
+the same (dropped) input, so that it vanishes exactly where training has not moved it.
 """
 
 from __future__ import annotations
@@ -9,71 +10,58 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from farss.adapters.factors import Factors
 from farss.adapters.layers import DEFAULT, REFERENCE, lora_layers
-from farss.errors import AdapterError
 
 if TYPE_CHECKING:
     from peft import PeftModel
 
 
 class FrozenLinear(nn.Linear):
-    """A linear map that passes gradients on but takes none.
+    """A linear map whose weight takes no gradient.
 
     PEFT marks the weights of every active adapter trainable again when adapters are switched off and on; the weight
-    is therefore detached here, and no optimiser can move it.
+    is therefore detached in `product`, and no optimiser can move it. In the forward pass of its own adapter it adds
+    nothing: its partner computes the whole difference.
     """
 
-    def forward(self, x: Tensor) -> Tensor:
-        """`x @ weight.T`, [..., n] to [..., m]."""
+    def product(self, x: Tensor) -> Tensor:
+        """`x @ weight.T`, [..., n] to [..., m], passing gradients on to `x` only."""
         return functional.linear(x, self.weight.detach())
 
+    def forward(self, x: Tensor) -> Tensor:
+        """Zero, of no dimensions."""
+        return x.new_zeros(())
 
-class SharedDropout(nn.Dropout):
-    """Dropout that keeps its latest output until `RepeatedDropout` takes it."""
 
-    latest: Tensor | None = None
+class PairedDown(nn.Linear):
+    """`x` through A and through A0, side by side: [..., n] to [..., 2r]."""
+
+    initial: tuple[FrozenLinear]
+    """The frozen partner, in a tuple so that it is not registered as a part of this module."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """`x` with entries dropped while training."""
-        output = super().forward(x)
-        self.latest = output if self.training else None
-        return output
-
-    def __getstate__(self) -> dict[str, Any]:
-        # An output belongs to one forward pass: copies and pickles of the model do without it.
-        return {**self.__dict__, "latest": None}
+        """`[A x, A0 x]`; both see the same `x`, dropped entries included."""
+        return torch.cat([super().forward(x), self.initial[0].product(x)], dim=-1)
 
 
-class RepeatedDropout(nn.Module):
-    """The output that the partner's dropout has just computed from the same input.
+class PairedUp(nn.Linear):
+    """The two halves of `PairedDown` through B and -B0, added: [..., 2r] to [..., m].
 
-    Taking the tensor rather than its mask holds under gradient checkpointing, where the recomputation runs both
-    adapters again in the same order, and costs no second draw.
+    The difference is taken before anything is added to the base's output. While B and A are where they started it is
+    zero to the last bit in every dtype, since a product with the sign turned rounds alike.
     """
 
-    def __init__(self, source: SharedDropout) -> None:
-        super().__init__()
-        self.source = source
+    initial: tuple[FrozenLinear]
 
     def forward(self, x: Tensor) -> Tensor:
-        """The partner's output, in the dtype of `x`.
-
-        Raises:
-            AdapterError: while training, if the trained adapter has not run just before.
-        """
-        if not self.source.training:
-            return x
-        latest, self.source.latest = self.source.latest, None
-        if latest is None or latest.shape != x.shape:
-            raise AdapterError(
-                f"adapter `{REFERENCE}` is active without `{DEFAULT}` before it",
-                do="call `farss.adapters.pairs.activate(model)` after switching adapters",
-            )
-        return latest.to(x.dtype)
+        """`B z - B0 z0` for `x = [z, z0]`."""
+        trained, initial = x.chunk(2, dim=-1)
+        return super().forward(trained) + self.initial[0].product(initial)
 
 
 def is_pair(model: nn.Module) -> bool:
@@ -104,23 +92,20 @@ def write_factors(layer: Any, adapter: str, factors: Factors) -> None:
 
 
 def join(model: PeftModel) -> None:
-    """Tie the two adapters of `model` together: the reference frozen, its dropout repeated, both active."""
+    """Tie the two adapters of `model` together: the reference frozen, its part computed by the trained one."""
     for layer in lora_layers(model).values():
-        for part in (layer.lora_A, layer.lora_B):
-            part[REFERENCE] = _frozen(part[REFERENCE])
-        dropout = layer.lora_dropout[DEFAULT]
-        if isinstance(dropout, nn.Dropout):
-            shared = SharedDropout(dropout.p).train(dropout.training)
-            layer.lora_dropout[DEFAULT] = shared
-            layer.lora_dropout[REFERENCE] = RepeatedDropout(shared).train(dropout.training)
+        for part, paired in ((layer.lora_A, PairedDown), (layer.lora_B, PairedUp)):
+            part[REFERENCE] = _as(FrozenLinear, part[REFERENCE])
+            part[DEFAULT] = _as(paired, part[DEFAULT])
+            part[DEFAULT].initial = (part[REFERENCE],)
     activate(model)
 
 
 def activate(model: PeftModel, *, trainable: bool = True) -> None:
     """Make both adapters of a pair active, only "default" trainable.
 
-    PEFT's own `set_adapter("default")` would leave the reference out and add `s B0 A0` to every weight; call this after
-    anything that switches adapters, such as resuming from a checkpoint.
+    PEFT's own `set_adapter("default")` would leave the reference out, so that merging with PEFT would add `s B0 A0` to
+    every weight; call this after anything that switches adapters, such as resuming from a checkpoint.
 
     Args:
         model: a PEFT model in the reference-subtracted form; others are left as they are.
@@ -135,9 +120,10 @@ def activate(model: PeftModel, *, trainable: bool = True) -> None:
             part[REFERENCE].requires_grad_(False)
 
 
-def _frozen(linear: nn.Module) -> FrozenLinear:
+def _as(kind: type[nn.Linear], linear: nn.Module) -> nn.Linear:
+    """The same weight in a linear module of another kind."""
     assert isinstance(linear, nn.Linear)
-    frozen = FrozenLinear(linear.in_features, linear.out_features, bias=False, device="meta")
-    frozen.weight = linear.weight
-    frozen.train(linear.training)
-    return frozen
+    other = kind(linear.in_features, linear.out_features, bias=False, device="meta")
+    other.weight = linear.weight
+    other.train(linear.training)
+    return other

@@ -73,6 +73,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def _quieten_libraries() -> None:
     # Progress bars and advice of the libraries below would drown our own lines; errors still come through.
+    os.environ.setdefault("TQDM_DISABLE", "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
