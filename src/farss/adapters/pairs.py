@@ -8,7 +8,7 @@ the same (dropped) input, so that it vanishes exactly where training has not mov
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +19,8 @@ from farss.adapters.layers import DEFAULT, REFERENCE, lora_layers
 
 if TYPE_CHECKING:
     from peft import PeftModel
+
+Kind = TypeVar("Kind", bound=nn.Linear)
 
 
 class FrozenLinear(nn.Linear):
@@ -95,9 +97,9 @@ def join(model: PeftModel) -> None:
     """Tie the two adapters of `model` together: the reference frozen, its part computed by the trained one."""
     for layer in lora_layers(model).values():
         for part, paired in ((layer.lora_A, PairedDown), (layer.lora_B, PairedUp)):
-            part[REFERENCE] = _as(FrozenLinear, part[REFERENCE])
-            part[DEFAULT] = _as(paired, part[DEFAULT])
-            part[DEFAULT].initial = (part[REFERENCE],)
+            frozen, trained = _as(FrozenLinear, part[REFERENCE]), _as(paired, part[DEFAULT])
+            trained.initial = (frozen,)
+            part[REFERENCE], part[DEFAULT] = frozen, trained
     activate(model)
 
 
@@ -120,7 +122,7 @@ def activate(model: PeftModel, *, trainable: bool = True) -> None:
             part[REFERENCE].requires_grad_(False)
 
 
-def _as(kind: type[nn.Linear], linear: nn.Module) -> nn.Linear:
+def _as(kind: type[Kind], linear: nn.Module) -> Kind:
     """The same weight in a linear module of another kind."""
     assert isinstance(linear, nn.Linear)
     other = kind(linear.in_features, linear.out_features, bias=False, device="meta")
