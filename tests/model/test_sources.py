@@ -74,6 +74,12 @@ def test_dtype_is_the_argument_then_the_setting_then_the_checkpoint(folder, aske
     assert {parameter.dtype for parameter in model.parameters()} == {got}
 
 
+def test_adapters_name_the_base_as_the_user_did_not_by_a_folder_of_the_cache(folder, monkeypatch):
+    monkeypatch.setattr(sources, "resolve", lambda name, revision=None: folder)
+    assert load(ModelConfig(name="somebody/model")).model.name_or_path == "somebody/model"
+    assert load(ModelConfig(name=str(folder))).model.name_or_path == str(folder)
+
+
 def test_the_fingerprint_does_not_depend_on_the_dtype(folder):
     config = ModelConfig(name=str(folder))
     prints = {dtype: load(config, dtype=dtype).fingerprint for dtype in ("auto", "float32", "float64")}

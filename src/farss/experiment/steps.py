@@ -35,6 +35,7 @@ from farss.training.sft import train
 
 RECIPE = "recipe.yaml"
 SAMPLE_TOKENS = 32
+ADAPTER_FORMS = ("peft", "portable")
 
 
 def recipe_of(folder: str | Path) -> Recipe:
@@ -190,7 +191,10 @@ def export_adapter(
     if rank is not None and rank < 1:
         raise ConfigError("the rank must be at least 1", got=rank)
     _require_adapter(adapter)
-    loaded = load(ModelConfig(name=model or base_name_of(adapter)))
+    # An adapter is checked in float32, where a wrong one cannot hide in the rounding of the base's own dtype; a whole
+    # model is written in the base's dtype, and so checked in it.
+    dtype = "float32" if to in ADAPTER_FORMS else None
+    loaded = load(ModelConfig(name=model or base_name_of(adapter)), dtype=dtype)
     trained = load_adapter(loaded.model, adapter)
     report = export(trained, out, to=to, tokenizer=loaded.tokenizer, rank=rank)
     return {**dataclasses.asdict(report), "path": str(report.path)}
