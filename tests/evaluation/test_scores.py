@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from farss.errors import DataError
-from farss.evaluation.frontier import frontier_points, measure_frontier
+from farss.evaluation.frontier import frontier_points
 from farss.evaluation.records import KnowledgeSample, Measurement, TaskSample
 from farss.evaluation.scores import compare_methods, compare_to_base, summarise
 from farss.maths.metrics import harmonic, knowledge_kept, probability_kept
@@ -243,19 +243,3 @@ def test_frontier_points_use_the_questions_all_scales_share():
 def test_frontier_without_full_has_no_area():
     points, area = frontier_points({0.0: BASE, 1.0: FULL}, BASE, None, bootstrap=50)
     assert area is None and points[1]["T_l"] is None and points[1]["K_p"] is not None
-
-
-def test_measure_frontier_sets_each_scale():
-    from contextlib import contextmanager
-
-    current = []
-
-    @contextmanager
-    def scaled(scale):
-        current.append(scale)
-        yield
-        current.pop()
-
-    found = measure_frontier([0.0, 0.5], scaled, lambda: measurement(shift=-current[-1]))
-    assert [scale for scale, _ in found] == [0.0, 0.5] and current == []
-    assert found[1][1] == measurement(shift=-0.5)

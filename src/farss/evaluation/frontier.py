@@ -2,36 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
-from contextlib import AbstractContextManager
+from collections.abc import Mapping
 from typing import Any
 
 from farss.evaluation.panel import Panel, Statistic, Undefined
 from farss.evaluation.records import Measurement
 from farss.evaluation.scores import log_prob_change, measure, task_loss
 from farss.maths.metrics import frontier_area
-
-
-def measure_frontier(
-    scales: Iterable[float],
-    set_scale: Callable[[float], AbstractContextManager[Any]],
-    take: Callable[[], Measurement],
-) -> list[tuple[float, Measurement]]:
-    """Measure a trained model with its update multiplied by each scale.
-
-    Args:
-        scales: 0 is the base, 1 the model as trained.
-        set_scale: context in which the model's update is multiplied by its argument.
-        take: measures the model as it is at the time.
-
-    Returns:
-        (scale, measurement) in the order of `scales`.
-    """
-    found = []
-    for scale in scales:
-        with set_scale(scale):
-            found.append((scale, take()))
-    return found
 
 
 def frontier_points(

@@ -19,6 +19,11 @@ def load_model(recipe: Recipe, dtype: str | None = None) -> LoadedModel:
     return load(recipe.model, dtype=dtype)
 
 
+def load_for_statistics(recipe: Recipe) -> LoadedModel:
+    """The recipe's model in the dtype its statistics are taken in (`init.dtype`)."""
+    return load_model(recipe, None if recipe.init.dtype == "auto" else recipe.init.dtype)
+
+
 def check_inputs(recipe: Recipe, *, train: bool = True, test: bool = True) -> None:
     """Check, before a model is loaded, that the model's folder, the rows and the knowledge sets are there and readable.
 

@@ -4,20 +4,12 @@ from __future__ import annotations
 
 import sys
 import time
-from typing import Protocol, Self, TextIO
+from typing import Self, TextIO
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 SECONDS_BETWEEN_LINES = 15.0
-
-
-class Tracker(Protocol):
-    """What long-running functions call: how much is done, of how much, and a short note."""
-
-    def __call__(self, done: float, total: float, note: str = "") -> None:
-        """Take note that `done` of `total` is finished."""
-        ...
 
 
 def format_duration(seconds: float) -> str:

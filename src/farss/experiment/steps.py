@@ -71,7 +71,7 @@ def initialise(recipe: Recipe, method: str, out: str | Path, *, plan_file: str |
     require_new(out)
     if given is None and "curvature" in get_method(method).needs:
         materials.training_rows(recipe)
-    loaded = materials.load_model(recipe)
+    loaded = materials.load_for_statistics(recipe)
     started = time.perf_counter()
     cache = SpectrumCache(spectrum_folder())
     with new_folder(out) as folder:

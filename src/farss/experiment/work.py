@@ -40,7 +40,7 @@ STATISTICS = "stats.safetensors"
 
 def collect_statistics(recipe: Recipe, folder: Path) -> dict[str, Any]:
     """The data pass over the calibration rows; leaves `stats.safetensors`."""
-    loaded = _load_for_statistics(recipe)
+    loaded = materials.load_for_statistics(recipe)
     batches, data = _calibration(recipe, loaded)
     targets = find_targets(loaded.model, recipe.init.targets, recipe.init.exclude)
     check_boundary(targets, resolved(recipe.init), recipe.methods)
@@ -61,7 +61,7 @@ def plan_methods(recipe: Recipe, statistics: Path | None, folder: Path) -> dict[
         folder: receives the files.
         statistics: the folder of `collect_statistics`, or None if no method needs it.
     """
-    loaded = _load_for_statistics(recipe)
+    loaded = materials.load_for_statistics(recipe)
     _, data = _calibration(recipe, loaded)
     methods = [name for name in recipe.methods if get_method(name).trains == "adapter"]
     preparation = prepare(
@@ -82,10 +82,6 @@ def plan_methods(recipe: Recipe, statistics: Path | None, folder: Path) -> dict[
         "calibration_tokens": data["tokens"],
         "model": describe_model(loaded, preparation.targets),
     }
-
-
-def _load_for_statistics(recipe: Recipe) -> LoadedModel:
-    return materials.load_model(recipe, None if recipe.init.dtype == "auto" else recipe.init.dtype)
 
 
 def _calibration(recipe: Recipe, loaded: LoadedModel) -> tuple[list[Batch], dict[str, Any]]:

@@ -75,7 +75,7 @@ def train(
         examples: rows as token ids.
         config: learning rate, batch size, schedule, precision, seed. `config.dropout` is a property of the adapter
             and has been applied with it.
-        out: folder for checkpoints, written every `config.save_steps` steps and at the end; None keeps none.
+        out: folder for checkpoints, written every `config.save_steps` steps if that is set; None keeps none.
         trains: "adapter" if `model` carries one, "weights" for full fine-tuning.
         progress: called with (step, total steps, loss) after every step.
         resume: go on from the newest checkpoint in `out`; False removes what is there and begins again.
