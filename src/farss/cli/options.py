@@ -45,6 +45,12 @@ def add_recipe_options(parser: argparse.ArgumentParser, flags: Sequence[str]) ->
         parser.add_argument(flag, type=kind, dest=key, metavar=flag[2:].upper(), help=f"{text} ({key})")
 
 
+def add_workers_option(parser: argparse.ArgumentParser) -> None:
+    """Add `--workers`, which changes how long a run takes and nothing it finds."""
+    text = "jobs at a time, each with its share of the threads or a GPU of its own (default 1)"
+    parser.add_argument("--workers", type=int, metavar="N", default=1, help=text)
+
+
 def recipe_from(arguments: argparse.Namespace, recipe: Recipe | None = None) -> Recipe:
     """The recipe of `--recipe` (or the given one, or the defaults) with the flags' values put in.
 

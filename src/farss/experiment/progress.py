@@ -10,6 +10,13 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 SECONDS_BETWEEN_LINES = 15.0
+_bars_shown = True
+
+
+def show_bars(shown: bool) -> None:
+    """Whether this process may draw bars on a terminal: several processes would draw over each other."""
+    global _bars_shown
+    _bars_shown = shown
 
 
 def format_duration(seconds: float) -> str:
@@ -40,7 +47,7 @@ class ProgressLine:
 
     def __enter__(self) -> Self:
         self.started = self.last_line = time.monotonic()
-        if not self.quiet and self.stream.isatty():
+        if _bars_shown and not self.quiet and self.stream.isatty():
             self._bar = Progress(
                 TextColumn("{task.description}"),
                 BarColumn(),

@@ -9,16 +9,17 @@ from typing import Any
 from farss.config import Recipe
 from farss.experiment import materials
 from farss.experiment.assemble import assemble, load_run
-from farss.experiment.jobs import jobs_of, methods_needing, validate
+from farss.experiment.jobs import Job, jobs_of, methods_needing, validate
 from farss.experiment.keys import Keys
 from farss.experiment.measuring import measure_base, measure_job
 from farss.experiment.stages import run_stage
 from farss.experiment.work import collect_statistics, plan_methods, train_job
+from farss.experiment.workers import Share, run_all, shares
 from farss.report import write_report
 from farss.storage import write_atomically
 
 
-def run(recipe: Recipe, out: str | Path | None = None) -> tuple[dict[str, Any], Path]:
+def run(recipe: Recipe, out: str | Path | None = None, workers: int = 1) -> tuple[dict[str, Any], Path]:
     """Carry out a recipe and write its report; stages finished by an earlier call are reused.
 
     Every stage runs in a process of its own, so a script that calls this needs `if __name__ == "__main__":` around it.
@@ -26,6 +27,8 @@ def run(recipe: Recipe, out: str | Path | None = None) -> tuple[dict[str, Any], 
     Args:
         recipe: model, data, methods, learning rates, seeds and settings.
         out: the run folder; `recipe.out`, or `runs/NAME`, by default.
+        workers: how many jobs train and are measured at a time, each with its share of the threads, or a GPU of its
+            own where there are some. Shared stages (base, statistics, plans) use the whole machine.
 
     Returns:
         The report (the content of `report.json`) and the folder that holds it.
@@ -34,19 +37,23 @@ def run(recipe: Recipe, out: str | Path | None = None) -> tuple[dict[str, Any], 
         FarssError: see `docs/errors.md`; finished stages stay.
     """
     validate(recipe)
+    parts = shares(workers)
     materials.check_inputs(recipe)
     folder = Path(out or recipe.out or Path("runs") / recipe.name)
     write_atomically(folder / "recipe.yaml", lambda file: file.write_text(recipe.to_yaml(), encoding="utf-8"))
     keys = Keys(recipe)
     _plan(recipe, folder, keys)
     run_stage(folder / "base", keys.base, functools.partial(measure_base, recipe))
-    for job in jobs_of(recipe):
-        place = folder / job.id
-        run_stage(place / "train", keys.training(job), functools.partial(train_job, recipe, job, folder / "plans"))
-        run_stage(place / "eval", keys.evaluation(job), functools.partial(measure_job, recipe, job, place / "train"))
+    run_all([functools.partial(_carry_out, recipe, folder, keys, job) for job in jobs_of(recipe)], parts)
     report = assemble([load_run(folder)])
     write_report(report, folder)
     return report, folder
+
+
+def _carry_out(recipe: Recipe, folder: Path, keys: Keys, job: Job, share: Share) -> None:
+    place = folder / job.id
+    run_stage(place / "train", keys.training(job), functools.partial(train_job, recipe, job, folder / "plans"), share)
+    run_stage(place / "eval", keys.evaluation(job), functools.partial(measure_job, recipe, job, place / "train"), share)
 
 
 def _plan(recipe: Recipe, folder: Path, keys: Keys) -> None:

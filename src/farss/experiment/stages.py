@@ -18,6 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from farss.errors import FarssError
+from farss.experiment import progress
+from farss.experiment.workers import WHOLE, Share
 from farss.storage import write_json
 
 DONE = "done.json"
@@ -41,7 +43,7 @@ def finished(folder: Path, key: str) -> dict[str, Any] | None:
     return content if content.get("key") == key else None
 
 
-def run_stage(folder: Path, key: str, work: Callable[[Path], dict[str, Any]]) -> dict[str, Any]:
+def run_stage(folder: Path, key: str, work: Callable[[Path], dict[str, Any]], share: Share = WHOLE) -> dict[str, Any]:
     """Do `work(folder)` in a child process unless it is done already; return what it left.
 
     Args:
@@ -49,6 +51,7 @@ def run_stage(folder: Path, key: str, work: Callable[[Path], dict[str, Any]]) ->
             that the work can go on from its own checkpoints.
         key: from `stage_key`.
         work: receives the folder and returns a JSON-ready dictionary; it and its arguments are pickled.
+        share: what the child may use of the machine.
 
     Raises:
         FarssError: what the child raised, or that it was killed.
@@ -60,17 +63,17 @@ def run_stage(folder: Path, key: str, work: Callable[[Path], dict[str, Any]]) ->
     if folder.exists() and (not started.exists() or json.loads(started.read_text())["key"] != key):
         shutil.rmtree(folder)
     write_json(started, {"key": key})
-    content = {**_in_child(work, folder), "key": key}
+    content = {**_in_child(work, folder, share), "key": key}
     write_json(folder / DONE, content)
     return content
 
 
-def _in_child(work: Callable[[Path], dict[str, Any]], folder: Path) -> dict[str, Any]:
+def _in_child(work: Callable[[Path], dict[str, Any]], folder: Path, share: Share) -> dict[str, Any]:
     context = multiprocessing.get_context(START_METHOD)
     if START_METHOD == "forkserver":
         context.set_forkserver_preload(PRELOADED)
     receiver, sender = context.Pipe(duplex=False)
-    process = context.Process(target=_child, args=(work, folder, sender, dict(os.environ)))
+    process = context.Process(target=_child, args=(work, folder, sender, dict(os.environ), share))
     process.start()
     sender.close()
     try:
@@ -104,9 +107,12 @@ def _ended_early(folder: Path, code: int | None) -> FarssError:
 
 
 def _child(
-    work: Callable[[Path], dict[str, Any]], folder: Path, sender: Connection, environment: dict[str, str]
+    work: Callable[[Path], dict[str, Any]], folder: Path, sender: Connection, environment: dict[str, str], share: Share
 ) -> None:
     os.environ.update(environment)  # the server keeps the environment of its own start
+    share.take()
+    if not share.whole:
+        progress.show_bars(False)
     try:
         sender.send(work(folder))
     except FarssError as error:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from farss.cli.options import FLAGS, add_recipe_options, recipe_from
+from farss.cli.options import FLAGS, add_recipe_options, add_workers_option, recipe_from
 from farss.cli.output import print_run
 
 SUMMARY = "compare full fine-tuning, LoRA, PiSSA, MiLoRA and FARSS on SmolLM2-135M, in minutes, on a CPU"
@@ -15,6 +15,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Flags that override the demo's recipe."""
     add_recipe_options(parser, tuple(FLAGS))
     parser.add_argument("--out", metavar="DIR", default="runs/demo", help="run folder (default runs/demo)")
+    add_workers_option(parser)
 
 
 def act(arguments: argparse.Namespace) -> int:
@@ -24,5 +25,5 @@ def act(arguments: argparse.Namespace) -> int:
     from farss.experiment.run import run
 
     recipe = recipe_from(arguments, Recipe.from_yaml(find_recipe("demo")))
-    report, folder = run(recipe, arguments.out)
+    report, folder = run(recipe, arguments.out, arguments.workers)
     return print_run(arguments, report, folder)

@@ -1,0 +1,93 @@
+"""Jobs side by side: every one done once, no more at a time than there are shares, a failure loses nothing."""
+
+from __future__ import annotations
+
+import os
+import threading
+
+import pytest
+import torch
+
+from farss.errors import ConfigError, NumericalError
+from farss.experiment import stages
+from farss.experiment.stages import run_stage
+from farss.experiment.workers import WHOLE, Share, run_all, shares
+
+
+def test_one_worker_has_the_whole_machine():
+    assert shares(1, threads=4, gpus=["0", "1"]) == [WHOLE]
+    assert WHOLE.whole and not Share(threads=2).whole
+
+
+def test_threads_are_divided():
+    assert shares(2, threads=5, gpus=[]) == [Share(2), Share(2)]
+
+
+def test_every_worker_gets_a_gpu_of_its_own():
+    assert shares(2, threads=8, gpus=["3", "5", "6"]) == [Share(4, "3"), Share(4, "5")]
+
+
+def test_gpus_are_those_the_environment_shows(monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4, 7")
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert [share.gpu for share in shares(2, threads=2)] == ["4", "7"]
+
+
+@pytest.mark.parametrize(("workers", "gpus", "most"), [(5, [], "1 to 4"), (0, [], "1 to 4"), (3, ["0", "1"], "1 to 2")])
+def test_too_many_workers_are_refused(workers, gpus, most):
+    with pytest.raises(ConfigError, match=most):
+        shares(workers, threads=4, gpus=gpus)
+
+
+def test_tasks_run_side_by_side_each_with_a_share_that_no_other_has():
+    together = threading.Barrier(2, timeout=20)  # passed only if two tasks are under way at the same time
+    used, lock, seen = set(), threading.Lock(), []
+
+    def task(share):
+        with lock:
+            assert share not in used
+            used.add(share)
+            seen.append(share)
+        together.wait()
+        with lock:
+            used.remove(share)
+
+    run_all([task] * 6, [Share(1, "0"), Share(1, "1")])
+    assert len(seen) == 6
+    assert set(seen) == {Share(1, "0"), Share(1, "1")}
+
+
+def test_after_a_failure_the_task_under_way_is_finished_and_no_other_begun(capsys):
+    failed, finished, begun = threading.Event(), [], []
+
+    def fails(share):
+        begun.append("fails")
+        failed.set()
+        raise NumericalError("the loss is not finite")
+
+    def lasts(share):
+        begun.append("lasts")
+        failed.wait(20)
+        threading.Event().wait(0.3)  # still under way while the failure is dealt with
+        finished.append("lasts")
+
+    def never(share):
+        begun.append("never")
+        threading.Event().wait(1)
+
+    with pytest.raises(NumericalError, match="not finite"):
+        run_all([lasts, fails, *[never] * 4], [Share(1, "0"), Share(1, "1")])
+    assert finished == ["lasts"]
+    assert begun.count("never") <= 1  # the one that the failing worker may have taken up at once
+    assert "finished first" in capsys.readouterr().err
+
+
+def test_a_stage_keeps_to_its_share(tmp_path, monkeypatch):
+    monkeypatch.setattr(stages, "START_METHOD", "fork")
+
+    def look(folder):
+        return {"threads": torch.get_num_threads(), "gpu": os.environ.get("CUDA_VISIBLE_DEVICES")}
+
+    left = run_stage(tmp_path / "stage", "a", look, Share(threads=1, gpu="5"))
+    assert (left["threads"], left["gpu"]) == (1, "5")
+    assert os.environ.get("CUDA_VISIBLE_DEVICES") != "5"
