@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import pytest
 import torch
 
 from farss.errors import StorageError
-from farss.storage import new_folder, read_tensors, write_atomically, write_json, write_tensors
+from farss.storage import held, new_folder, read_tensors, write_atomically, write_json, write_tensors
 
 
 def test_a_failed_write_leaves_the_old_file(tmp_path):
@@ -50,4 +53,28 @@ def test_new_folder_appears_only_when_complete(tmp_path):
         (folder / "file").write_text("x")
     assert (tmp_path / "out" / "file").read_text() == "x"
     with pytest.raises(StorageError, match="not empty"), new_folder(tmp_path / "out"):
+        pass
+
+
+def test_a_held_folder_is_refused_to_others_and_free_afterwards(tmp_path):
+    with (
+        held(tmp_path / "run"),
+        pytest.raises(StorageError, match="another process is at work"),
+        held(tmp_path / "run"),
+    ):
+        pass
+    with held(tmp_path / "run"):
+        assert (tmp_path / "run").is_dir()
+
+
+def test_a_hold_ends_with_its_process(tmp_path):
+    hold = f"import os; from farss.storage import held; held({str(tmp_path)!r}).__enter__(); os._exit(9)"
+    assert subprocess.run([sys.executable, "-c", hold], check=False).returncode == 9
+    with held(tmp_path):
+        pass
+
+
+def test_a_folder_that_cannot_be_made_is_said(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StorageError, match="cannot be used"), held(tmp_path / "file" / "run"):
         pass

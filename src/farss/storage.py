@@ -5,16 +5,20 @@ from __future__ import annotations
 import json
 import os
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock, Timeout
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
 from farss.errors import StorageError
+
+LOCK = ".lock"
+"""The file by which a process holds a folder."""
 
 
 def write_atomically(path: str | Path, write: Callable[[Path], object]) -> None:
@@ -66,6 +70,32 @@ def read_tensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str]]:
             return {name: file.get_tensor(name) for name in names}, dict(file.metadata() or {})
     except (OSError, SafetensorError) as error:
         raise StorageError("the tensor file cannot be read", where=path, got=str(error)) from error
+
+
+@contextmanager
+def held(folder: str | Path) -> Iterator[None]:
+    """The folder made and held by this process alone; the hold ends with the block, or with the process.
+
+    Raises:
+        StorageError: if another process holds it, or it cannot be made.
+    """
+    place = Path(folder)
+    try:
+        place.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(place / LOCK, timeout=0)
+        lock.acquire()
+    except Timeout:
+        raise StorageError(
+            "another process is at work in this folder",
+            where=place,
+            do="wait for it, end it, or choose another --out",
+        ) from None
+    except OSError as error:
+        raise StorageError("the folder cannot be used", where=place, got=str(error)) from error
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 @contextmanager

@@ -4,7 +4,12 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
 
+import psutil
 import pytest
 
 from farss.errors import ConfigError, FarssError
@@ -67,3 +72,36 @@ def test_an_unexpected_error_is_told_from_a_kill(tmp_path):
 def test_keys_depend_on_content_alone():
     assert stage_key({"a": 1, "b": 2}) == stage_key({"b": 2, "a": 1})
     assert stage_key({"a": 1}) != stage_key({"a": 2})
+
+
+def test_a_stage_ends_with_the_run_that_began_it(tmp_path, monkeypatch):
+    monkeypatch.undo()  # a fork would hold both ends of the pipe
+    script = tmp_path / "run.py"
+    script.write_text(
+        "import functools, pathlib, sys\n"
+        "from farss.experiment.stages import run_stage\n"
+        "from tests.experiment.lasting import lasts\n"
+        "if __name__ == '__main__':\n"
+        "    run_stage(pathlib.Path(sys.argv[1]), 'a', lasts)\n"
+    )
+    stage = tmp_path / "stage"
+    root = Path(__file__).parents[2]
+    environment = {**os.environ, "PYTHONPATH": f"{root / 'src'}{os.pathsep}{root}"}
+    parent = subprocess.Popen([sys.executable, str(script), str(stage)], env=environment)
+    child = int(_content_of(stage / "pid"))
+    parent.kill()
+    parent.wait()
+    for _ in range(200):
+        if not psutil.pid_exists(child) or psutil.Process(child).status() == psutil.STATUS_ZOMBIE:
+            return
+        time.sleep(0.05)
+    os.kill(child, signal.SIGKILL)
+    pytest.fail("the stage outlived its run")
+
+
+def _content_of(file, seconds=60):
+    for _ in range(seconds * 20):
+        if file.exists() and file.read_text():
+            return file.read_text()
+        time.sleep(0.05)
+    pytest.fail("the stage did not begin")

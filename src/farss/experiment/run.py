@@ -16,7 +16,7 @@ from farss.experiment.stages import run_stage
 from farss.experiment.work import collect_statistics, plan_methods, train_job
 from farss.experiment.workers import Share, run_all, shares
 from farss.report import write_report
-from farss.storage import write_atomically
+from farss.storage import held, write_atomically
 
 
 def run(recipe: Recipe, out: str | Path | None = None, workers: int = 1) -> tuple[dict[str, Any], Path]:
@@ -40,13 +40,14 @@ def run(recipe: Recipe, out: str | Path | None = None, workers: int = 1) -> tupl
     parts = shares(workers)
     materials.check_inputs(recipe)
     folder = Path(out or recipe.out or Path("runs") / recipe.name)
-    write_atomically(folder / "recipe.yaml", lambda file: file.write_text(recipe.to_yaml(), encoding="utf-8"))
-    keys = Keys(recipe)
-    _plan(recipe, folder, keys)
-    run_stage(folder / "base", keys.base, functools.partial(measure_base, recipe))
-    run_all([functools.partial(_carry_out, recipe, folder, keys, job) for job in jobs_of(recipe)], parts)
-    report = assemble([load_run(folder)])
-    write_report(report, folder)
+    with held(folder):
+        write_atomically(folder / "recipe.yaml", lambda file: file.write_text(recipe.to_yaml(), encoding="utf-8"))
+        keys = Keys(recipe)
+        _plan(recipe, folder, keys)
+        run_stage(folder / "base", keys.base, functools.partial(measure_base, recipe))
+        run_all([functools.partial(_carry_out, recipe, folder, keys, job) for job in jobs_of(recipe)], parts)
+        report = assemble([load_run(folder)])
+        write_report(report, folder)
     return report, folder
 
 

@@ -12,6 +12,7 @@ import multiprocessing
 import os
 import shutil
 import sys
+import threading
 from collections.abc import Callable
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -27,6 +28,9 @@ START_METHOD = "forkserver" if sys.platform == "linux" else "spawn"
 """How a stage's process is made. A plain fork of a process that has computed with several threads never finishes its
 first parallel region, and one that has used a GPU cannot use it again; the server has only imported the libraries."""
 PRELOADED = ["farss.experiment.work", "farss.experiment.measuring"]
+
+ORPHANED = 131
+"""Exit code of a stage whose parent died: nobody would mark its folder, and the next run must have it for itself."""
 
 
 def stage_key(*parts: object) -> str:
@@ -72,7 +76,7 @@ def _in_child(work: Callable[[Path], dict[str, Any]], folder: Path, share: Share
     context = multiprocessing.get_context(START_METHOD)
     if START_METHOD == "forkserver":
         context.set_forkserver_preload(PRELOADED)
-    receiver, sender = context.Pipe(duplex=False)
+    receiver, sender = context.Pipe()
     process = context.Process(target=_child, args=(work, folder, sender, dict(os.environ), share))
     process.start()
     sender.close()
@@ -109,6 +113,7 @@ def _ended_early(folder: Path, code: int | None) -> FarssError:
 def _child(
     work: Callable[[Path], dict[str, Any]], folder: Path, sender: Connection, environment: dict[str, str], share: Share
 ) -> None:
+    threading.Thread(target=_end_with_parent, args=(sender,), daemon=True).start()
     os.environ.update(environment)  # the server keeps the environment of its own start
     share.take()
     if not share.whole:
@@ -119,6 +124,14 @@ def _child(
         sender.send(_Failure.of(error))
     except KeyboardInterrupt:
         sys.exit(130)
+
+
+def _end_with_parent(connection: Connection) -> None:
+    """Wait for the other end to close, which only the parent's death does, and end this process at once."""
+    try:
+        connection.recv()
+    except (EOFError, OSError):
+        os._exit(ORPHANED)
 
 
 class _Failure(FarssError):
