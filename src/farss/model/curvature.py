@@ -61,7 +61,7 @@ def collect(
         NumericalError: if the loss or a gradient is not finite; the batch is named.
     """
     queue = list(batches)[:max_batches]
-    _check_supervision(queue)
+    check_supervision(queue)
     with ExitStack() as stack:
         stack.enter_context(reading_only(model))
         stack.enter_context(full_precision_products())
@@ -79,7 +79,12 @@ def collect(
     return run.finished()
 
 
-def _check_supervision(queue: list[Batch]) -> None:
+def check_supervision(queue: Sequence[Batch]) -> None:
+    """Check that there are batches and that each has a loss.
+
+    Raises:
+        DataError: naming the batch.
+    """
     if not queue:
         raise DataError("there is no calibration batch", expected="at least one batch")
     for number, batch in enumerate(queue):
@@ -107,7 +112,15 @@ def _run_batch(run: Observation, reader: SupervisedLoss, batch: Batch, where: st
 
 
 def _shared_inputs(model: nn.Module, targets: Sequence[Target], batch: Batch) -> dict[str, str]:
-    """Module name -> first module that reads the very same tensor, seen in a forward pass over a few tokens.
+    """`leaders` of a forward pass over a few tokens."""
+    start = int(batch.attention_mask[0].nonzero()[0])
+    ids = batch.input_ids[:1, start : start + PROBE_TOKENS].to(weight_matrix(targets[0]).device)
+    with torch.no_grad():
+        return leaders(targets, lambda: model(input_ids=ids, attention_mask=torch.ones_like(ids)))
+
+
+def leaders(targets: Sequence[Target], run: Callable[[], object]) -> dict[str, str]:
+    """Module name -> first module that reads the very same tensor while `run` runs the model forward.
 
     Raises:
         ModelError: if a target is not used at all.
@@ -123,17 +136,15 @@ def _shared_inputs(model: nn.Module, targets: Sequence[Target], batch: Batch) ->
 
         return forward
 
-    start = int(batch.attention_mask[0].nonzero()[0])
-    ids = batch.input_ids[:1, start : start + PROBE_TOKENS].to(weight_matrix(targets[0]).device)
-    with replaced_forwards({target: watch(target) for target in targets}), torch.no_grad():
-        model(input_ids=ids, attention_mask=torch.ones_like(ids))
-    leaders: dict[str, str] = {}
+    with replaced_forwards({target: watch(target) for target in targets}):
+        run()
+    found: dict[str, str] = {}
     for name, h in seen:
-        leaders.setdefault(name, next(other for other, read in seen if read is h))
-    unused = [target.name for target in targets if target.name not in leaders]
+        found.setdefault(name, next(other for other, read in seen if read is h))
+    unused = [target.name for target in targets if target.name not in found]
     if unused:
         raise ModelError("a target is never used", where=", ".join(unused[:3]), got=len(unused), do="exclude it")
-    return leaders
+    return found
 
 
 def _keep_checkpointing(model: nn.Module) -> None:

@@ -59,7 +59,7 @@ class SupervisedLoss:
             ModelError: if the model does not return next-token logits.
         """
         self.wanted, self.selected = batch.supervised, False
-        out = self.model(**self._arguments(batch), return_dict=True)
+        out = self.model(**self.arguments(batch), return_dict=True)
         logits = out.logits
         rows = int(self.wanted.sum())
         if self.selected and logits.shape[:-1] == (1, rows):
@@ -73,7 +73,12 @@ class SupervisedLoss:
         labels = self._drawn(logits) if self.fisher == "sampled" else labels
         return functional.cross_entropy(logits, labels, reduction="mean" if self.loss_norm == "batch_mean" else "sum")
 
-    def _arguments(self, batch: Batch) -> dict[str, Any]:
+    def arguments(self, batch: Batch) -> dict[str, Any]:
+        """What the model's forward is called with for `batch`.
+
+        Raises:
+            ModelError: if the batch is padded at the left and the model takes no positions.
+        """
         arguments: dict[str, Any] = {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask}
         if "use_cache" in self.accepted:
             arguments["use_cache"] = False

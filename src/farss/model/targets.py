@@ -8,7 +8,6 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor, nn
 
 from farss.errors import ModelError
@@ -50,7 +49,14 @@ def layer_count(targets: Sequence[Target]) -> int:
     return max((t.layer + 1 for t in targets if t.layer is not None), default=0)
 
 
-def find_targets(model: nn.Module, targets: Sequence[str] = (), exclude: Sequence[str] = ()) -> list[Target]:
+def chain_prefixes(model: nn.Module) -> list[str]:
+    """Name prefixes of the lists of blocks that layers are counted in: one for a decoder, none without blocks."""
+    return _main_chain(model, _linears(model))
+
+
+def find_targets(
+    model: nn.Module, targets: Sequence[str] = (), exclude: Sequence[str] = (), *, in_memory: bool = True
+) -> list[Target]:
     """The linear modules to adapt, in model order.
 
     Without `targets`, every linear inside the main chain of blocks (`layers.N`, `h.N`, `encoder.layer.N`, ...): never
@@ -61,12 +67,13 @@ def find_targets(model: nn.Module, targets: Sequence[str] = (), exclude: Sequenc
         targets: patterns that select modules; each is a part of the dotted name ("q_proj") or a regular expression
             that matches the whole dotted name.
         exclude: patterns of the same form that remove modules from the selection.
+        in_memory: whether weights must be there; False accepts a model whose weights are read later.
 
     Raises:
         ModelError: if a pattern selects nothing, nothing is left, a selected module is not a plain linear (quantised,
             already adapted, offloaded), or a pattern names the output head or a shared weight.
     """
-    linears = {name: module for name, module in model.named_modules() if _looks_linear(module)}
+    linears = _linears(model)
     chain = _main_chain(model, linears)
     shared = _shared_weights(model)
     names = _selected(linears, targets) if targets else [n for n in linears if _layer_of(n, chain) is not None]
@@ -85,7 +92,11 @@ def find_targets(model: nn.Module, targets: Sequence[str] = (), exclude: Sequenc
             got=f"{len(linears)} linear modules, {len(removed)} of them excluded",
             do="name modules with `targets`, or exclude fewer",
         )
-    return [_target(name, linears[name], _layer_of(name, chain)) for name in names]
+    return [_target(name, linears[name], _layer_of(name, chain), in_memory) for name in names]
+
+
+def _linears(model: nn.Module) -> dict[str, nn.Module]:
+    return {name: module for name, module in model.named_modules() if _looks_linear(module)}
 
 
 def _selected(linears: dict[str, nn.Module], patterns: Iterable[str]) -> list[str]:
@@ -157,7 +168,7 @@ def _shared_weights(model: nn.Module) -> set[str]:
     }
 
 
-def _target(name: str, module: nn.Module, layer: int | None) -> Target:
+def _target(name: str, module: nn.Module, layer: int | None, in_memory: bool) -> Target:
     conv1d = _is_conv1d(module)
     plain = conv1d or (isinstance(module, nn.Linear) and type(module).forward is nn.Linear.forward)
     weight = module._parameters.get("weight")
@@ -169,7 +180,7 @@ def _target(name: str, module: nn.Module, layer: int | None) -> Target:
             got=f"{type(module).__module__}.{type(module).__qualname__}",
             do="load the model unquantised and without adapters, or exclude the module",
         )
-    if weight.device == torch.device("meta"):
+    if in_memory and weight.is_meta:
         raise ModelError("the weight is not in memory", where=name, do="load the model without offloading to disk")
     rows, columns = weight.shape
     shape = (columns, rows) if conv1d else (rows, columns)

@@ -1,0 +1,145 @@
+"""A checkpoint read piece by piece: a model without weights, and its weights when and where they are needed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from torch import Tensor, nn
+
+from farss.errors import ModelError
+from farss.model.checkpoint import check_folder, weight_files
+
+RESIDENT = "use the resident engine, which loads the whole model"
+
+
+class LazyWeights:
+    """The weights of one checkpoint folder, by the names they have in the model.
+
+    Args:
+        folder: a model folder with safetensors weights.
+        model: the model without weights; it tells names, shapes and ties.
+        dtype: weights are given in this dtype.
+        device: weights are put here.
+
+    Raises:
+        ModelError: if a weight of the model is not in the checkpoint under its own name.
+    """
+
+    def __init__(self, folder: Path, model: nn.Module, dtype: torch.dtype, device: torch.device | str = "cpu") -> None:
+        self.folder, self.dtype, self.device = folder, dtype, torch.device(device)
+        stored = _stored_in(weight_files(folder))
+        self.parameters = dict(model.named_parameters())  # tied ones once
+        self.keys = {name: _stored_name(name, model, stored) for name in self.parameters}
+        missing = [name for name, key in self.keys.items() if key is None]
+        if missing:
+            raise ModelError(
+                "the checkpoint names its weights differently from the model, so it cannot be read piece by piece",
+                where=folder,
+                expected=", ".join(missing[:3]),
+                got=f"{len(missing)} names without a weight",
+                do=RESIDENT,
+            )
+        self.files = {name: stored[key] for name, key in self.keys.items() if key is not None}
+        self.buffers = {
+            name: stored[key] for name, _ in model.named_buffers() if (key := _stored_name(name, model, stored))
+        }
+
+    def read(self, names: Iterable[str]) -> Iterator[tuple[str, Tensor]]:
+        """(name, weight) of each name, file by file; a file is closed before the next is opened.
+
+        Raises:
+            ModelError: if a weight has another shape than in the model, or holds NaN or Inf.
+        """
+        by_file: dict[Path, list[str]] = {}
+        for name in names:
+            by_file.setdefault(self.files[name], []).append(name)
+        for file, wanted in by_file.items():
+            with safe_open(file, framework="pt") as opened:
+                for name in wanted:
+                    yield name, self._checked(name, opened.get_tensor(self.keys[name]))
+
+    def _checked(self, name: str, weight: Tensor) -> Tensor:
+        if weight.shape != self.parameters[name].shape:
+            expected = tuple(self.parameters[name].shape)
+            raise ModelError("a weight has the wrong shape", where=name, expected=expected, got=tuple(weight.shape))
+        weight = weight.to(self.device, self.dtype)
+        low, high = torch.aminmax(weight)
+        if not (torch.isfinite(low) and torch.isfinite(high)):
+            raise ModelError("the model has weights that are NaN or Inf", where=name, do="copy the file again")
+        return weight
+
+    @contextmanager
+    def loaded(self, model: nn.Module, names: Iterable[str]) -> Iterator[None]:
+        """The named weights in their places in `model`, and the empty ones back afterwards."""
+        names = list(names)
+        try:
+            for name, weight in self.read(names):
+                _place(model, name, nn.Parameter(weight, requires_grad=False))
+            yield
+        finally:
+            for name in names:
+                _place(model, name, self.parameters[name])
+
+
+def skeleton(folder: Path, dtype: str = "auto", *, trust_remote_code: bool = False) -> tuple[Any, torch.dtype]:
+    """The causal language model of a folder with its parameters on the meta device, and the dtype they will have.
+
+    Buffers (rotary frequencies, masks) are real, as the model's own code computes them.
+
+    Args:
+        folder: a model folder; `check_folder` is applied first.
+        dtype: "auto" for the dtype of the checkpoint, or the name of a torch dtype.
+        trust_remote_code: whether code in the folder may run.
+
+    Raises:
+        ModelError: as `check_folder`.
+    """
+    from accelerate import init_empty_weights
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    check_folder(folder, trust_remote_code=trust_remote_code)
+    config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=trust_remote_code)
+    kind = _checkpoint_dtype(folder, config) if dtype == "auto" else getattr(torch, dtype)
+    with init_empty_weights(include_buffers=False):
+        model = AutoModelForCausalLM.from_config(config, dtype=kind, trust_remote_code=trust_remote_code)
+    model.tie_weights()
+    return model.eval(), kind
+
+
+def _checkpoint_dtype(folder: Path, config: Any) -> torch.dtype:
+    """As transformers decides: the configuration's word, else the first floating-point weight's."""
+    named = getattr(config, "dtype", None)
+    if isinstance(named, torch.dtype):
+        return named
+    if isinstance(named, str):
+        return getattr(torch, named.removeprefix("torch."))
+    with safe_open(weight_files(folder)[0], framework="pt") as opened:
+        for key in opened.keys():  # noqa: SIM118  # the handle itself cannot be iterated
+            weight = opened.get_tensor(key)
+            if weight.is_floating_point():
+                return weight.dtype
+    raise ModelError("the checkpoint holds no floating-point weight", where=folder)
+
+
+def _stored_in(files: Iterable[Path]) -> dict[str, Path]:
+    found = {}
+    for file in files:
+        with safe_open(file, framework="pt") as opened:
+            found |= dict.fromkeys(opened.keys(), file)
+    return found
+
+
+def _stored_name(name: str, model: nn.Module, stored: dict[str, Path]) -> str | None:
+    """The name of a weight in the checkpoint: its own, or its own without or with the base model's prefix."""
+    prefix = f"{getattr(model, 'base_model_prefix', '')}."
+    return next((key for key in (name, name.removeprefix(prefix), prefix + name) if key in stored), None)
+
+
+def _place(model: nn.Module, name: str, parameter: nn.Parameter) -> None:
+    module, _, last = name.rpartition(".")
+    model.get_submodule(module)._parameters[last] = parameter
