@@ -72,3 +72,7 @@ class NumericalError(FarssError):
 
 class StorageError(FarssError):
     """A file could not be written or read: no space, no permission, cut short."""
+
+
+class ResourceError(RequestError):
+    """The machine is too small for the request; said before anything is loaded."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -36,6 +36,7 @@ def apply(
     dropout: float = 0.0,
     seed: int | None = None,
     fingerprint: str | None = None,
+    start: Mapping[str, Factors] | None = None,
 ) -> PeftModel:
     """Wrap `model` with the adapter of `plan`; its outputs are those of `model` until training moves the adapter.
 
@@ -51,6 +52,8 @@ def apply(
         dropout: probability of dropping an input entry of the adapters while training, one mask for both.
         seed: of random initialisation; None takes the seed in the plan's settings.
         fingerprint: of the model, where it is known already; None computes it.
+        start: B0 and A0 per module of a spectral plan, where they are known already; None computes them. With it and
+            the fingerprint, the base's weights are not read and may be on the meta device.
 
     Raises:
         AdapterError: if the plan trains all weights, or the model already carries an adapter.
@@ -58,7 +61,10 @@ def apply(
     """
     check_plan(model, plan, fingerprint)
     refuse_adapters(model)
-    start = initial.initial_factors(model, plan, spectra) if plan.initialisation == "spectral" else None
+    if plan.initialisation != "spectral":
+        start = None
+    elif start is None:
+        start = initial.initial_factors(model, plan, spectra)
     training = model.training
     wrapped = _wrap(model, plan, dropout, plan.settings.get("seed", 0) if seed is None else seed)
     if start is not None:
@@ -68,7 +74,7 @@ def apply(
             add_reference(wrapped, start)
         else:
             subtract_(wrapped, plan, start)
-    remember(wrapped, Provenance(plan, start if plan.base == "residual" else None))
+    remember(wrapped, Provenance(plan, dict(start) if start is not None and plan.base == "residual" else None))
     set_mode(wrapped, training)
     return wrapped
 
@@ -96,7 +102,7 @@ def check_plan(model: nn.Module, plan: Plan, fingerprint: str | None = None) -> 
         )
 
 
-def subtract_(model: PeftModel, plan: Plan, removed: dict[str, Factors]) -> None:
+def subtract_(model: PeftModel, plan: Plan, removed: Mapping[str, Factors]) -> None:
     """Take `scale * B0 A0` out of the base weights of `model`, in float32 with one cast: the residual form."""
     scales = {row.name: row.scale for row in plan.targets}
     for name, layer in lora_layers(model).items():

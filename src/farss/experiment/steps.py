@@ -10,10 +10,6 @@ import time
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor, nn
-
-from farss.adapters.apply import apply
 from farss.adapters.export import Form, export
 from farss.adapters.files import base_name_of, load_adapter, save_adapter
 from farss.config import ModelConfig, Recipe
@@ -22,15 +18,9 @@ from farss.evaluation.scores import summarise
 from farss.experiment import materials
 from farss.experiment.environment import device, versions
 from farss.experiment.measuring import SAMPLES, measure
-from farss.experiment.planning import calibration_batches, prepare, spectrum_folder
 from farss.experiment.progress import ProgressLine
-from farss.experiment.work import STATISTICS
-from farss.methods import get_method
-from farss.model.calibration import data_fingerprint
-from farss.model.plan import Plan
-from farss.model.sources import LoadedModel, load
-from farss.model.spectra import SpectrumCache
-from farss.storage import new_folder, write_atomically, write_json
+from farss.model.sources import load
+from farss.storage import write_atomically, write_json
 from farss.training.sft import train
 
 RECIPE = "recipe.yaml"
@@ -48,71 +38,6 @@ def recipe_of(folder: str | Path) -> Recipe:
     if not path.exists():
         raise ConfigError("not a folder made by `farss init`", where=folder, expected=f"{RECIPE} in it")
     return Recipe.from_yaml(path)
-
-
-def initialise(recipe: Recipe, method: str, out: str | Path, *, plan_file: str | Path | None = None) -> dict[str, Any]:
-    """Decide a plan, or obey one, and build its adapter; leaves `plan.json`, `adapter/`, statistics and recipe.
-
-    Args:
-        recipe: model, data and init settings.
-        method: a name of `farss methods` that trains an adapter.
-        out: a new folder.
-        plan_file: obey this plan; `method` and the data are then not used.
-
-    Raises:
-        DataError: if the method needs data, and rows are missing or lack fields.
-        PlanError: if the plan was made for another model.
-        ConfigError: if the method has no adapter to initialise, or `out` is not empty.
-        StorageError: if `out` cannot be written.
-    """
-    if plan_file is None and get_method(method).trains == "weights":
-        raise ConfigError("this method trains the weights themselves; there is nothing to initialise", got=method)
-    given = Plan.load(plan_file) if plan_file else None
-    require_new(out)
-    if given is None and "curvature" in get_method(method).needs:
-        materials.training_rows(recipe)
-    loaded = materials.load_for_statistics(recipe)
-    started = time.perf_counter()
-    cache = SpectrumCache(spectrum_folder())
-    with new_folder(out) as folder:
-        plan = given or _decide(recipe, method, loaded, cache, folder)
-        before = sample_logits(loaded.model)
-        model = apply(loaded.model, plan, lambda t: cache.get(t, recipe.init.route), seed=recipe.init.seed)
-        difference = float((sample_logits(model) - before).abs().max())
-        save_adapter(model, folder / "adapter")
-        plan.save(folder / "plan.json")
-        (folder / RECIPE).write_text(recipe.to_yaml(), encoding="utf-8")
-    return {
-        "method": plan.method,
-        "modules": len(plan.targets),
-        "trainable_params": plan.trainable_parameters,
-        "seconds": time.perf_counter() - started,
-        "max_logit_difference": difference,
-        "plan": str(Path(out) / "plan.json"),
-        "adapter": str(Path(out) / "adapter"),
-    }
-
-
-def _decide(recipe: Recipe, method: str, loaded: LoadedModel, cache: SpectrumCache, folder: Path) -> Plan:
-    if "curvature" not in get_method(method).needs:
-        return prepare(loaded.model, (), recipe.init, [method], spectra=cache).plans[method]
-    training = materials.training_examples(recipe, loaded.tokenizer)
-    examples = materials.calibration_examples(training, recipe.data.calibration_rows, recipe.data.seed)
-    batches = calibration_batches(examples, recipe.init, loaded.tokenizer, recipe.data.max_length)
-    data = data_fingerprint(examples, recipe.data.seed)
-    with ProgressLine(f"statistics of {data['rows']} examples, {data['tokens']:,} tokens") as line:
-        ready = prepare(loaded.model, batches, recipe.init, [method], data=data, spectra=cache, progress=line)
-    if ready.evidence.curvature is not None:
-        ready.evidence.curvature.save(folder / STATISTICS)
-    return ready.plans[method]
-
-
-def sample_logits(model: nn.Module) -> Tensor:
-    """The model's logits [1, 32, vocabulary] in float32 on a fixed row of token ids."""
-    vocabulary = model.get_input_embeddings().weight.shape[0]  # pyright: ignore[reportCallIssue]
-    ids = torch.randint(vocabulary, (1, SAMPLE_TOKENS), generator=torch.Generator().manual_seed(0))
-    with torch.inference_mode():
-        return model(input_ids=ids).logits.float()
 
 
 def require_new(out: str | Path) -> None:

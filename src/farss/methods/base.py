@@ -63,7 +63,7 @@ class Evidence:
             PlanError: if there are no spectra.
         """
         if target.name not in self._sigma:
-            self._remember(target, self._spectrum(target))
+            self.keep(target.name, self._spectrum(target).sigma)
         return self._sigma[target.name]
 
     def scores(self, target: Target) -> DirectionScores:
@@ -72,22 +72,29 @@ class Evidence:
         Raises:
             PlanError: if there are no spectra or no curvature.
         """
+        if target.name in self._scores:
+            return self._scores[target.name]
         if self.curvature is None:
             raise PlanError("the method needs curvature on calibration data, and none was collected", where=target.name)
-        if target.name not in self._scores:
-            spectrum = self._spectrum(target)
-            self._remember(target, spectrum)
-            first, second = self.curvature.pair(target.name, weight_matrix(target))
-            self._scores[target.name] = score_directions(spectrum, first, second, target.shape)
-        return self._scores[target.name]
+        pair = self.curvature.pair(target.name, weight_matrix(target))
+        return self.score(target, self._spectrum(target), pair)
+
+    def score(self, target: Target, spectrum: Spectrum, pair: tuple[Tensor, Tensor]) -> DirectionScores:
+        """Score the directions of one target, from the moments that `Curvature.pair` gives, and keep the result."""
+        scores = score_directions(spectrum, *pair, target.shape)
+        self.keep(target.name, spectrum.sigma, scores)
+        return scores
+
+    def keep(self, name: str, sigma: Tensor, scores: DirectionScores | None = None) -> None:
+        """Remember what was found of one target; plans are then made without its weight."""
+        self._sigma[name] = sigma
+        if scores is not None:
+            self._scores[name] = scores
 
     def _spectrum(self, target: Target) -> Spectrum:
         if self.spectra is None:
             raise PlanError("the method needs the spectrum of every weight, and none is available", where=target.name)
         return self.spectra(target)
-
-    def _remember(self, target: Target, spectrum: Spectrum) -> None:
-        self._sigma[target.name] = spectrum.sigma
 
 
 class Method(Protocol):

@@ -84,7 +84,7 @@ def load_folder(folder: Path, *, dtype: str = "auto", trust_remote_code: bool = 
     from transformers import AutoModelForCausalLM
 
     check_folder(folder, trust_remote_code=trust_remote_code)
-    tokenizer = _load_tokenizer(folder, trust_remote_code)
+    tokenizer = load_tokenizer(folder, trust_remote_code)
     try:
         with quiet():
             answer: Any = AutoModelForCausalLM.from_pretrained(
@@ -198,7 +198,12 @@ def _check_weight_file(file: Path) -> None:
         ) from error
 
 
-def _load_tokenizer(folder: Path, trust_remote_code: bool) -> Any:
+def load_tokenizer(folder: Path, trust_remote_code: bool = False) -> Any:
+    """The tokenizer in `folder`, with an end-of-sequence and a padding token.
+
+    Raises:
+        ModelError: if it cannot be read or has no end-of-sequence token.
+    """
     from transformers import AutoTokenizer
 
     try:

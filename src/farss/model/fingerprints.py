@@ -10,7 +10,7 @@ bfloat16 checkpoint loaded in float16 may have another fingerprint, as its weigh
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import torch
 from torch import Tensor, nn
@@ -38,15 +38,20 @@ def fingerprint(model: nn.Module) -> str:
     parameters = dict(base_parameters(model))
     if not parameters:
         raise ModelError("the model has no parameters, so it cannot be identified", where=type(model).__name__)
+    absent = next((name for name in sorted(parameters) if parameters[name].is_meta), None)
+    if absent is not None:
+        raise ModelError(
+            "a weight is not in memory, so the model cannot be identified",
+            where=absent,
+            do="load the whole model before asking for its fingerprint",
+        )
+    return fingerprint_of((name, parameters[name]) for name in sorted(parameters))
+
+
+def fingerprint_of(parameters: Iterable[tuple[str, Tensor]]) -> str:
+    """The fingerprint of a model whose parameters are given one by one, in the order of their names."""
     digest = hashlib.sha256()
-    for name in sorted(parameters):
-        tensor = parameters[name]
-        if tensor.is_meta:
-            raise ModelError(
-                "a weight is not in memory, so the model cannot be identified",
-                where=name,
-                do="load the whole model before asking for its fingerprint",
-            )
+    for name, tensor in parameters:
         values = tensor.detach().to(torch.bfloat16) if tensor.is_floating_point() else tensor.detach()
         digest.update(f"{name} {tuple(tensor.shape)}\n".encode())
         digest.update(_bytes(values))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -50,17 +51,14 @@ class LazyWeights:
         }
 
     def read(self, names: Iterable[str]) -> Iterator[tuple[str, Tensor]]:
-        """(name, weight) of each name, file by file; a file is closed before the next is opened.
+        """(name, weight) of each name, in the order given; a file is closed before the next is opened.
 
         Raises:
             ModelError: if a weight has another shape than in the model, or holds NaN or Inf.
         """
-        by_file: dict[Path, list[str]] = {}
-        for name in names:
-            by_file.setdefault(self.files[name], []).append(name)
-        for file, wanted in by_file.items():
+        for file, together in itertools.groupby(names, key=lambda name: self.files[name]):
             with safe_open(file, framework="pt") as opened:
-                for name in wanted:
+                for name in together:
                     yield name, self._checked(name, opened.get_tensor(self.keys[name]))
 
     def _checked(self, name: str, weight: Tensor) -> Tensor:
@@ -84,6 +82,12 @@ class LazyWeights:
         finally:
             for name in names:
                 _place(model, name, self.parameters[name])
+
+    def hollow_(self, model: nn.Module) -> None:
+        """Put zeros that take no memory in the places of all weights; they tell dtype and device as real ones would."""
+        zero = torch.zeros((), dtype=self.dtype, device=self.device)
+        for name, empty in self.parameters.items():
+            _place(model, name, nn.Parameter(zero.expand(empty.shape), requires_grad=False))
 
 
 def skeleton(folder: Path, dtype: str = "auto", *, trust_remote_code: bool = False) -> tuple[Any, torch.dtype]:

@@ -71,11 +71,16 @@ def load(config: ModelConfig, *, dtype: str | None = None, device: str = "cpu") 
     """
     folder = resolve(config.name, config.revision)
     model, tokenizer = load_folder(folder, dtype=dtype or config.dtype, trust_remote_code=config.trust_remote_code)
-    if not Path(config.name).expanduser().exists():
-        # Adapters record the base by this name: a short name or hub id means the same model everywhere, a cache's
-        # folder on this machine does not.
-        model.name_or_path = model.config._name_or_path = config.name
+    name_model(model, config.name, folder)
     return LoadedModel(model.to(device), tokenizer, config.name, folder, fingerprint(model))
+
+
+def name_model(model: Any, name: str, folder: Path) -> None:
+    """Write into `model` what it is called: adapters record their base by it.
+
+    A short name or hub id means the same model everywhere, a cache's folder on this machine does not.
+    """
+    model.name_or_path = model.config._name_or_path = str(folder) if Path(name).expanduser().exists() else name
 
 
 def resolve(name: str, revision: str | None = None) -> Path:

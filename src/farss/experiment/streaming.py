@@ -1,0 +1,246 @@
+"""Initialisation of a model that is never whole in memory: evidence and start factors, one block at a time."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from farss.adapters.factors import Factors, initial_factors
+from farss.config import FarssConfig, ModelConfig
+from farss.errors import PlanError
+from farss.experiment.planning import check_boundary
+from farss.maths.scores import DirectionScores
+from farss.methods import get_method
+from farss.methods.base import Evidence
+from farss.model.blocks import BlockChain
+from farss.model.calibration import Batch
+from farss.model.checkpoint import load_tokenizer
+from farss.model.fingerprints import fingerprint_of
+from farss.model.lazy import RESIDENT, LazyWeights, skeleton
+from farss.model.moments import Curvature
+from farss.model.plan import Plan
+from farss.model.sources import name_model, resolve
+from farss.model.spectra import SpectrumCache
+from farss.model.states import DiskStates, States
+from farss.model.streamed import Walk
+from farss.model.targets import Target, find_targets, weight_matrix
+from farss.storage import read_tensors, write_json, write_tensors
+
+Progress = Callable[[int, int], None]
+PARTS = ("sigma", "log_s", "lam", "gam")
+NO_TARGETS = "none"
+"""A file of tensors needs one."""
+
+
+class StreamedModel:
+    """A model on disk: its architecture in memory, its weights one block at a time.
+
+    Args:
+        config: which model; it must be a folder of safetensors, as after `resolve`.
+        dtype: replaces `config.dtype`; "auto" is the dtype of the checkpoint.
+        device: where blocks are computed.
+
+    Raises:
+        ModelError: if the model is not found, damaged, or cannot be read piece by piece.
+    """
+
+    def __init__(self, config: ModelConfig, *, dtype: str | None = None, device: str = "cpu") -> None:
+        folder = resolve(config.name, config.revision)
+        self.model, kind = skeleton(folder, dtype or config.dtype, trust_remote_code=config.trust_remote_code)
+        name_model(self.model, config.name, folder)
+        self.tokenizer = load_tokenizer(folder, config.trust_remote_code)
+        self.weights = LazyWeights(folder, self.model, kind, device)
+        self._fingerprint: str | None = None
+
+    @property
+    def fingerprint(self) -> str:
+        """Of all weights, read once; the same as of the model in memory."""
+        if self._fingerprint is None:
+            self._fingerprint = fingerprint_of(self.weights.read(sorted(self.weights.parameters)))
+        return self._fingerprint
+
+    def targets(self, config: FarssConfig) -> list[Target]:
+        """The modules to adapt, without their weights.
+
+        Raises:
+            ModelError: as `find_targets`.
+        """
+        return find_targets(self.model, config.targets, config.exclude, in_memory=False)
+
+    @contextmanager
+    def block(self, chain: BlockChain, index: int) -> Iterator[None]:
+        """The weights of one block in their places."""
+        with self.weights.loaded(self.model, [name for name in self.weights.parameters if chain.owns(name) == index]):
+            yield
+
+    def evidence(
+        self,
+        method: str,
+        batches: Sequence[Batch],
+        config: FarssConfig,
+        spectra: SpectrumCache,
+        *,
+        data: dict[str, Any] | None = None,
+        work: Path | None = None,
+        progress: Progress | None = None,
+    ) -> Evidence:
+        """What `method` plans from: singular values, and scores where it asks for curvature.
+
+        Args:
+            method: a name of `farss methods`.
+            batches: calibration batches; not used by methods without data.
+            config: a resolved configuration.
+            spectra: decompositions, kept on disk.
+            data: fingerprint of the calibration data.
+            work: a folder for hidden states and finished blocks, from which an interrupted call goes on and ends with
+                the same bits; what belongs to other inputs is removed. None keeps states in memory.
+            progress: called with (work done, work in total).
+
+        Raises:
+            NotAChain: if the model cannot be walked block by block.
+            PlanError: if the boundary does not fit the model.
+        """
+        targets = self.targets(config)
+        check_boundary(targets, config, [method])
+        evidence = Evidence(self.fingerprint, data=data)
+        needs = get_method(method).needs
+        if "curvature" not in needs:
+            if "spectrum" in needs:
+                self._decompose(evidence, targets, config, spectra, progress)
+            return evidence
+        states = None if work is None else _states(work, self._identity(config, data, batches))
+        walk = Walk(
+            self.model,
+            self.weights,
+            targets,
+            batches,
+            tokens=config.tokens,
+            loss_norm=config.loss_norm,
+            fisher=config.fisher,
+            max_batches=config.max_batches,
+            seed=config.seed,
+            states=states,
+            progress=progress,
+        )
+        walk.run(ScoredBlocks(evidence, targets, spectra, config, work))
+        return evidence
+
+    def start_factors(self, plan: Plan, spectra: SpectrumCache) -> dict[str, Factors]:
+        """B0 and A0 of every planned module, on the CPU; one block's weights are in memory at a time.
+
+        Raises:
+            PlanError: if the plan changes the base weights, or chooses directions whose singular value is zero.
+        """
+        if plan.base == "residual":
+            raise PlanError("the residual form changes the base's weights, which are not in memory", do=RESIDENT)
+        route = plan.settings.get("route", "gram")
+        rows = {row.name: row for row in plan.targets}
+        chain = BlockChain(self.model, [t for t in find_targets(self.model, in_memory=False) if t.name in rows])
+        found: dict[str, Factors] = {}
+        for index, block in enumerate(chain.targets):
+            if not block:
+                continue
+            part = dataclasses.replace(plan, targets=tuple(rows[target.name] for target in block))
+            with self.block(chain, index):
+                made = initial_factors(self.model, part, lambda t: spectra.get(t, route))
+            found |= {name: Factors(f.up.cpu(), f.down.cpu()) for name, f in made.items()}
+        missing = sorted(set(rows) - set(found))
+        if missing:
+            raise PlanError("a planned module lies outside the chain of blocks", where=missing[0], do=RESIDENT)
+        return found
+
+    def _decompose(
+        self,
+        evidence: Evidence,
+        targets: list[Target],
+        config: FarssConfig,
+        spectra: SpectrumCache,
+        progress: Progress | None,
+    ) -> None:
+        chain = BlockChain(self.model, targets)
+        for index in range(len(chain)):
+            with self.block(chain, index):
+                for target in chain.targets[index]:
+                    evidence.keep(target.name, spectra.get(target, config.route).sigma)
+            if progress is not None:
+                progress(index + 1, len(chain))
+
+    def _identity(self, config: FarssConfig, data: dict[str, Any] | None, batches: Sequence[Batch]) -> dict[str, Any]:
+        return {
+            "model": self.fingerprint,
+            "dtype": str(self.weights.dtype),
+            "settings": config.to_mapping(),
+            "data": data,
+            "batches": [list(batch.input_ids.shape) for batch in batches],
+        }
+
+
+class ScoredBlocks:
+    """Turns the moments of each block into scores while its weights are in memory, and forgets the moments.
+
+    Args:
+        evidence: receives sigma and scores of every target.
+        targets: of all blocks.
+        spectra: decompositions.
+        config: tells the route.
+        work: keeps `block-INDEX.safetensors` of finished blocks; None keeps nothing.
+    """
+
+    def __init__(
+        self,
+        evidence: Evidence,
+        targets: Sequence[Target],
+        spectra: SpectrumCache,
+        config: FarssConfig,
+        work: Path | None = None,
+    ) -> None:
+        self.evidence, self.targets, self.spectra, self.config, self.work = evidence, targets, spectra, config, work
+        self.finished: set[int] = set()
+
+    def has(self, index: int) -> bool:
+        """Whether this block was scored, now or by a walk that was interrupted."""
+        if index not in self.finished and self.work is not None and self._file(index).is_file():
+            tensors, head = read_tensors(self._file(index))
+            for name, importance in json.loads(head["importance"]).items():
+                sigma, log_s, lam, gam = (tensors[f"{name}.{part}"] for part in PARTS)
+                self.evidence.keep(name, sigma, DirectionScores(log_s, lam, gam, importance))
+            self.finished.add(index)
+        return index in self.finished
+
+    def receive(self, index: int, curvature: Curvature | None) -> None:
+        """Score the targets of block `index`."""
+        tensors: dict[str, Tensor] = {}
+        importance: dict[str, float] = {}
+        for target in self.targets:
+            if target.layer == index and curvature is not None:
+                spectrum = self.spectra.get(target, self.config.route)
+                scores = self.evidence.score(target, spectrum, curvature.pair(target.name, weight_matrix(target)))
+                values = (spectrum.sigma, scores.log_s, scores.lam, scores.gam)
+                tensors |= {f"{target.name}.{part}": value for part, value in zip(PARTS, values, strict=True)}
+                importance[target.name] = scores.importance
+        if self.work is not None:
+            write_tensors(
+                self._file(index), tensors or {"none": torch.zeros(1)}, {"importance": json.dumps(importance)}
+            )
+        self.finished.add(index)
+
+    def _file(self, index: int) -> Path:
+        assert self.work is not None
+        return self.work / f"block-{index:04d}.safetensors"
+
+
+def _states(work: Path, identity: dict[str, Any]) -> States:
+    """The states of an interrupted walk with the same identity, or none, in `work`."""
+    label = work / "walk.json"
+    if not label.is_file() or json.loads(label.read_text(encoding="utf-8")) != identity:
+        shutil.rmtree(work, ignore_errors=True)
+        write_json(label, identity)
+    return DiskStates(work)

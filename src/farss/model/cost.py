@@ -1,0 +1,201 @@
+"""What an initialisation will need, from shapes alone: memory of either engine, before anything is loaded."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import psutil
+import torch
+from torch import nn
+
+from farss.errors import ResourceError
+from farss.model.targets import Target, chain_prefixes
+
+MOMENT_BYTES = {torch.float64: 8}
+PACKED_SHARE = 10 / 16
+"""Of 16 blocks of a symmetric sum, 10 are kept (`farss.model.moments`)."""
+
+DECOMPOSITION_COPIES = 6
+"""float64 matrices of the weight's size and of k x k alive together while one weight is decomposed and checked."""
+
+PROCESS_BYTES = 600_000_000
+"""Python, PyTorch and transformers before any model."""
+
+USABLE_SHARE = 0.9
+"""Of the memory that is free at the start; the rest belongs to the file cache and to others."""
+
+
+@dataclass(frozen=True)
+class MemoryCost:
+    """Predicted peak memory of one engine, in bytes.
+
+    Attributes:
+        weights: of the model, or of its parts that are in memory at once.
+        moments: sums of outer products.
+        activations: of one batch, kept for the backward pass.
+        decomposition: working space of the largest weight.
+        states: hidden states and gradients between blocks, 0 on disk.
+    """
+
+    weights: int
+    moments: int
+    activations: int
+    decomposition: int
+    states: int = 0
+
+    @property
+    def peak(self) -> int:
+        """All that is alive together: the pass or the decomposition, whichever needs more."""
+        return PROCESS_BYTES + self.weights + self.moments + self.states + max(self.activations, self.decomposition)
+
+
+def resident_cost(model: nn.Module, targets: Sequence[Target], dtype: torch.dtype, batch_tokens: int) -> MemoryCost:
+    """Memory of the pass over the whole model.
+
+    Args:
+        model: with or without its weights.
+        targets: of it.
+        dtype: of its weights during the pass.
+        batch_tokens: padded tokens of a batch.
+    """
+    activations = sum(_activation_bytes(block, dtype) for block in _blocks(targets).values()) * batch_tokens
+    return MemoryCost(
+        weights=_bytes(model.parameters(), dtype),
+        moments=sum(_moment_bytes(block, dtype) for block in _blocks(targets).values()),
+        activations=activations,
+        decomposition=max(_decomposition_bytes(target) for target in targets),
+    )
+
+
+def streamed_cost(
+    model: nn.Module,
+    targets: Sequence[Target],
+    dtype: torch.dtype,
+    batch_tokens: int,
+    state_tokens: int = 0,
+) -> MemoryCost:
+    """Memory of the walk over blocks.
+
+    Args:
+        model: with or without its weights.
+        targets: of its blocks.
+        dtype: of its weights during the walk.
+        batch_tokens: padded tokens of a batch.
+        state_tokens: padded tokens of all batches where hidden states are kept in memory; 0 where they are on disk.
+    """
+    prefix = chain_prefixes(model)[0]
+    block_bytes: dict[str, int] = defaultdict(int)
+    outside = 0
+    for name, parameter in model.named_parameters():
+        size = _bytes([parameter], dtype)
+        if name.startswith(f"{prefix}."):
+            block_bytes[name[len(prefix) + 1 :].split(".")[0]] += size
+        else:
+            outside += size
+    blocks = _blocks(targets)
+    hidden = max(min(target.shape) for target in targets)
+    width = torch.empty(0, dtype=dtype).element_size()
+    return MemoryCost(
+        weights=outside + max(block_bytes.values()),
+        moments=max(_moment_bytes(block, dtype) for block in blocks.values()),
+        activations=max(_activation_bytes(block, dtype) for block in blocks.values()) * batch_tokens,
+        decomposition=max(_decomposition_bytes(target) for target in targets),
+        states=(len(block_bytes) + 2) * state_tokens * hidden * width,
+    )
+
+
+def available_bytes() -> int:
+    """Memory that a new process may use without pushing others out."""
+    return psutil.virtual_memory().available
+
+
+def choose_engine(
+    resident: MemoryCost, streamed: MemoryCost | None, available: int | None = None
+) -> Literal["resident", "streamed"]:
+    """The resident engine if it fits, else the streamed one.
+
+    Args:
+        resident: cost of the whole model in memory.
+        streamed: cost of the walk; None where the model cannot be walked.
+        available: bytes; None looks.
+
+    Raises:
+        ResourceError: if neither fits, with the numbers.
+    """
+    free = (available_bytes() if available is None else available) * USABLE_SHARE
+    if resident.peak <= free:
+        return "resident"
+    if streamed is not None and streamed.peak <= free:
+        return "streamed"
+    needs = f"{format_bytes(resident.peak)} with the whole model in memory"
+    if streamed is not None:
+        needs += f", {format_bytes(streamed.peak)} block by block"
+    raise ResourceError(
+        "there is too little memory to initialise this model",
+        expected=needs,
+        got=f"{format_bytes(free)} free",
+        do="lower init.batch_tokens, close other programs, or use a machine with more memory",
+    )
+
+
+def format_bytes(count: float) -> str:
+    """Bytes as `1.35 GB` (10^9) or `231 MB`."""
+    return f"{count / 1e9:.2f} GB" if count >= 1e9 else f"{count / 1e6:.0f} MB"
+
+
+def _blocks(targets: Sequence[Target]) -> dict[int | None, list[Target]]:
+    found: dict[int | None, list[Target]] = defaultdict(list)
+    for target in targets:
+        found[target.layer].append(target)
+    return found
+
+
+def _bytes(parameters: Iterable[nn.Parameter], dtype: torch.dtype) -> int:
+    width = torch.empty(0, dtype=dtype).element_size()
+    return sum(parameter.numel() for parameter in parameters) * width
+
+
+def _inputs(block: Sequence[Target]) -> dict[tuple[str, int], list[Target]]:
+    """Targets that probably read the same tensor: beside each other in one module, with as many in-features.
+
+    A module that gives out as many features as it reads may follow the others of its parent (an output projection),
+    and counts as reading a tensor of its own if it is the last of them.
+    """
+    found: dict[tuple[str, int], list[Target]] = defaultdict(list)
+    for target in block:
+        found[target.name.rpartition(".")[0], target.shape[1]].append(target)
+    apart: dict[tuple[str, int], list[Target]] = {}
+    for (parent, n), group in found.items():
+        last = group[-1]
+        if len(group) > 1 and last.shape[0] == last.shape[1]:
+            apart[f"{parent}:last", n] = [last]
+            group = group[:-1]
+        apart[parent, n] = group
+    return apart
+
+
+def _moment_bytes(block: Sequence[Target], dtype: torch.dtype) -> int:
+    """Sums of one block: h once per shared input that a tall or square module reads, and one of g, delta, y each."""
+    numbers = 0
+    for (_, n), group in _inputs(block).items():
+        shared = any(target.shape[0] >= target.shape[1] for target in group)
+        numbers += n * n * shared
+        for target in group:
+            k = min(target.shape)
+            numbers += k * k * (1 if shared or target.shape[0] >= target.shape[1] else 2)
+    return int(numbers * PACKED_SHARE * MOMENT_BYTES.get(dtype, 4))
+
+
+def _activation_bytes(block: Sequence[Target], dtype: torch.dtype) -> int:
+    """Per token: what the operations between the linear modules keep, about every input and output of these once."""
+    width = torch.empty(0, dtype=dtype).element_size()
+    inputs = sum(n for _, n in _inputs(block))
+    return (inputs + sum(target.shape[0] for target in block)) * max(width, 4)
+
+
+def _decomposition_bytes(target: Target) -> int:
+    m, n = target.shape
+    return DECOMPOSITION_COPIES * 8 * max(m * n, min(m, n) ** 2)
