@@ -27,6 +27,7 @@ LossNorm = Literal["token_sum", "batch_mean"]
 Fisher = Literal["empirical", "sampled"]
 Selection = Literal["method", "low", "high", "low_shallow_high_deep", "rank_rule"]
 Compat = Literal["none", "published-code"]
+Route = Literal["gram", "polar", "gesdd", "auto"]
 Template = Literal["auto", "plain", "alpaca", "chat"]
 
 
@@ -194,7 +195,8 @@ class FarssConfig(Settings):
 
     `rank` is R, the rank of deep modules; `r_min`, `r_avg`, `r_max` bound the shallow ones (Eq. 10-12). `alpha` is
     only read by the scales `alpha_over_r` and `rslora`; with `unit` every module's scale is 1. `dtype` is the model's
-    during the data pass; `auto` is its own.
+    during the data pass; `auto` is its own. `route` names how weights are decomposed; `auto` times the routes, once per
+    shape, and what it chose is kept beside the spectra.
     """
 
     rank: int = 128
@@ -215,7 +217,7 @@ class FarssConfig(Settings):
     max_batches: int | None = None
     targets: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()
-    route: Literal["gram", "gesdd"] = "gram"
+    route: Route = "gram"
     dtype: Dtype = "auto"
     seed: int = 0
     compat: Compat = "none"

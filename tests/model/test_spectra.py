@@ -75,3 +75,26 @@ def test_memory_is_used_only_when_asked(tiny_llama, counted):
     for cache in (forgetful, forgetful, mindful, mindful):
         cache.get(target)
     assert len(counted) == 3
+
+
+def test_auto_keeps_its_choice_beside_the_spectra_for_later_processes(tiny_llama, tmp_path, counted, monkeypatch):
+    target = find_targets(tiny_llama)[0]
+    monkeypatch.setattr(spectra, "named_route", lambda route, weight: "polar")
+    first = SpectrumCache(tmp_path).get(target, "auto")
+    monkeypatch.setattr(spectra, "named_route", lambda route, weight: "gesdd")
+    assert same(first, SpectrumCache(tmp_path).get(target, "auto")) and first.route == "polar"
+    assert same(first, SpectrumCache(tmp_path).get(target, "polar")) and counted == ["polar"]
+    assert SpectrumCache(None).get(target, "auto").route == "gesdd"
+
+
+@pytest.mark.parametrize("note", ["", "[]", '{"route": "auto"}'])
+def test_a_damaged_note_of_the_choice_is_replaced_with_a_warning(tiny_llama, tmp_path, counted, monkeypatch, note):
+    target = find_targets(tiny_llama)[0]
+    monkeypatch.setattr(spectra, "named_route", lambda route, weight: "gesdd")
+    SpectrumCache(tmp_path).get(target, "auto")
+    (file,) = tmp_path.glob("*.json")
+    whole = file.read_text()
+    file.write_text(note)
+    with pytest.warns(UserWarning, match="q_proj"):
+        SpectrumCache(tmp_path).get(target, "auto")
+    assert file.read_text() == whole and counted == ["gesdd"]

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from farss.adapters.layers import oriented, weight_shape
 from farss.errors import PlanError
+from farss.maths.choice import named_route
 from farss.maths.spectrum import decompose, directions
 from farss.model.plan import Plan, TargetPlan
 from farss.model.targets import Target, weight_matrix
@@ -75,7 +76,7 @@ def initial_factors(
     for row in plan.targets:
         target = planned_target(model, row)
         weight = weight_matrix(target).detach()
-        spectrum = decompose(weight, route) if spectra is None else spectra(target)
+        spectrum = decompose(weight, named_route(route, weight)) if spectra is None else spectra(target)
         found[row.name] = _factors(row, weight, spectrum, plan.factor_scaling)
     return found
 

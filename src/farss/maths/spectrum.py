@@ -9,19 +9,22 @@ from __future__ import annotations
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
 
-from farss.errors import NumericalError, ShapeError
+from farss.errors import ConfigError, NumericalError, ShapeError
+from farss.maths.routes import Route, gesdd, gram, polar
+from farss.maths.routes import rank_tolerance as rank_tolerance
 
 Side = Literal["left", "right"]
-Route = Literal["gram", "gesdd"]
 
-GRAM_TOLERANCE = 1e-4
-"""Largest accepted relative disagreement between an eigenvalue of the Gram matrix and the squared length of W along
-its eigenvector. It measures the Gram matrix's own rounding error against the squared singular value."""
+COHERENCE_TOLERANCE = 1e-4
+"""Largest accepted `Frame.coherence` of a fast route: the error of every direction relative to its own sigma."""
+
+GRAM_TOLERANCE = COHERENCE_TOLERANCE
+"""The same, by the name it had while the Gram route was the only fast one."""
 
 ORTHOGONALITY_TOLERANCE = 1e-5
 """Largest accepted entry of I - B'B, of the basis in the dtype it is stored in."""
@@ -50,7 +53,7 @@ class Spectrum:
             float64 weights, else float32.
         side: "left" if m < n, else "right".
         shape: (m, n).
-        route: "gram", "gesdd", or "gram->gesdd" where the first missed its bound.
+        route: the route that was used; where one missed its bound, all that were tried, as in "gram->gesdd".
         orthogonality: largest entry of |I - B'B| of the stored basis.
         reconstruction: ||W - U S V'||_F / ||W||_F with the stored basis on its side.
     """
@@ -67,18 +70,20 @@ class Spectrum:
 def decompose(weight: Tensor, route: Route = "gram") -> Spectrum:
     """The spectrum of a weight.
 
-    "gram" diagonalises the float64 Gram matrix of the smaller side; it squares the condition number, so its result is
-    checked against W itself and replaced by "gesdd" (float64 divide and conquer), with a warning, where the bound
-    `GRAM_TOLERANCE` is missed.
+    "gram" diagonalises the float64 Gram matrix of the smaller side; "polar" the symmetric polar factor, in float32
+    with float64 polishing (all in float64 for float64 weights). Both are checked against W itself and replaced, with a
+    warning, where they miss `COHERENCE_TOLERANCE` or a residual is too large: float32 "polar" by "gram", and what is
+    then left by "gesdd" (float64 divide and conquer).
 
     Args:
         weight: [m, n], any float; promoted to float64 on its own device.
-        route: "gram" or "gesdd".
+        route: "gram", "polar" or "gesdd"; `farss.maths.choice` picks the fastest.
 
     Returns:
         Spectrum with k = min(m, n) directions.
 
     Raises:
+        ConfigError: for an unknown route.
         ShapeError: if the weight is not a matrix with entries.
         NumericalError: if it holds NaN or Inf, or the exact route misses its bounds.
     """
@@ -86,22 +91,22 @@ def decompose(weight: Tensor, route: Route = "gram") -> Spectrum:
     side: Side = "left" if exact.shape[0] < exact.shape[1] else "right"
     stored = torch.float64 if weight.dtype == torch.float64 else torch.float32
     tall = exact.T if side == "left" else exact  # [max, k]: its right singular vectors are the basis
-    if route == "gram":
-        sigma, basis, error = _gram(tall)
-        spectrum = _finish(tall, sigma, basis, side, stored, "gram")
-        if error <= GRAM_TOLERANCE and _within_bounds(spectrum):
+    *fast, last = _attempts(route, stored)
+    tried = ""
+    for name in fast:
+        found = gram(tall) if name == "gram" else polar(tall, stored)
+        spectrum = _finish(tall, found.sigma, found.basis, found.image, side, stored, tried + name)
+        if found.coherence <= COHERENCE_TOLERANCE and _within_bounds(spectrum):
             return spectrum
+        tried += f"{name}->"
         warnings.warn(
-            f"the Gram route missed its accuracy bound on a {tuple(weight.shape)} weight (relative error {error:.1e}, "
-            f"allowed {GRAM_TOLERANCE:.0e}); the exact route was used",
+            f"route `{name}` missed its accuracy bound on a {tuple(weight.shape)} weight (relative error of a "
+            f"direction {found.coherence:.1e}, allowed {COHERENCE_TOLERANCE:.0e}); a more exact route is used",
             AccuracyWarning,
             stacklevel=2,
         )
-        route_name = "gram->gesdd"
-    else:
-        route_name = "gesdd"
-    _, sigma, basis = _gesdd(tall)
-    spectrum = _finish(tall, sigma, basis, side, stored, route_name)
+    far, sigma, near = gesdd(tall)
+    spectrum = _finish(tall, sigma, near, far * sigma, side, stored, tried + last)
     if not _within_bounds(spectrum):
         raise NumericalError(
             "the decomposition missed its accuracy bounds",
@@ -110,6 +115,15 @@ def decompose(weight: Tensor, route: Route = "gram") -> Spectrum:
             got=f"{spectrum.orthogonality:.1e}, {spectrum.reconstruction:.1e}",
         )
     return spectrum
+
+
+def _attempts(route: Route, stored: torch.dtype) -> tuple[Route, ...]:
+    """The routes to try in turn, each more exact than the one before; float64 "polar" is more exact than "gram"."""
+    if route not in get_args(Route):
+        raise ConfigError("unknown route of decomposition", expected=" | ".join(get_args(Route)), got=repr(route))
+    if route == "polar":
+        return ("polar", "gesdd") if stored == torch.float64 else ("polar", "gram", "gesdd")
+    return ("gram", "gesdd") if route == "gram" else ("gesdd",)
 
 
 def directions(spectrum: Spectrum, weight: Tensor, indices: Sequence[int]) -> tuple[Tensor, Tensor, Tensor]:
@@ -143,16 +157,11 @@ def directions(spectrum: Spectrum, weight: Tensor, indices: Sequence[int]) -> tu
     if bool((sigma > SMALL_SIGMA * spectrum.sigma.max()).all()):
         pair = _recover(tall, sigma, spectrum.basis[:, chosen].to(tall.device, torch.float64))
     if pair is None:
-        far, sigma, near = _gesdd(tall)
+        far, sigma, near = gesdd(tall)
         chosen = chosen.to(tall.device)
         pair, sigma = (far[:, chosen], near[:, chosen]), sigma[chosen]
     other, basis = pair
     return (basis, sigma, other) if spectrum.side == "left" else (other, sigma, basis)
-
-
-def rank_tolerance(shape: tuple[int, int]) -> float:
-    """The share of sigma_1 below which a float64 singular value cannot be told from zero."""
-    return max(shape) * torch.finfo(torch.float64).eps
 
 
 def _checked_matrix(weight: Tensor) -> Tensor:
@@ -166,44 +175,15 @@ def _checked_matrix(weight: Tensor) -> Tensor:
     return exact
 
 
-def _gram(tall: Tensor, dtype: torch.dtype = torch.float64) -> tuple[Tensor, Tensor, float]:
-    """Singular values, right basis and error estimate of a [max, k] matrix from its Gram matrix computed in `dtype`.
-
-    `W b_i` is computed from W itself, so `||W b_i||` refines sigma_i and `|eigenvalue_i - ||W b_i||^2|` shows the error
-    that the Gram matrix carries at that direction. Directions where ||W b_i|| is at rounding level are proven zeros.
-    """
-    gram = tall.to(dtype).T @ tall.to(dtype)
-    eigenvalues, basis = torch.linalg.eigh(gram)
-    eigenvalues, basis = eigenvalues.to(torch.float64), basis.to(torch.float64)
-    lengths = (tall @ basis).norm(dim=0)
-    sigma, order = torch.sort(lengths, descending=True, stable=True)
-    eigenvalues, basis = eigenvalues[order], basis[:, order]
-    solid = sigma > rank_tolerance((tall.shape[0], tall.shape[1])) * sigma[0]
-    squared = sigma[solid].square()
-    error = float(((eigenvalues[solid] - squared).abs() / squared).max()) if bool(solid.any()) else 0.0
-    return torch.where(solid, sigma, torch.zeros_like(sigma)), _fix_signs(basis)[0], error
-
-
-def _gesdd(tall: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """(U [max, k], sigma [k], V [k, k]) of a float64 matrix, with the sign rule on V and proven zeros set to zero."""
-    far, sigma, near = torch.linalg.svd(tall, full_matrices=False)
-    solid = sigma > rank_tolerance((tall.shape[0], tall.shape[1])) * sigma[0]
-    basis, signs = _fix_signs(near.T)
-    return far * signs, torch.where(solid, sigma, torch.zeros_like(sigma)), basis
-
-
-def _fix_signs(basis: Tensor) -> tuple[Tensor, Tensor]:
-    largest = basis.abs().argmax(dim=0)
-    signs = torch.where(basis.gather(0, largest[None])[0] < 0, -1.0, 1.0).to(basis.dtype)
-    return basis * signs, signs
-
-
-def _finish(tall: Tensor, sigma: Tensor, basis: Tensor, side: Side, stored: torch.dtype, route: str) -> Spectrum:
+def _finish(
+    tall: Tensor, sigma: Tensor, basis: Tensor, image: Tensor, side: Side, stored: torch.dtype, route: str
+) -> Spectrum:
+    """The spectrum on the CPU, with the residuals of the basis as stored; `image` is W B, or U diag(sigma)."""
     kept = basis.to(stored).contiguous()
     check = kept.to(torch.float64)
     identity = torch.eye(len(sigma), dtype=torch.float64, device=tall.device)
     norm = float(tall.norm())
-    lost = float((tall - (tall @ basis) @ check.T).norm())
+    lost = float((tall - image @ check.T).norm())
     shape = (int(tall.shape[0]), int(tall.shape[1]))
     return Spectrum(
         sigma=sigma.cpu(),

@@ -6,12 +6,15 @@ import hashlib
 import json
 import warnings
 from pathlib import Path
+from typing import get_args
 
 from farss.errors import StorageError
-from farss.maths.spectrum import Route, Spectrum, decompose
+from farss.maths.choice import Choice, named_route
+from farss.maths.routes import Route
+from farss.maths.spectrum import Spectrum, decompose
 from farss.model.fingerprints import weight_hash
 from farss.model.targets import Target, weight_matrix
-from farss.storage import read_tensors, write_tensors
+from farss.storage import read_tensors, write_json, write_tensors
 
 FORMAT = "farss-spectrum-1"
 
@@ -28,8 +31,12 @@ class SpectrumCache:
         self.folder = None if folder is None else Path(folder)
         self._memo: dict[str, Spectrum] | None = {} if memo else None
 
-    def get(self, target: Target, route: Route = "gram") -> Spectrum:
+    def get(self, target: Target, route: Choice = "gram") -> Spectrum:
         """The spectrum of the target's weight [m, n]: from memory, from disk, or decomposed now.
+
+        With "auto" the route is the one noted in the folder for this weight, else it is chosen and noted there: a plan
+        numbers directions by their place in one spectrum, so a later process, whose timing might choose otherwise, is
+        given that same spectrum, which is kept under its route's own name.
 
         A cache file that is damaged or does not fit is decomposed anew and replaced, with a warning.
 
@@ -37,16 +44,36 @@ class SpectrumCache:
             NumericalError: if the weight holds NaN or Inf.
             StorageError: if a new spectrum cannot be written.
         """
-        key = spectrum_key(target, route)
+        named = self._noted(target) if route == "auto" else route
+        key = spectrum_key(target, named)
         if self._memo is not None and key in self._memo:
             return self._memo[key]
         spectrum = self._read(key, target)
         if spectrum is None:
-            spectrum = decompose(weight_matrix(target), route)
+            spectrum = decompose(weight_matrix(target), named)
             self._write(key, spectrum)
         if self._memo is not None:
             self._memo[key] = spectrum
         return spectrum
+
+    def _noted(self, target: Target) -> Route:
+        """The route that "auto" means for this weight, noted on disk where there is a folder."""
+        weight = weight_matrix(target)
+        if self.folder is None:
+            return named_route("auto", weight)
+        note = self.folder / f"{spectrum_key(target, 'auto')}.json"
+        if note.is_file():
+            try:
+                noted = json.loads(note.read_text(encoding="utf-8"))["route"]
+            except (OSError, ValueError, KeyError, TypeError):
+                noted = None
+            for route in get_args(Route):
+                if route == noted:
+                    return route
+            warnings.warn(f"the route noted for {target.name} is damaged and chosen anew", stacklevel=3)
+        route = named_route("auto", weight)
+        write_json(note, {"route": route})
+        return route
 
     def _read(self, key: str, target: Target) -> Spectrum | None:
         if self.folder is None or not (path := self.folder / f"{key}.safetensors").is_file():
@@ -75,6 +102,6 @@ class SpectrumCache:
         write_tensors(self.folder / f"{key}.safetensors", tensors, {"spectrum": json.dumps(head)})
 
 
-def spectrum_key(target: Target, route: Route) -> str:
+def spectrum_key(target: Target, route: Choice) -> str:
     """SHA-256 of format, route, and the dtype, shape and bytes of the weight as [m, n]."""
     return hashlib.sha256(f"{FORMAT} {route} {weight_hash(weight_matrix(target))}".encode()).hexdigest()
