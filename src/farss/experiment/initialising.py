@@ -20,6 +20,7 @@ from farss.experiment import materials
 from farss.experiment.environment import peak_bytes
 from farss.experiment.planning import calibration_batches, prepare, resolved, spectrum_folder
 from farss.experiment.progress import ProgressLine
+from farss.experiment.stages import stage_key
 from farss.experiment.steps import RECIPE, require_new
 from farss.experiment.streaming import StreamedModel
 from farss.experiment.work import STATISTICS
@@ -27,6 +28,7 @@ from farss.methods import get_method
 from farss.model.blocks import BlockChain
 from farss.model.calibration import Batch, data_fingerprint
 from farss.model.cost import MemoryCost, choose_engine, resident_cost, streamed_cost
+from farss.model.curvature import Keep
 from farss.model.lazy import skeleton
 from farss.model.plan import Plan
 from farss.model.sources import LoadedModel, resolve
@@ -69,12 +71,16 @@ def initialise(
     if plan_file is None and get_method(method).trains == "weights":
         raise ConfigError("this method trains the weights themselves; there is nothing to initialise", got=method)
     given = Plan.load(plan_file) if plan_file else None
-    require_new(out)
+    work = Path(out).with_name(f".{Path(out).name}.work")
+    try:
+        require_new(out)
+    except ConfigError:
+        shutil.rmtree(work, ignore_errors=True)  # left by a call that was killed after its last step
+        raise
     if given is None and "curvature" in get_method(method).needs:
         materials.training_rows(recipe)
     chosen, cost = engine_for(recipe, engine)
     started = time.perf_counter()
-    work = Path(out).with_name(f".{Path(out).name}.work")
     with held(work):
         act = _streamed if chosen == "streamed" else _resident
         plan, difference = act(Request(recipe, method, Path(out), given, work))
@@ -173,9 +179,17 @@ def _decide(request: Request, loaded: LoadedModel, cache: SpectrumCache, folder:
     batches, data = request.calibration(loaded.tokenizer)
     if data is None:
         return prepare(loaded.model, (), request.recipe.init, [request.method], spectra=cache).plans[request.method]
+    identity = stage_key(loaded.fingerprint, str(loaded.dtype), data, request.config.to_mapping())
     with ProgressLine(f"statistics of {data['rows']} examples, {data['tokens']:,} tokens") as line:
         ready = prepare(
-            loaded.model, batches, request.recipe.init, [request.method], data=data, spectra=cache, progress=line
+            loaded.model,
+            batches,
+            request.recipe.init,
+            [request.method],
+            data=data,
+            spectra=cache,
+            progress=line,
+            keep=Keep(request.work / "partial.safetensors", identity),
         )
     if ready.evidence.curvature is not None:
         ready.evidence.curvature.save(folder / STATISTICS)

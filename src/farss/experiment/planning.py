@@ -15,7 +15,7 @@ from farss.methods import get_method
 from farss.methods.base import Evidence, SpectralMethod, shallow_layer_count
 from farss.methods.compat import published_batches, published_code_config
 from farss.model.calibration import Batch, Example, batches, pad_token
-from farss.model.curvature import Curvature, collect
+from farss.model.curvature import Curvature, Keep, collect
 from farss.model.plan import Plan
 from farss.model.sources import cache_root, fingerprint
 from farss.model.spectra import SpectrumCache
@@ -81,6 +81,7 @@ def prepare(
     statistics: Curvature | None = None,
     spectra: SpectrumCache | None = None,
     progress: Any = None,
+    keep: Keep | None = None,
 ) -> Preparation:
     """The plans of `methods`, sharing one data pass (skipped if none needs it, or `statistics` are given).
 
@@ -95,7 +96,7 @@ def prepare(
     seconds = {"curvature": 0.0, "spectrum": 0.0}
     if "curvature" in needs and statistics is None:
         started = time.perf_counter()
-        statistics = collect_with(model, calibration, targets, settings, progress)
+        statistics = collect_with(model, calibration, targets, settings, progress, keep)
         seconds["curvature"] = time.perf_counter() - started
     cache = spectra if spectra is not None else SpectrumCache(spectrum_folder())
     if "spectrum" in needs:
@@ -134,7 +135,12 @@ def resolved(config: FarssConfig) -> FarssConfig:
 
 
 def collect_with(
-    model: nn.Module, calibration: Sequence[Batch], targets: list[Target], config: FarssConfig, progress: Any = None
+    model: nn.Module,
+    calibration: Sequence[Batch],
+    targets: list[Target],
+    config: FarssConfig,
+    progress: Any = None,
+    keep: Keep | None = None,
 ) -> Curvature:
     """The data pass with the choices of a resolved configuration."""
     return collect(
@@ -147,6 +153,7 @@ def collect_with(
         max_batches=config.max_batches,
         seed=config.seed,
         progress=progress,
+        keep=keep,
     )
 
 

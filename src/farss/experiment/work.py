@@ -27,7 +27,7 @@ from farss.experiment.planning import (
 from farss.experiment.progress import ProgressLine
 from farss.methods import get_method
 from farss.model.calibration import Batch, data_fingerprint
-from farss.model.curvature import Curvature
+from farss.model.curvature import Curvature, Keep
 from farss.model.plan import Plan
 from farss.model.sources import LoadedModel
 from farss.model.spectra import SpectrumCache
@@ -47,9 +47,11 @@ def collect_statistics(recipe: Recipe, folder: Path) -> dict[str, Any]:
     before = peak_bytes()
     started = time.perf_counter()
     with ProgressLine(f"statistics of {data['rows']} examples, {data['tokens']:,} tokens") as line:
-        statistics = collect_with(loaded.model, batches, targets, resolved(recipe.init), line)
+        keep = Keep(folder / "partial.safetensors", loaded.fingerprint)  # the folder itself belongs to one recipe
+        statistics = collect_with(loaded.model, batches, targets, resolved(recipe.init), line, keep)
     seconds = time.perf_counter() - started
     statistics.save(folder / STATISTICS)
+    keep.path.unlink(missing_ok=True)
     return {"seconds": seconds, "peak_bytes": peak_bytes(), "model_bytes": before, "statistics_bytes": statistics.bytes}
 
 

@@ -5,8 +5,10 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -15,13 +17,15 @@ from farss.config import Fisher, LossNorm, Tokens
 from farss.errors import DataError, ModelError, NumericalError
 from farss.model.calibration import Batch
 from farss.model.loss import SupervisedLoss
-from farss.model.moments import Curvature
+from farss.model.moments import Curvature, notes_of
 from farss.model.observation import Observation, full_precision_products, reading_only, replaced_forwards
 from farss.model.targets import Target, weight_matrix
 
-__all__ = ["Curvature", "collect"]
+__all__ = ["Curvature", "Keep", "collect"]
 
 PROBE_TOKENS = 8
+
+KEEP_SECONDS = 60.0
 
 Progress = Callable[[int, int], None]
 
@@ -37,6 +41,7 @@ def collect(
     max_batches: int | None = None,
     seed: int = 0,
     progress: Progress | None = None,
+    keep: Keep | None = None,
 ) -> Curvature:
     """Second moments of inputs and output gradients of `targets` over all batches (section 2.1 of the paper).
 
@@ -54,6 +59,8 @@ def collect(
         max_batches: stop after so many.
         seed: of the draws of `fisher="sampled"`.
         progress: called with (real tokens done, real tokens in total) after every batch.
+        keep: where the sums so far are kept now and then; an interrupted pass with the same `keep` goes on from there
+            and ends with the same bits. None keeps nothing.
 
     Raises:
         DataError: if there is no batch, or a batch supervises nothing.
@@ -70,13 +77,51 @@ def collect(
         run = Observation(targets, inputs, {"tokens": tokens, "loss_norm": loss_norm, "fisher": fisher})
         stack.enter_context(run.observing())
         reader = stack.enter_context(SupervisedLoss(model, loss_norm, fisher, seed).reading())
-        total, done = sum(batch.tokens for batch in queue), 0
-        for number, batch in enumerate(queue):
+        first = keep.restore(run, reader) if keep else 0
+        total, done = sum(batch.tokens for batch in queue), sum(batch.tokens for batch in queue[:first])
+        for number, batch in enumerate(queue[first:], start=first):
             _run_batch(run, reader, batch, f"batch {number}")
             done += batch.tokens
+            if keep is not None and number + 1 < len(queue):
+                keep.offer(run, reader, number + 1)
             if progress is not None:
                 progress(done, total)
     return run.finished()
+
+
+class Keep:
+    """The sums of a pass under way, in a file.
+
+    Args:
+        path: the file.
+        identity: of model, data and settings; a file of another identity is not used.
+        seconds: least time between two writes, which take the longer the larger the sums are; None means a minute.
+    """
+
+    def __init__(self, path: str | Path, identity: str, seconds: float | None = None) -> None:
+        self.path, self.identity = Path(path), identity
+        self.seconds = KEEP_SECONDS if seconds is None else seconds
+        self.last = time.monotonic()
+
+    def restore(self, run: Observation, reader: SupervisedLoss) -> int:
+        """Put the kept sums, if there are any, into a pass about to begin; the number of batches they hold."""
+        if not self.path.is_file():
+            return 0
+        notes = notes_of(self.path)
+        if notes.get("identity") != self.identity:
+            return 0
+        run.restore(Curvature.load(self.path))
+        reader.set_random_state(bytes.fromhex(notes["random_state"]))
+        return int(notes["batches"])
+
+    def offer(self, run: Observation, reader: SupervisedLoss, batches: int) -> None:
+        """Write the sums after so many batches, unless they were written a moment ago."""
+        if time.monotonic() - self.last < self.seconds:
+            return
+        random_state = reader.random_state().hex()
+        notes = {"identity": self.identity, "batches": str(batches), "random_state": random_state}
+        run.curvature.save(self.path, notes)
+        self.last = time.monotonic()
 
 
 def check_supervision(queue: Sequence[Batch]) -> None:

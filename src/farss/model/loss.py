@@ -88,6 +88,17 @@ class SupervisedLoss:
             arguments["position_ids"] = (batch.attention_mask.cumsum(-1) - 1).clamp_(min=0)
         return arguments
 
+    def random_state(self) -> bytes:
+        """The state of the draws of `fisher="sampled"`; empty before the first."""
+        return b"" if self.generator is None else bytes(self.generator.get_state().tolist())
+
+    def set_random_state(self, state: bytes) -> None:
+        """Draw on from a state given by `random_state`."""
+        if state:
+            embeddings = self.model.get_input_embeddings()  # type: ignore[operator] # transformers' PreTrainedModel
+            self.generator = torch.Generator(embeddings.weight.device)
+            self.generator.set_state(torch.tensor(list(state), dtype=torch.uint8))
+
     def _drawn(self, logits: Tensor) -> Tensor:
         if self.generator is None:
             self.generator = torch.Generator(logits.device).manual_seed(self.seed)

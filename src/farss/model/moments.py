@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, Self
 
 import torch
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from farss.errors import DataError, NumericalError, StorageError
@@ -135,8 +137,7 @@ class Curvature:
         Raises:
             DataError: if the two were collected for different modules or with different settings.
         """
-        if (self.shapes, self.inputs, self.settings) != (other.shapes, other.inputs, other.settings):
-            raise DataError("the two statistics cannot be merged", expected=self.settings, got=other.settings)
+        self._check_like(other)
         sums = {}
         for key, mine in self.sums.items():
             sums[key] = SymmetricSum(mine.k, mine.packed.dtype, mine.packed.device)
@@ -148,8 +149,31 @@ class Curvature:
         )
         return Curvature(sums, dict(self.inputs), dict(self.shapes), dict(self.settings), *counts)
 
-    def save(self, path: str | Path) -> None:
+    def take(self, other: Curvature) -> None:
+        """Become equal to `other`, in place, on the own device.
+
+        Raises:
+            DataError: if `other` is of other modules or settings.
+        """
+        self._check_like(other)
+        for key, mine in self.sums.items():
+            mine.packed.copy_(other.sums[key].packed)
+        self.tokens, self.supervised, self.sequences = other.tokens, other.supervised, other.sequences
+
+    def _check_like(self, other: Curvature) -> None:
+        if (self.shapes, self.inputs, self.settings) != (other.shapes, other.inputs, other.settings):
+            raise DataError(
+                "statistics of different modules or settings cannot be merged",
+                expected=self.settings,
+                got=other.settings,
+            )
+
+    def save(self, path: str | Path, notes: Mapping[str, str] | None = None) -> None:
         """Write sums, counts and settings as one safetensors file.
+
+        Args:
+            path: the file.
+            notes: further metadata, given back by `notes_of`.
 
         Raises:
             StorageError: if the file cannot be written.
@@ -157,7 +181,8 @@ class Curvature:
         head = {name: getattr(self, name) for name in ("inputs", "settings", "tokens", "supervised", "sequences")}
         head |= {"format": FORMAT, "shapes": {name: list(shape) for name, shape in self.shapes.items()}}
         head |= {"columns": {key: s.k for key, s in self.sums.items()}}
-        write_tensors(path, {key: s.packed for key, s in self.sums.items()}, {"curvature": json.dumps(head)})
+        tensors = {key: s.packed for key, s in self.sums.items()}
+        write_tensors(path, tensors, {**(notes or {}), "curvature": json.dumps(head)})
 
     @classmethod
     def load(cls, path: str | Path) -> Self:
@@ -167,8 +192,8 @@ class Curvature:
             StorageError: if the file is missing, damaged, or holds something else.
         """
         tensors, metadata = read_tensors(path)
-        head = json.loads(metadata.get("curvature", "{}"))
-        if head.get("format") != FORMAT or set(head["columns"]) != set(tensors):
+        head = _head(metadata)
+        if head.get("format") != FORMAT or set(head.get("columns", ())) != set(tensors):
             raise StorageError("the file holds no curvature of this version", where=path, expected=FORMAT)
         sums = {}
         for key, packed in tensors.items():
@@ -179,6 +204,27 @@ class Curvature:
         shapes = {name: (m, n) for name, (m, n) in head["shapes"].items()}
         counts = head["tokens"], head["supervised"], head["sequences"]
         return cls(sums, head["inputs"], shapes, head["settings"], *counts)
+
+
+def notes_of(path: str | Path) -> dict[str, str]:
+    """The notes that were saved with a curvature.
+
+    Raises:
+        StorageError: if the file is missing or damaged.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            return {key: value for key, value in (file.metadata() or {}).items() if key != "curvature"}
+    except (OSError, SafetensorError) as error:
+        raise StorageError("the tensor file cannot be read", where=path, got=str(error)) from error
+
+
+def _head(metadata: Mapping[str, str]) -> dict[str, Any]:
+    try:
+        head = json.loads(metadata.get("curvature", "{}"))
+    except json.JSONDecodeError:
+        return {}
+    return head if isinstance(head, dict) else {}
 
 
 def _congruence(a: Tensor, moment: Tensor) -> Tensor:

@@ -125,6 +125,14 @@ class Observation:
                 do="exclude one of them",
             )
 
+    def restore(self, before: Curvature) -> None:
+        """Go on from the sums of an interrupted pass over the same targets.
+
+        Raises:
+            DataError: if they are of other modules or settings.
+        """
+        self.curvature.take(before)
+
     def finished(self) -> Curvature:
         """The sums, gradients freed of the loss scale."""
         for key, sums in self.curvature.sums.items():
