@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
+import socket
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -68,3 +72,73 @@ def test_what_does_not_fit_is_streamed(farss, workshop, tmp_path, monkeypatch):
     monkeypatch.setattr(initialising, "choose_engine", lambda resident, streamed: "streamed")
     code, text, _ = init(farss, workshop, tmp_path / "init")
     assert code == 0 and json.loads(text)["engine"] == "streamed"
+
+
+def double(workshop):
+    return workshop.recipe("double", **{"model.dtype": "float64"})
+
+
+def test_merged_shards_plan_as_one_process_does(farss, workshop, tmp_path):
+    recipe = double(workshop)
+    assert farss("init", "--recipe", recipe, "--out", tmp_path / "whole")[0] == 0
+    for number in (1, 2):
+        code, out, err = farss(
+            "init", "--recipe", recipe, "--shard", f"{number}/2", "--out", tmp_path / f"part{number}"
+        )
+        assert code == 0, err
+        assert f"shard {number}/2: 3 examples" in out
+    merged = tmp_path / "merged.safetensors"
+    code, out, _ = farss("merge-stats", tmp_path / "part2", tmp_path / "part1", "--out", merged)
+    assert code == 0 and "2 of 2 shards: whole" in out
+    whole, sums = load_file(tmp_path / "whole" / "stats.safetensors"), load_file(merged)
+    assert whole.keys() == sums.keys()
+    for name, value in whole.items():
+        assert torch.allclose(value, sums[name], rtol=1e-11, atol=0), name
+    assert farss("init", "--recipe", recipe, "--stats", merged, "--out", tmp_path / "again")[0] == 0
+    one, other = (Plan.load(tmp_path / place / "plan.json") for place in ("whole", "again"))
+    assert [(t.name, t.rank, t.indices) for t in one.targets] == [(t.name, t.rank, t.indices) for t in other.targets]
+    assert one.data == other.data
+
+
+def test_what_cannot_be_merged_or_used_is_refused(farss, workshop, tmp_path):
+    recipe = double(workshop)
+    assert farss("init", "--recipe", recipe, "--shard", "1/2", "--out", tmp_path / "one")[0] == 0
+    merged = tmp_path / "merged.safetensors"
+    code, _, err = farss("merge-stats", tmp_path / "one", tmp_path / "one", "--out", merged)
+    assert code == 2 and "a shard comes twice" in err and not merged.exists()
+    code, _, err = farss("init", "--recipe", recipe, "--stats", tmp_path / "one", "--out", tmp_path / "init")
+    assert code == 2 and "lack shards" in err and "2/2" in err
+    other = workshop.recipe("other", **{"model.name": str(workshop.other), "model.dtype": "float64"})
+    assert farss("init", "--recipe", other, "--shard", "2/2", "--out", tmp_path / "two")[0] == 0
+    code, _, err = farss("merge-stats", tmp_path / "one", tmp_path / "two", "--out", merged)
+    assert code == 2 and "differ in their model" in err
+    code, _, err = farss("init", "--recipe", recipe, "--shard", "3/2", "--out", tmp_path / "three")
+    assert code == 2 and "no such shard" in err
+    code, _, err = farss("init", "--recipe", recipe, "--shard", "7/9", "--out", tmp_path / "seven")
+    assert code == 2 and "fewer calibration examples than shards" in err
+    code, _, err = farss("init", "--recipe", recipe, "--shard", "two", "--out", tmp_path / "three")
+    assert code == 2 and "written as I/N" in err
+
+
+def test_two_processes_started_together_plan_as_one(farss, workshop, tmp_path):
+    recipe = double(workshop)
+    assert farss("init", "--recipe", recipe, "--out", tmp_path / "whole")[0] == 0
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [sys.executable, "-m", "farss", "init", "--recipe", recipe, "--out", str(tmp_path / "crew")]
+    common = {**os.environ, "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    common |= {"OMP_NUM_THREADS": "1", "FARSS_CACHE": str(tmp_path / "cache")}
+    processes = [
+        subprocess.Popen(command, env={**common, "RANK": str(rank)}, stdout=subprocess.PIPE, text=True)
+        for rank in (0, 1)
+    ]
+    answers = [process.communicate(timeout=300)[0] for process in processes]
+    assert [process.returncode for process in processes] == [0, 0]
+    assert "trainable parameters" in answers[0] and not answers[1]
+    whole, sums = (load_file(tmp_path / place / "stats.safetensors") for place in ("whole", "crew"))
+    for name, value in whole.items():
+        assert torch.allclose(value, sums[name], rtol=1e-11, atol=0), name
+    one, other = (Plan.load(tmp_path / place / "plan.json") for place in ("whole", "crew"))
+    assert [(t.name, t.rank, t.indices) for t in one.targets] == [(t.name, t.rank, t.indices) for t in other.targets]
+    assert not (tmp_path / ".crew.work").exists()

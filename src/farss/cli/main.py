@@ -14,7 +14,7 @@ from farss.errors import FarssError
 from farss.training.allocator import restart_with_preload
 
 TRAINING_VERBS = ("demo", "run", "train")
-VERBS = ("demo", "run", "init", "train", "export", "eval", "compare", "methods", "tasks", "models")
+VERBS = ("demo", "run", "init", "merge-stats", "train", "export", "eval", "compare", "methods", "tasks", "models")
 INTERRUPTED = 130
 
 
@@ -26,7 +26,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"farss {__version__}")
     verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
     for name in VERBS:
-        module = importlib.import_module(f"farss.cli.verbs.{name}")
+        module = importlib.import_module(f"farss.cli.verbs.{name.replace('-', '_')}")
         verb = verbs.add_parser(
             name,
             help=module.SUMMARY,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import shutil
 import time
 from dataclasses import dataclass
@@ -17,18 +18,26 @@ from farss.adapters.files import save_adapter
 from farss.config import FarssConfig, Recipe
 from farss.errors import ConfigError
 from farss.experiment import materials
+from farss.experiment.crew import Crew, crew
 from farss.experiment.environment import peak_bytes
-from farss.experiment.planning import calibration_batches, prepare, resolved, spectrum_folder
+from farss.experiment.planning import calibration_batches, collect_with, prepare, resolved, spectrum_folder
 from farss.experiment.progress import ProgressLine
 from farss.experiment.stages import stage_key
+from farss.experiment.statistics import (
+    STATISTICS,
+    Origin,
+    Shard,
+    check_usable,
+    load_statistics,
+    save_statistics,
+)
 from farss.experiment.steps import RECIPE, require_new
 from farss.experiment.streaming import StreamedModel
-from farss.experiment.work import STATISTICS
 from farss.methods import get_method
 from farss.model.blocks import BlockChain
-from farss.model.calibration import Batch, data_fingerprint
+from farss.model.calibration import Batch, Example, data_fingerprint
 from farss.model.cost import MemoryCost, choose_engine, resident_cost, streamed_cost
-from farss.model.curvature import Keep
+from farss.model.curvature import Curvature, Keep
 from farss.model.lazy import skeleton
 from farss.model.plan import Plan
 from farss.model.sources import LoadedModel, resolve
@@ -47,10 +56,13 @@ def initialise(
     *,
     plan_file: str | Path | None = None,
     engine: Engine = "auto",
-) -> dict[str, Any]:
+    statistics: str | Path | None = None,
+) -> dict[str, Any] | None:
     """Decide a plan, or obey one, and build its adapter; leaves `plan.json`, `adapter/`, statistics and recipe.
 
     A call that was interrupted, even killed, goes on where it stopped when it is made again with the same `out`.
+    Processes started together by `torchrun` share the calibration examples and the decompositions of the resident
+    engine; the first of them writes, the others return None.
 
     Args:
         recipe: model, data and init settings.
@@ -59,6 +71,7 @@ def initialise(
         plan_file: obey this plan; `method` and the data are then not used.
         engine: "resident" (the model in memory), "streamed" (one block of it at a time) or "auto" (streamed where the
             model does not fit).
+        statistics: use these instead of the data, a file or folder of `farss init`, `farss run` or `farss merge-stats`.
 
     Raises:
         DataError: if the method needs data, and rows are missing or lack fields.
@@ -77,13 +90,18 @@ def initialise(
     except ConfigError:
         shutil.rmtree(work, ignore_errors=True)  # left by a call that was killed after its last step
         raise
-    if given is None and "curvature" in get_method(method).needs:
+    needs_data = given is None and statistics is None and "curvature" in get_method(method).needs
+    if needs_data:
         materials.training_rows(recipe)
     chosen, cost = engine_for(recipe, engine)
     started = time.perf_counter()
-    with held(work):
-        act = _streamed if chosen == "streamed" else _resident
-        plan, difference = act(Request(recipe, method, Path(out), given, work))
+    with crew() as hands:
+        request = Request(recipe, method, Path(out), given, work, hands, Path(statistics) if statistics else None)
+        if not hands.leads:
+            _help(request, chosen)
+            return None
+        with held(work):
+            plan, difference = _streamed(request) if chosen == "streamed" else _resident(request)
     shutil.rmtree(work)
     return {
         "method": plan.method,
@@ -109,6 +127,8 @@ class Request:
         out: the folder to make.
         given: a plan to obey, or None to decide one.
         work: what an interrupted call keeps.
+        hands: this process among those that work on the request.
+        statistics: a file or folder to take them from, or None to take them of the data.
     """
 
     recipe: Recipe
@@ -116,21 +136,19 @@ class Request:
     out: Path
     given: Plan | None
     work: Path
+    hands: Crew
+    statistics: Path | None
 
     @property
     def config(self) -> FarssConfig:
         """The init settings with `compat` spelled out."""
         return resolved(self.recipe.init)
 
-    def calibration(self, tokenizer: Any) -> tuple[list[Batch], dict[str, Any] | None]:
-        """Batches and their fingerprint; nothing where a plan is given or the method needs no data."""
-        if self.given is not None or "curvature" not in get_method(self.method).needs:
-            return [], None
-        data = self.recipe.data
-        training = materials.training_examples(self.recipe, tokenizer)
-        examples = materials.calibration_examples(training, data.calibration_rows, data.seed)
-        batches = calibration_batches(examples, self.recipe.init, tokenizer, data.max_length)
-        return batches, data_fingerprint(examples, data.seed)
+    @property
+    def needs_data(self) -> bool:
+        """Whether calibration examples have to go through the model."""
+        decides = self.given is None and self.statistics is None
+        return decides and "curvature" in get_method(self.method).needs
 
     def finish(self, plan: Plan, model: PeftModel, folder: Path) -> None:
         """Write what both engines leave."""
@@ -162,11 +180,94 @@ def engine_for(recipe: Recipe, engine: Engine) -> tuple[Literal["resident", "str
     return chosen, streamed
 
 
+def take_statistics(
+    recipe: Recipe, loaded: LoadedModel, shard: Shard, kept: Path, progress: ProgressLine | None = None
+) -> tuple[Curvature, Origin]:
+    """The second moments of a shard of the recipe's calibration examples.
+
+    Args:
+        recipe: data and init settings.
+        loaded: the model.
+        shard: which part of the examples.
+        kept: where the sums so far are kept, so that an interrupted call goes on from them.
+        progress: told how far it is.
+
+    Raises:
+        ConfigError: if the published code's choices, which depend on the order of all examples, are asked of a shard.
+        DataError: if there are fewer examples than shards.
+    """
+    config = resolved(recipe.init)
+    examples = calibration_of(recipe, loaded.tokenizer)
+    origin = Origin(
+        loaded.fingerprint,
+        str(loaded.dtype),
+        data_fingerprint(examples, recipe.data.seed),
+        (shard.number,),
+        shard.count,
+    )
+    batches = shard_batches(recipe, loaded.tokenizer, examples, shard)
+    targets = find_targets(loaded.model, config.targets, config.exclude)
+    keep = Keep(kept, stage_key(origin.notes(), config.to_mapping()))
+    return collect_with(loaded.model, batches, targets, config, progress, keep), origin
+
+
+def calibration_of(recipe: Recipe, tokenizer: Any) -> list[Example]:
+    """The recipe's calibration examples."""
+    training = materials.training_examples(recipe, tokenizer)
+    return materials.calibration_examples(training, recipe.data.calibration_rows, recipe.data.seed)
+
+
+def shard_batches(recipe: Recipe, tokenizer: Any, examples: list[Example], shard: Shard) -> list[Batch]:
+    """The batches of a shard.
+
+    Raises:
+        ConfigError: if the published code's choices, which depend on the order of all examples, are asked of a shard.
+        DataError: if there are fewer examples than shards.
+    """
+    if shard.count > 1 and recipe.init.compat == "published-code":
+        raise ConfigError(
+            "the published code takes the first examples as they come, so they cannot be divided",
+            where="init.compat",
+            do="use one process and no shards",
+        )
+    return calibration_batches(shard.of(examples), recipe.init, tokenizer, recipe.data.max_length)
+
+
+def initialise_shard(recipe: Recipe, out: str | Path, shard: Shard) -> dict[str, Any]:
+    """Take the statistics of a shard of the calibration examples; leaves `stats.safetensors` and the recipe.
+
+    Raises:
+        DataError: if rows are missing or lack fields, or there are fewer than shards.
+        ConfigError: if `out` is not empty.
+        StorageError: if `out` cannot be written, or another process initialises there.
+    """
+    require_new(out)
+    materials.training_rows(recipe)
+    loaded = materials.load_for_statistics(recipe)
+    work = Path(out).with_name(f".{Path(out).name}.work")
+    with held(work), ProgressLine(f"statistics of shard {shard.number}/{shard.count}") as line:
+        curvature, origin = take_statistics(recipe, loaded, shard, work / "partial.safetensors", line)
+        with new_folder(out) as folder:
+            save_statistics(curvature, origin, folder / STATISTICS)
+            (folder / RECIPE).write_text(recipe.to_yaml(), encoding="utf-8")
+    shutil.rmtree(work)
+    return {
+        "shard": f"{shard.number}/{shard.count}",
+        "sequences": curvature.sequences,
+        "tokens": curvature.tokens,
+        "statistics": str(Path(out) / STATISTICS),
+    }
+
+
 def _resident(request: Request) -> tuple[Plan, float]:
     loaded = materials.load_for_statistics(request.recipe)
     cache = SpectrumCache(spectrum_folder())
+    found = _statistics(request, loaded)
+    _decompose(request, loaded, cache)
     with new_folder(request.out) as folder:
-        plan = request.given or _decide(request, loaded, cache, folder)
+        plan = request.given or _decide(request, loaded, cache, found)
+        if found is not None:
+            save_statistics(*found, folder / STATISTICS)
         before = sample_logits(loaded.model)
         route = request.recipe.init.route
         model = apply(loaded.model, plan, lambda t: cache.get(t, route), seed=request.recipe.init.seed)
@@ -175,24 +276,54 @@ def _resident(request: Request) -> tuple[Plan, float]:
     return plan, difference
 
 
-def _decide(request: Request, loaded: LoadedModel, cache: SpectrumCache, folder: Path) -> Plan:
-    batches, data = request.calibration(loaded.tokenizer)
-    if data is None:
-        return prepare(loaded.model, (), request.recipe.init, [request.method], spectra=cache).plans[request.method]
-    identity = stage_key(loaded.fingerprint, str(loaded.dtype), data, request.config.to_mapping())
-    with ProgressLine(f"statistics of {data['rows']} examples, {data['tokens']:,} tokens") as line:
-        ready = prepare(
-            loaded.model,
-            batches,
-            request.recipe.init,
-            [request.method],
-            data=data,
-            spectra=cache,
-            progress=line,
-            keep=Keep(request.work / "partial.safetensors", identity),
+def _help(request: Request, engine: str) -> None:
+    """The part of a process that does not lead: its shard of the statistics and of the decompositions."""
+    if engine == "streamed":
+        raise ConfigError(
+            "the streamed engine works in one process", where="--engine", do="start it without torchrun, or in shards"
         )
-    if ready.evidence.curvature is not None:
-        ready.evidence.curvature.save(folder / STATISTICS)
+    loaded = materials.load_for_statistics(request.recipe)
+    _statistics(request, loaded)
+    _decompose(request, loaded, SpectrumCache(spectrum_folder()))
+
+
+def _statistics(request: Request, loaded: LoadedModel) -> tuple[Curvature, Origin] | None:
+    if request.statistics is not None:
+        found = load_statistics(request.statistics)
+        check_usable(found[1], loaded.fingerprint, request.statistics)
+        return found
+    if not request.needs_data:
+        return None
+    hands = request.hands
+    with ProgressLine("statistics", quiet=not hands.leads) as line:
+        kept = request.work / f"partial-{hands.rank}.safetensors"
+        curvature, origin = take_statistics(request.recipe, loaded, hands.shard, kept, line)
+        hands.add_up_(curvature)
+    return curvature, dataclasses.replace(origin, shards=(1,), count=1)
+
+
+def _decompose(request: Request, loaded: LoadedModel, cache: SpectrumCache) -> None:
+    """Fill the cache of spectra, shared out among the processes."""
+    if request.hands.size > 1 and request.given is None and "spectrum" in get_method(request.method).needs:
+        config = request.config
+        for target in request.hands.share(find_targets(loaded.model, config.targets, config.exclude)):
+            cache.get(target, config.route)
+        request.hands.wait()
+
+
+def _decide(
+    request: Request, loaded: LoadedModel, cache: SpectrumCache, found: tuple[Curvature, Origin] | None
+) -> Plan:
+    curvature, origin = found or (None, None)
+    ready = prepare(
+        loaded.model,
+        (),
+        request.recipe.init,
+        [request.method],
+        data=origin and origin.data,
+        statistics=curvature,
+        spectra=cache,
+    )
     return ready.plans[request.method]
 
 
@@ -204,9 +335,15 @@ def _streamed(request: Request) -> tuple[Plan, None]:
     dtype = None if request.config.dtype == "auto" else request.config.dtype
     source = StreamedModel(request.recipe.model, dtype=dtype)
     cache = SpectrumCache(spectrum_folder())
-    batches, data = request.calibration(source.tokenizer)
     plan = request.given
+    if request.statistics is not None and plan is None:
+        raise ConfigError(
+            "the streamed engine scores each block as it passes and reads no statistics",
+            where="--stats",
+            do="leave --stats out, or use the resident engine",
+        )
     if plan is None:
+        batches, data = _streamed_calibration(request, source)
         with ProgressLine(f"walk over the blocks of {request.recipe.model.name}") as line:
             evidence = source.evidence(
                 request.method, batches, request.config, cache, data=data, work=request.work / "walk", progress=line
@@ -220,6 +357,14 @@ def _streamed(request: Request) -> tuple[Plan, None]:
         model = apply(source.model, plan, seed=seed, fingerprint=source.fingerprint, start=start)
         request.finish(plan, model, folder)
     return plan, None
+
+
+def _streamed_calibration(request: Request, source: StreamedModel) -> tuple[list[Batch], dict[str, Any] | None]:
+    if not request.needs_data:
+        return [], None
+    examples = calibration_of(request.recipe, source.tokenizer)
+    batches = shard_batches(request.recipe, source.tokenizer, examples, request.hands.shard)
+    return batches, data_fingerprint(examples, request.recipe.data.seed)
 
 
 def sample_logits(model: nn.Module) -> Tensor:

@@ -25,6 +25,7 @@ from farss.experiment.planning import (
     spectrum_folder,
 )
 from farss.experiment.progress import ProgressLine
+from farss.experiment.statistics import STATISTICS, Origin, save_statistics
 from farss.methods import get_method
 from farss.model.calibration import Batch, data_fingerprint
 from farss.model.curvature import Curvature, Keep
@@ -34,8 +35,6 @@ from farss.model.spectra import SpectrumCache
 from farss.model.targets import find_targets
 from farss.storage import write_json
 from farss.training.sft import train
-
-STATISTICS = "stats.safetensors"
 
 
 def collect_statistics(recipe: Recipe, folder: Path) -> dict[str, Any]:
@@ -50,7 +49,7 @@ def collect_statistics(recipe: Recipe, folder: Path) -> dict[str, Any]:
         keep = Keep(folder / "partial.safetensors", loaded.fingerprint)  # the folder itself belongs to one recipe
         statistics = collect_with(loaded.model, batches, targets, resolved(recipe.init), line, keep)
     seconds = time.perf_counter() - started
-    statistics.save(folder / STATISTICS)
+    save_statistics(statistics, Origin(loaded.fingerprint, str(loaded.dtype), data), folder / STATISTICS)
     keep.path.unlink(missing_ok=True)
     return {"seconds": seconds, "peak_bytes": peak_bytes(), "model_bytes": before, "statistics_bytes": statistics.bytes}
 

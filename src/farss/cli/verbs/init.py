@@ -6,6 +6,7 @@ import argparse
 
 from farss.cli.options import add_recipe_options, recipe_from
 from farss.cli.output import emit
+from farss.errors import ConfigError
 
 SUMMARY = "take statistics, decide a plan (an editable plan.json) and build the adapter it describes"
 EXAMPLE = "farss init --model smollm2-135m --data gsm8k --data-dir DATA --method farss --out init/"
@@ -33,22 +34,41 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--plan", metavar="FILE", help="obey this plan instead of deciding one; no data are needed")
     engines = "auto, resident (the model in memory) or streamed (one block of it at a time; for large models)"
     parser.add_argument("--engine", default="auto", choices=("auto", "resident", "streamed"), help=engines)
+    parser.add_argument("--stats", metavar="PATH", help="use these statistics (file or folder) instead of the data")
+    parser.add_argument(
+        "--shard", metavar="I/N", help="only take the statistics of every N-th calibration example, from the I-th on"
+    )
     parser.add_argument("--out", metavar="DIR", required=True, help="folder for plan.json, adapter/ and statistics")
 
 
 def act(arguments: argparse.Namespace) -> int:
     """Initialise and say where the plan and the adapter are."""
-    from farss.experiment.initialising import initialise
+    from farss.experiment.initialising import initialise, initialise_shard
+    from farss.experiment.statistics import Shard
     from farss.model.cost import format_bytes
 
+    recipe = recipe_from(arguments)
+    if arguments.shard:
+        if arguments.plan or arguments.stats:
+            raise ConfigError("a shard takes statistics; it obeys no plan and reads no others", where="--shard")
+        taken = initialise_shard(recipe, arguments.out, Shard.parse(arguments.shard))
+        text = f"shard {taken['shard']}: {taken['sequences']} examples, {taken['tokens']:,} tokens"
+        return emit(arguments, taken, [text, f"statistics: {taken['statistics']}"])
     result = initialise(
-        recipe_from(arguments), arguments.method, arguments.out, plan_file=arguments.plan, engine=arguments.engine
+        recipe,
+        arguments.method,
+        arguments.out,
+        plan_file=arguments.plan,
+        engine=arguments.engine,
+        statistics=arguments.stats,
     )
+    if result is None:
+        return 0  # another process of the crew speaks
     ranks = f"{result['modules']} modules, {result['trainable_params']:,} trainable parameters"
+    memory = f"{format_bytes(result['peak_bytes'])}, {format_bytes(result['predicted_peak_bytes'])} predicted"
     lines = [
         f"{result['method']}: {ranks}; initialised in {result['seconds']:.1f} s",
-        f"{result['engine']} engine: peak memory {format_bytes(result['peak_bytes'])}, "
-        f"{format_bytes(result['predicted_peak_bytes'])} predicted",
+        f"{result['engine']} engine: peak memory {memory}",
         _start(result["max_logit_difference"]),
         f"plan: {result['plan']}",
         f"adapter: {result['adapter']}",

@@ -1,0 +1,27 @@
+"""`farss merge-stats`: the statistics of several shards, added up."""
+
+from __future__ import annotations
+
+import argparse
+
+from farss.cli.output import emit
+
+SUMMARY = "add up the statistics that `farss init --shard` took in separate processes"
+EXAMPLE = "farss merge-stats shard1/ shard2/ --out stats.safetensors"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The parts and where their sum goes."""
+    parser.add_argument("parts", metavar="PART", nargs="+", help="statistics file, or a folder that holds one")
+    parser.add_argument("--out", metavar="FILE", required=True, help="the file to write")
+
+
+def act(arguments: argparse.Namespace) -> int:
+    """Merge and say what is in the sum."""
+    from farss.experiment.statistics import merge_statistics
+
+    origin = merge_statistics(arguments.parts, arguments.out)
+    shards = [f"{number}/{origin.count}" for number in origin.shards]
+    left = "whole" if origin.complete else f"{origin.count - len(shards)} shards are still missing"
+    result = {"statistics": arguments.out, "shards": shards, "complete": origin.complete}
+    return emit(arguments, result, [f"{len(shards)} of {origin.count} shards: {left}", f"statistics: {arguments.out}"])
