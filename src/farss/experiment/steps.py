@@ -26,6 +26,7 @@ from farss.experiment.planning import calibration_batches, prepare, spectrum_fol
 from farss.experiment.progress import ProgressLine
 from farss.experiment.work import STATISTICS
 from farss.methods import get_method
+from farss.methods.base import FROM_DATA
 from farss.model.calibration import data_fingerprint
 from farss.model.plan import Plan
 from farss.model.sources import LoadedModel, load
@@ -69,7 +70,7 @@ def initialise(recipe: Recipe, method: str, out: str | Path, *, plan_file: str |
         raise ConfigError("this method trains the weights themselves; there is nothing to initialise", got=method)
     given = Plan.load(plan_file) if plan_file else None
     require_new(out)
-    if given is None and "curvature" in get_method(method).needs:
+    if given is None and get_method(method).needs & FROM_DATA:
         materials.training_rows(recipe)
     loaded = materials.load_for_statistics(recipe)
     started = time.perf_counter()
@@ -94,7 +95,7 @@ def initialise(recipe: Recipe, method: str, out: str | Path, *, plan_file: str |
 
 
 def _decide(recipe: Recipe, method: str, loaded: LoadedModel, cache: SpectrumCache, folder: Path) -> Plan:
-    if "curvature" not in get_method(method).needs:
+    if not get_method(method).needs & FROM_DATA:
         return prepare(loaded.model, (), recipe.init, [method], spectra=cache).plans[method]
     training = materials.training_examples(recipe, loaded.tokenizer)
     examples = materials.calibration_examples(training, recipe.data.calibration_rows, recipe.data.seed)

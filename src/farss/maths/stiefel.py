@@ -174,7 +174,9 @@ def _skew_factor(x: Tensor, direction: Tensor) -> Tensor:
 
 def _check_tall(matrix: Tensor) -> None:
     if matrix.ndim < 2 or matrix.shape[-1] > matrix.shape[-2]:
-        raise ShapeError("orthonormal columns need at least as many rows", expected="[..., d, p], p <= d", got=matrix.shape)
+        raise ShapeError(
+            "orthonormal columns need at least as many rows", expected="[..., d, p], p <= d", got=matrix.shape
+        )
 
 
 def _check_alike(x: Tensor, other: Tensor) -> None:

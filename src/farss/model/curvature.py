@@ -70,12 +70,12 @@ def collect(
         NumericalError: if the loss or a gradient is not finite; the batch is named.
     """
     queue = list(batches)[:max_batches]
-    _check_supervision(queue)
+    check_supervision(queue)
     with ExitStack() as stack:
         stack.enter_context(reading_only(model))
-        stack.enter_context(_full_precision_products())
+        stack.enter_context(full_precision_products())
         inputs = _shared_inputs(model, targets, queue[0])
-        _keep_checkpointing(model)
+        keep_checkpointing(model)
         run = _Pass(targets, inputs, {"tokens": tokens, "loss_norm": loss_norm, "fisher": fisher})
         stack.enter_context(run.observing())
         reader = stack.enter_context(SupervisedLoss(model, loss_norm, fisher, seed).reading())
@@ -88,7 +88,12 @@ def collect(
     return run.finished()
 
 
-def _check_supervision(queue: list[Batch]) -> None:
+def check_supervision(queue: list[Batch]) -> None:
+    """Check that there are batches, and that each has something to learn.
+
+    Raises:
+        DataError: if there is none, or one supervises no token.
+    """
     if not queue:
         raise DataError("there is no calibration batch", expected="at least one batch")
     for number, batch in enumerate(queue):
@@ -142,7 +147,7 @@ class _Pass:
     @contextmanager
     def observing(self) -> Iterator[None]:
         """Replace the targets' forward functions, and put them back."""
-        with _forwards({o.target: o.forward for o in self.observers}):
+        with replaced_forwards({o.target: o.forward for o in self.observers}):
             yield
 
     def batch(self, reader: SupervisedLoss, batch: Batch, where: str) -> None:
@@ -286,7 +291,7 @@ def _shared_inputs(model: nn.Module, targets: Sequence[Target], batch: Batch) ->
 
     start = int(batch.attention_mask[0].nonzero()[0])
     ids = batch.input_ids[:1, start : start + PROBE_TOKENS].to(weight_matrix(targets[0]).device)
-    with _forwards({target: watch(target) for target in targets}), torch.no_grad():
+    with replaced_forwards({target: watch(target) for target in targets}), torch.no_grad():
         model(input_ids=ids, attention_mask=torch.ones_like(ids))
     leaders: dict[str, str] = {}
     for name, h in seen:
@@ -298,7 +303,7 @@ def _shared_inputs(model: nn.Module, targets: Sequence[Target], batch: Batch) ->
 
 
 @contextmanager
-def _forwards(replacements: dict[Target, Callable[[Tensor], Tensor]]) -> Iterator[None]:
+def replaced_forwards(replacements: dict[Target, Callable[[Tensor], Tensor]]) -> Iterator[None]:
     """Modules with other forward functions, for the duration of the block."""
     before = {target: target.module.__dict__.get("forward") for target in replacements}
     try:
@@ -328,7 +333,7 @@ def reading_only(model: nn.Module) -> Iterator[None]:
             parameter.requires_grad_(mode)
 
 
-def _keep_checkpointing(model: nn.Module) -> None:
+def keep_checkpointing(model: nn.Module) -> None:
     """Put checkpointed blocks, not their children, in training mode, the only one in which transformers checkpoints."""
     for module in model.modules():
         if getattr(module, "gradient_checkpointing", False) and not _drops_out(module):
@@ -341,7 +346,7 @@ def _drops_out(module: nn.Module) -> bool:
 
 
 @contextmanager
-def _full_precision_products() -> Iterator[None]:
+def full_precision_products() -> Iterator[None]:
     """float32 matrix products in float32 (no TF32, no bfloat16), whatever the process prefers."""
     before = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision("highest")
