@@ -115,6 +115,7 @@ class _CayleyAdamSteps:
         self.gradients = []
 
     def _step(self, batch: list[Constrained], states: list[dict[str, Any]], rate: float) -> None:
+        """One step of factors of one shape; moments have the dimensions of X, [count, d, r] or [count, 1, 1]."""
         x = _stack(batch)
         g = _finite(torch.stack([_oriented(f, f.parameter.grad).to(torch.float64) for f in batch]))  # type: ignore[arg-type]  # they have gradients
         for factor, state in zip(batch, states, strict=True):
@@ -124,7 +125,7 @@ class _CayleyAdamSteps:
             state["step"] += 1
         beta1, beta2 = BETAS
         t = torch.stack([state["step"] for state in states]).to(x)[:, None, None]
-        m = torch.stack([_oriented(f, s["m"]).to(torch.float64) for f, s in zip(batch, states, strict=True)])
+        m = torch.stack([_oriented(f, s["m"]) for f, s in zip(batch, states, strict=True)]).to(torch.float64)
         v = torch.stack([state["v"] for state in states]).to(torch.float64)[:, None, None]
         m = beta1 * m + (1 - beta1) * g
         v = beta2 * v + (1 - beta2) * g.square().sum((1, 2), keepdim=True)
@@ -143,21 +144,19 @@ class _CayleyAdamSteps:
 
 def _regroup(optimizer: Optimizer, parameters: Sequence[nn.Parameter], rate: float) -> None:
     """Move `parameters` to a group of their own, without decay, at `rate` times the learning rate of their group."""
-    wanted, found, learning_rate = {id(p) for p in parameters}, set(), 0.0
-    for group in optimizer.param_groups:
-        here = {id(p) for p in group["params"]} & wanted
-        if here:
-            found |= here
-            learning_rate = float(group["lr"])
-            group["params"] = [p for p in group["params"] if id(p) not in wanted]
-    if found != wanted:
+    wanted = {id(p) for p in parameters}
+    rates = {id(p): float(group["lr"]) for group in optimizer.param_groups for p in group["params"] if id(p) in wanted}
+    if set(rates) != wanted:
         raise AdapterError(
             "the optimiser does not train the constrained factors themselves",
             expected=f"{len(wanted)} factors among its parameters",
-            got=len(found),
+            got=len(rates),
             do="make it from the model's trainable parameters; sharded training (FSDP, DeepSpeed ZeRO) is not possible",
         )
-    optimizer.add_param_group({"params": list(parameters), "lr": learning_rate * rate, "weight_decay": 0.0})
+    for group in optimizer.param_groups:
+        group["params"] = [p for p in group["params"] if id(p) not in wanted]
+    learning_rate = rates[id(parameters[0])] * rate
+    optimizer.add_param_group({"params": list(parameters), "lr": learning_rate, "weight_decay": 0.0})
 
 
 def _alike(factors: Sequence[Constrained]) -> Iterator[list[Constrained]]:
@@ -170,7 +169,7 @@ def _alike(factors: Sequence[Constrained]) -> Iterator[list[Constrained]]:
 
 def _stack(batch: Sequence[Constrained]) -> Tensor:
     """[count, d, r] float64, orthonormal columns."""
-    return torch.stack([factor.point().to(torch.float64) for factor in batch])
+    return torch.stack([factor.point() for factor in batch]).to(torch.float64)
 
 
 def _finite(change: Tensor) -> Tensor:
