@@ -31,6 +31,7 @@ TRAINED = {"full train", "full eval", "lora train", "lora eval"}
         ("data.train_rows", 10, EVERYTHING - {"base"}),
         ("data.calibration_rows", 10, {"statistics", "plans", "lora train", "lora eval"}),
         ("init.rank", 3, {"statistics", "plans", "lora train", "lora eval"}),
+        ("init.fora.rho", 0.25, set()),
         ("methods", ["lora"], {"plans"}),
         ("train.epochs", 2.0, TRAINED),
         ("train.learning_rate", 1.0, set()),
@@ -44,3 +45,14 @@ TRAINED = {"full train", "full eval", "lora train", "lora eval"}
 def test_what_a_setting_redoes(setting, value, redone):
     before, after = keys_of(Recipe()), keys_of(Recipe().override({setting: value}))
     assert {stage for stage in before if before[stage] != after[stage]} == redone
+
+
+def test_settings_of_one_method_redo_that_method_only():
+    job = Job("fora", 1e-4, 0)
+    before = Recipe(methods=("full", "lora", "fora"))
+    after = before.override({"init.fora.rho": 0.25})
+    assert keys_of(before)["plans"] != keys_of(after)["plans"]
+    assert {key: value for key, value in keys_of(before).items() if key != "plans"} == {
+        key: value for key, value in keys_of(after).items() if key != "plans"
+    }
+    assert Keys(before).training(job) != Keys(after).training(job)

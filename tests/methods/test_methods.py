@@ -10,12 +10,14 @@ import pytest
 import torch
 from torch import nn
 
-from farss.config import FarssConfig
+from farss.config import FarssConfig, ForaConfig
 from farss.errors import ConfigError, NumericalError, PlanError
 from farss.maths.ranks import allocate
 from farss.maths.spectrum import decompose
 from farss.methods import METHODS, Evidence, get_method
 from farss.methods.base import RankCapWarning
+from farss.methods.fora import top_layers
+from farss.model.layer_fisher import LayerFisher
 from farss.model.plan import Plan
 from farss.model.targets import Target, weight_matrix
 
@@ -57,8 +59,17 @@ def targets() -> list[Target]:
 
 
 @pytest.fixture
-def evidence(targets) -> Evidence:
-    return Evidence("abc", lambda target: decompose(weight_matrix(target)), Curvature(targets), {"rows": 3})
+def layer_fisher(targets) -> LayerFisher:
+    """Sums that make the layers' scores 3, 1, 4, 4 times the number of examples' share."""
+    per_layer = (3.0, 1.0, 4.0, 4.0)
+    return LayerFisher({t.name: 2 * per_layer[t.layer] for t in targets}, 2, {})
+
+
+@pytest.fixture
+def evidence(targets, layer_fisher) -> Evidence:
+    return Evidence(
+        "abc", lambda target: decompose(weight_matrix(target)), Curvature(targets), {"rows": 3}, layer_fisher
+    )
 
 
 def by_name(plan):
@@ -138,7 +149,8 @@ def test_declared_needs_are_what_planning_uses(targets, evidence, name):
     method = get_method(name)
     spectra = evidence.spectra if "spectrum" in method.needs else None
     curvature = evidence.curvature if "curvature" in method.needs else None
-    method.plan(targets, Evidence("abc", spectra, curvature), CONFIG)
+    layer_fisher = evidence.layer_fisher if "layer_fisher" in method.needs else None
+    method.plan(targets, Evidence("abc", spectra, curvature, None, layer_fisher), CONFIG)
     if method.needs:
         with pytest.raises(PlanError, match="needs"):
             method.plan(targets, Evidence("abc"), CONFIG)
@@ -190,7 +202,8 @@ def test_rank_is_capped_at_the_size_of_small_modules_with_one_warning(targets, e
     with pytest.warns(RankCapWarning, match=f"{name}: ") as caught:
         plan = get_method(name).plan(targets, evidence, dataclasses.replace(CONFIG, rank=20))
     assert len([w for w in caught if w.category is RankCapWarning]) == 1
-    assert all(t.rank == 8 for t in plan.targets if t.shape == (8, 24) and t.region == "deep")
+    small = [t for t in plan.targets if t.shape == (8, 24) and t.region == "deep"]
+    assert small and all(t.rank == 8 for t in small)
 
 
 def test_no_warning_where_nothing_is_capped(targets, evidence):
@@ -259,3 +272,45 @@ def test_plan_base_follows_the_configuration(targets, evidence):
 def test_unknown_method_names_the_nearest():
     with pytest.raises(ConfigError, match="did you mean `farss-init`"):
         get_method("farss_init")
+
+
+def fora(**settings) -> FarssConfig:
+    return dataclasses.replace(CONFIG, fora=ForaConfig(**settings))
+
+
+@pytest.mark.parametrize(
+    ("rho", "layers"), [(0.25, {2}), (0.5, {2, 3}), (0.75, {0, 2, 3}), (0.99, {0, 2, 3}), (1.0, {0, 1, 2, 3})]
+)
+def test_fora_adapts_the_layers_of_largest_score_and_of_equal_ones_the_lower(targets, evidence, rho, layers):
+    plan = get_method("fora").plan(targets, evidence, fora(rho=rho))
+    assert {t.layer for t in plan.targets} == layers
+    assert [t.name for t in plan.targets] == [t.name for t in targets if t.layer in layers]
+    assert plan.initialisation == "constrained" and plan.data == {"rows": 3}
+    assert plan.layer_scores == {"0": 12.0, "1": 4.0, "2": 16.0, "3": 16.0}
+    assert plan.trainable_parameters == sum(t.rank * sum(t.shape) + 1 for t in plan.targets)
+
+
+def test_fora_can_divide_scores_by_the_number_of_weights(targets, layer_fisher):
+    small = [target for target in targets if target.layer != 0 or target.kind == "k_proj"]
+    evidence = Evidence("abc", layer_fisher=layer_fisher)
+    first = {
+        score: {t.layer for t in get_method("fora").plan(small, evidence, fora(rho=0.25, score=score)).targets}
+        for score in ("sum", "mean")
+    }
+    assert first == {"sum": {2}, "mean": {0}}
+
+
+def test_the_share_of_layers_is_the_decimal_number_it_is_written_as():
+    scores = {layer: 1.0 for layer in range(100)}
+    assert 0.29 * 100 < 29 and top_layers(scores, 0.29) == frozenset(range(29))
+
+
+def test_fora_refuses_what_leaves_no_layer(targets, evidence):
+    with pytest.raises(PlanError, match="leaves none"):
+        get_method("fora").plan(targets, evidence, fora(rho=0.2))
+    outside = [dataclasses.replace(targets[0], layer=None), *targets[1:]]
+    with pytest.raises(PlanError, match="belongs to no layer"):
+        get_method("fora").plan(outside, evidence, CONFIG)
+    for settings in ({"rho": 0.0}, {"rho": 1.5}, {"rate": 0.0}):
+        with pytest.raises(ConfigError):
+            fora(**settings)

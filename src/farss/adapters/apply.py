@@ -12,6 +12,7 @@ from torch import nn
 from farss.adapters import factors as initial
 from farss.adapters.configs import RankAndScale, check_injected, lora_config
 from farss.adapters.factors import Factors
+from farss.adapters.gated import constrain_
 from farss.adapters.layers import DEFAULT, REFERENCE, lora_layers, refuse_adapters, set_mode
 from farss.adapters.pairs import add_reference, write_factors
 from farss.adapters.provenance import Provenance, remember
@@ -43,7 +44,9 @@ def apply(
     With `plan.base` "reference" the weight in use is `W + s (B A - B0 A0)`: W is untouched, adapter "default" holds the
     trainable A and B, and a second, frozen adapter "reference" holds A0 and -B0. Both are active. With "residual" the
     published form is made: **the weights of `model` change** to `W - s B0 A0`, computed in float32 and cast once, and a
-    single adapter holds A and B. As with any PEFT model, `model` itself now contains the adapter layers.
+    single adapter holds A and B. A constrained plan (FoRA) gives one adapter on untouched weights, with a gate of zero;
+    an optimiser of your own needs `farss.training.stiefel.hold_factors_`. As with any PEFT model, `model` itself now
+    contains the adapter layers.
 
     Args:
         model: the base model, in any float dtype. Adapters are float32, or float64 on a float64 model.
@@ -66,7 +69,8 @@ def apply(
     elif start is None:
         start = initial.initial_factors(model, plan, spectra)
     training = model.training
-    wrapped = _wrap(model, plan, dropout, plan.settings.get("seed", 0) if seed is None else seed)
+    drawn_from = int(plan.settings.get("seed", 0)) if seed is None else seed
+    wrapped = _wrap(model, plan, dropout, drawn_from)
     if start is not None:
         for name, layer in lora_layers(wrapped).items():
             write_factors(layer, DEFAULT, start[name])
@@ -74,6 +78,8 @@ def apply(
             add_reference(wrapped, start)
         else:
             subtract_(wrapped, plan, start)
+    if plan.initialisation == "constrained":
+        constrain_(wrapped, plan, drawn_from)
     remember(wrapped, Provenance(plan, dict(start) if start is not None and plan.base == "residual" else None))
     set_mode(wrapped, training)
     return wrapped

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from farss.adapters.apply import check_plan, subtract_
 from farss.adapters.factors import Factors
+from farss.adapters.gated import restore_gates_
 from farss.adapters.layers import DEFAULT, REFERENCE, refuse_adapters, set_mode
 from farss.adapters.pairs import activate, is_pair, join
 from farss.adapters.provenance import Provenance, provenance_of, remember
@@ -140,6 +141,7 @@ def load_adapter(
         config.lora_dropout = dropout  # type: ignore[attr-defined]  # a LoRA folder holds a LoRA configuration
     training = base.training
     model = PeftModel.from_pretrained(base, str(folder), config=config, is_trainable=trainable)  # type: ignore[arg-type]
+    restore_gates_(model, stored[DEFAULT][0], trainable=trainable)
     _check_loaded(model, folder, DEFAULT, stored[DEFAULT][0])
     if REFERENCE in stored:
         model.load_adapter(str(folder / REFERENCE), REFERENCE)

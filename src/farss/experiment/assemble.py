@@ -214,6 +214,8 @@ def _init_costs(method: Method, run: FinishedRun, trained: dict[str, Any]) -> di
     peak = planned["peak_bytes"] if method.needs else None
     if "spectrum" in method.needs:
         seconds += planned["seconds"]["spectrum"]
+    if "layer_fisher" in method.needs:
+        seconds += planned["seconds"]["layer_fisher"]
     if "curvature" in method.needs:
         seconds += statistics["seconds"]
         peak = max(statistics["peak_bytes"], planned["peak_bytes"])

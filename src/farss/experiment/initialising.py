@@ -34,6 +34,7 @@ from farss.experiment.statistics import (
 from farss.experiment.steps import RECIPE, require_new
 from farss.experiment.streaming import StreamedModel
 from farss.methods import get_method
+from farss.methods.base import FROM_DATA
 from farss.model.blocks import BlockChain
 from farss.model.calibration import Batch, Example, data_fingerprint
 from farss.model.cost import MemoryCost, choose_engine, resident_cost, streamed_cost
@@ -90,7 +91,7 @@ def initialise(
     except ConfigError:
         shutil.rmtree(work, ignore_errors=True)  # left by a call that was killed after its last step
         raise
-    needs_data = given is None and statistics is None and "curvature" in get_method(method).needs
+    needs_data = given is None and statistics is None and bool(get_method(method).needs & FROM_DATA)
     if needs_data:
         materials.training_rows(recipe)
     chosen, cost = engine_for(recipe, engine)
@@ -146,7 +147,7 @@ class Request:
 
     @property
     def needs_data(self) -> bool:
-        """Whether calibration examples have to go through the model."""
+        """Whether second moments of the calibration examples have to be taken."""
         decides = self.given is None and self.statistics is None
         return decides and "curvature" in get_method(self.method).needs
 
@@ -315,12 +316,18 @@ def _decide(
     request: Request, loaded: LoadedModel, cache: SpectrumCache, found: tuple[Curvature, Origin] | None
 ) -> Plan:
     curvature, origin = found or (None, None)
+    batches: list[Batch] = []
+    data = origin and origin.data
+    if "layer_fisher" in get_method(request.method).needs:
+        examples = calibration_of(request.recipe, loaded.tokenizer)
+        batches = shard_batches(request.recipe, loaded.tokenizer, examples, Shard())
+        data = data_fingerprint(examples, request.recipe.data.seed)
     ready = prepare(
         loaded.model,
-        (),
+        batches,
         request.recipe.init,
         [request.method],
-        data=origin and origin.data,
+        data=data,
         statistics=curvature,
         spectra=cache,
     )

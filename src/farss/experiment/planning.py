@@ -16,6 +16,7 @@ from farss.methods.base import Evidence, SpectralMethod, shallow_layer_count
 from farss.methods.compat import published_batches, published_code_config
 from farss.model.calibration import Batch, Example, batches, pad_token
 from farss.model.curvature import Curvature, Keep, collect
+from farss.model.layer_fisher import collect_layer_fisher
 from farss.model.plan import Plan
 from farss.model.sources import cache_root, fingerprint
 from farss.model.spectra import SpectrumCache
@@ -29,7 +30,8 @@ class Preparation:
     Attributes:
         plans: by method name.
         evidence: spectra, curvature and their provenance.
-        seconds: wall time of the parts "curvature" and "spectrum", and of each method's planning by its name.
+        seconds: wall time of the parts "curvature", "layer_fisher" and "spectrum", and of each method's planning by its
+            name.
     """
 
     plans: dict[str, Plan]
@@ -83,7 +85,7 @@ def prepare(
     progress: Any = None,
     keep: Keep | None = None,
 ) -> Preparation:
-    """The plans of `methods`, sharing one data pass (skipped if none needs it, or `statistics` are given).
+    """The plans of `methods`, sharing one data pass per kind of evidence (skipped if none needs it, or it is given).
 
     Raises:
         ModelError: if no module matches.
@@ -93,11 +95,24 @@ def prepare(
     targets = find_targets(model, settings.targets, settings.exclude)
     check_boundary(targets, settings, methods)
     needs = frozenset().union(*(get_method(name).needs for name in methods))
-    seconds = {"curvature": 0.0, "spectrum": 0.0}
+    seconds = {"curvature": 0.0, "layer_fisher": 0.0, "spectrum": 0.0}
     if "curvature" in needs and statistics is None:
         started = time.perf_counter()
         statistics = collect_with(model, calibration, targets, settings, progress, keep)
         seconds["curvature"] = time.perf_counter() - started
+    layer_fisher = None
+    if "layer_fisher" in needs:
+        started = time.perf_counter()
+        layer_fisher = collect_layer_fisher(
+            model,
+            calibration,
+            targets,
+            fisher=settings.fisher,
+            max_batches=settings.max_batches,
+            seed=settings.seed,
+            progress=progress,
+        )
+        seconds["layer_fisher"] = time.perf_counter() - started
     cache = spectra if spectra is not None else SpectrumCache(spectrum_folder())
     if "spectrum" in needs:
         started = time.perf_counter()
@@ -109,6 +124,7 @@ def prepare(
         spectra=lambda target: cache.get(target, settings.route),
         curvature=statistics,
         data=data,
+        layer_fisher=layer_fisher,
     )
     plans = {}
     for name in methods:

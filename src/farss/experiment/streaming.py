@@ -15,7 +15,7 @@ from torch import Tensor
 
 from farss.adapters.factors import Factors, initial_factors
 from farss.config import FarssConfig, ModelConfig
-from farss.errors import PlanError
+from farss.errors import ConfigError, PlanError
 from farss.experiment.planning import check_boundary
 from farss.maths.scores import DirectionScores
 from farss.methods import get_method
@@ -107,11 +107,14 @@ class StreamedModel:
         Raises:
             NotAChain: if the model cannot be walked block by block.
             PlanError: if the boundary does not fit the model.
+            ConfigError: if the method needs evidence that this engine does not take.
         """
         targets = self.targets(config)
         check_boundary(targets, config, [method])
         evidence = Evidence(self.fingerprint, data=data)
         needs = get_method(method).needs
+        if unknown := sorted(needs - {"spectrum", "curvature"}):
+            raise ConfigError(f"the streamed engine does not take {unknown[0]}", where=method, do=RESIDENT)
         if "curvature" not in needs:
             if "spectrum" in needs:
                 self._decompose(evidence, targets, config, spectra, progress)

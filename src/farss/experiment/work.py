@@ -60,14 +60,14 @@ def plan_methods(recipe: Recipe, statistics: Path | None, folder: Path) -> dict[
     Args:
         recipe: names model, data, init settings and methods.
         folder: receives the files.
-        statistics: the folder of `collect_statistics`, or None if no method needs it.
+        statistics: the folder of `collect_statistics`, or None if no method needs it; layer scores are taken here.
     """
     loaded = materials.load_for_statistics(recipe)
-    _, data = _calibration(recipe, loaded)
+    batches, data = _calibration(recipe, loaded)
     methods = [name for name in recipe.methods if get_method(name).trains == "adapter"]
     preparation = prepare(
         loaded.model,
-        (),
+        batches,
         recipe.init,
         methods,
         data=data,

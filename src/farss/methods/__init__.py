@@ -11,6 +11,7 @@ from farss.methods.compat import published_batches, published_code_config
 from farss.methods.farss import FARSS
 from farss.methods.farss_init import FARSS_INIT
 from farss.methods.fixed_rank import FIXED_RANK
+from farss.methods.fora import FORA
 from farss.methods.full import FULL
 from farss.methods.lora import LORA
 from farss.methods.milora import MILORA
@@ -26,7 +27,7 @@ __all__ = [
     "published_code_config",
 ]
 
-_ALL: tuple[Method, ...] = (FARSS, FARSS_INIT, ALL_HIGH, FIXED_RANK, PISSA, MILORA, LORA, FULL)
+_ALL: tuple[Method, ...] = (FARSS, FARSS_INIT, ALL_HIGH, FIXED_RANK, PISSA, MILORA, LORA, FORA, FULL)
 METHODS: dict[str, Method] = {method.name: method for method in _ALL}
 
 

@@ -23,8 +23,12 @@ from farss.maths.selection import Direction, select
 from farss.maths.spectrum import Spectrum
 from farss.methods.compat import RANK_RULE_THRESHOLD, published_code_config, published_importance
 from farss.model.curvature import Curvature
+from farss.model.layer_fisher import LayerFisher
 from farss.model.plan import Plan, Region, TargetPlan
 from farss.model.targets import Target, layer_count, weight_matrix
+
+FROM_DATA = frozenset({"curvature", "layer_fisher"})
+"""The evidence that takes a pass over calibration data."""
 
 QUANTILES = (0.0, 0.25, 0.5, 0.75, 1.0)
 
@@ -47,12 +51,14 @@ class Evidence:
         spectra: target -> Spectrum, usually `SpectrumCache.get`; None where no spectrum is available.
         curvature: second moments of the calibration pass, or None.
         data: fingerprint of the calibration data, written into plans that used it.
+        layer_fisher: squared gradients of a calibration pass, or None.
     """
 
     model_fingerprint: str
     spectra: Callable[[Target], Spectrum] | None = None
     curvature: Curvature | None = None
     data: dict[str, Any] | None = None
+    layer_fisher: LayerFisher | None = None
     _sigma: dict[str, Tensor] = field(default_factory=dict, init=False, repr=False)
     _scores: dict[str, DirectionScores] = field(default_factory=dict, init=False, repr=False)
 
@@ -112,7 +118,7 @@ class Method(Protocol):
 
     @property
     def needs(self) -> frozenset[str]:
-        """What `Evidence` must hold: "spectrum", "curvature"."""
+        """What `Evidence` must hold: "spectrum", "curvature", "layer_fisher"."""
         ...
 
     @property

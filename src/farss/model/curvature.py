@@ -73,7 +73,7 @@ def collect(
         stack.enter_context(reading_only(model))
         stack.enter_context(full_precision_products())
         inputs = _shared_inputs(model, targets, queue[0])
-        _keep_checkpointing(model)
+        keep_checkpointing(model)
         run = Observation(targets, inputs, {"tokens": tokens, "loss_norm": loss_norm, "fisher": fisher})
         stack.enter_context(run.observing())
         reader = stack.enter_context(SupervisedLoss(model, loss_norm, fisher, seed).reading())
@@ -192,7 +192,7 @@ def leaders(targets: Sequence[Target], run: Callable[[], object]) -> dict[str, s
     return found
 
 
-def _keep_checkpointing(model: nn.Module) -> None:
+def keep_checkpointing(model: nn.Module) -> None:
     """Put checkpointed blocks, not their children, in training mode, the only one in which transformers checkpoints."""
     for module in model.modules():
         if getattr(module, "gradient_checkpointing", False) and not _drops_out(module):

@@ -17,7 +17,7 @@ from farss.storage import write_json
 SCHEMA_VERSION = 1
 
 Region = Literal["shallow", "deep"]
-Initialisation = Literal["spectral", "random", "none"]
+Initialisation = Literal["spectral", "random", "constrained", "none"]
 
 
 @dataclass(frozen=True)
@@ -53,8 +53,8 @@ class Plan:
 
     Attributes:
         method: registry name.
-        initialisation: "spectral" (B0 A0 = chosen part of W / scale), "random" (LoRA: B0 = 0) or "none" (all weights
-            are trained, no adapter).
+        initialisation: "spectral" (B0 A0 = chosen part of W / scale), "random" (LoRA: B0 = 0), "constrained" (FoRA:
+            one factor orthonormal, a gate of zero in front) or "none" (all weights are trained, no adapter).
         base: "reference" (base untouched, B0 A0 subtracted by a frozen adapter) or "residual" (subtracted from W).
         factor_scaling: "divided" makes `scale * B0 A0` the chosen part of W; "published" takes sqrt(sigma) as is, so
             that `scale` times the chosen part is subtracted (methods of the published code).
@@ -63,6 +63,7 @@ class Plan:
         data: fingerprint of the calibration data (rows, tokens, seed, sha256), or None if none was used.
         requested_rank_total, realised_rank_total: the shallow budget asked for and kept (equal where there is none).
         targets: one entry per adapted module, in model order.
+        layer_scores: layer index, as text, -> the score that layers were chosen by; None where all are adapted.
     """
 
     method: str
@@ -75,6 +76,7 @@ class Plan:
     factor_scaling: Literal["divided", "published"] = "divided"
     requested_rank_total: int = 0
     realised_rank_total: int = 0
+    layer_scores: dict[str, float] | None = None
     schema_version: int = field(default=SCHEMA_VERSION)
 
     def __post_init__(self) -> None:
@@ -86,8 +88,9 @@ class Plan:
 
     @property
     def trainable_parameters(self) -> int:
-        """Number of adapter parameters that training will update: sum of rank * (m + n)."""
-        return sum(t.rank * sum(t.shape) for t in self.targets)
+        """Number of adapter parameters that training will update: sum of rank * (m + n), and gates where there are."""
+        gates = len(self.targets) if self.initialisation == "constrained" else 0
+        return sum(t.rank * sum(t.shape) for t in self.targets) + gates
 
     def to_mapping(self) -> dict[str, Any]:
         """The plan as JSON-ready dictionaries."""

@@ -13,11 +13,13 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
-from farss.errors import NumericalError, StorageError
+from farss.adapters.gated import constrained_factors
+from farss.errors import ConfigError, NumericalError, StorageError
 from farss.model.calibration import Example
 from farss.training.batching import BatchOrder, PaddedBatch
 from farss.training.checkpoints import drop_older, load_learned_, save_learned
 from farss.training.loss import output_head, summed_loss
+from farss.training.stiefel import hold_factors_
 
 Progress = Callable[[int, int, float], None]
 
@@ -77,6 +79,20 @@ class SupervisedTrainer(Trainer):
 
     def _get_train_sampler(self, train_dataset: Any = None) -> BatchOrder:
         return self.order
+
+    def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
+        """The Trainer's optimiser, made to keep orthonormal factors orthonormal where the adapter has some.
+
+        Raises:
+            ConfigError: if it has some and the model is sharded over processes.
+        """
+        made = self.optimizer is None
+        optimizer = super().create_optimizer(model)
+        if made and constrained_factors(self.head_owner):
+            if self.is_fsdp_enabled or self.is_deepspeed_enabled:
+                raise ConfigError("orthonormal factors cannot be sharded", do="train with DDP, or in one process")
+            hold_factors_(self.head_owner, optimizer)
+        return optimizer
 
     def compute_loss(
         self,
