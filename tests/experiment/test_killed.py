@@ -70,8 +70,9 @@ def test_killed_at_random_moments_it_ends_with_the_same_bits(recipe, tmp_path, e
     assert begin_and_wait(recipe, tmp_path / "whole", engine) == 0
     lasts = time.perf_counter() - started
     chance, struck = random.Random(kills), 0
+    runs = itertools.count()
     while struck < kills:
-        out = tmp_path / f"out-{struck}"
+        out = tmp_path / f"out-{next(runs)}"
         done = False
         while not done:
             process = begin(recipe, out, engine)
