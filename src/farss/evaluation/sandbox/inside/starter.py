@@ -22,7 +22,7 @@ from typing import Any, NoReturn
 
 from . import confine, landlock, namespaces, seccomp, system
 
-READY, MEMORY = b"ready\n", b"memory\n"
+READY, GO, MEMORY = b"ready\n", b"g", b"memory\n"
 VERDICT_BYTES = 4096
 PATH = "/usr/bin:/bin"
 LEAST_LIKED = "1000"  # by the kernel when memory runs out, so that the sandbox dies rather than its caller
@@ -106,25 +106,30 @@ def _keep_apart(plan: dict[str, Any], channel: int, tell: Callable[..., None], p
 def _keep(plan: dict[str, Any], channel: int, tell: Callable[..., None], proc: int | None) -> None:
     """Start the program, wait for it, say how it ended, and end what it left behind."""
     reader, writer = os.pipe()
+    waiting, go = os.pipe()
     key = os.urandom(16).hex().encode("ascii") + b"\n"
     program = os.fork()
     if program == 0:
-        os.close(channel)
-        os.close(reader)
-        _become_program(plan, writer, key, proc)
+        for other in (channel, reader, go):
+            os.close(other)
+        _become_program(plan, waiting, writer, key, proc)
     os.close(writer)
+    os.close(waiting)
     if proc is None:
         signal.signal(signal.SIGTERM, lambda *_: os.kill(program, signal.SIGKILL))
     first = os.read(reader, VERDICT_BYTES)
-    began = time.monotonic()
-    if first.startswith(READY):
+    if first == READY:
         tell(started=True, group=program if proc is None else None)
     else:
         tell(refused=first.decode() or "the sandbox ended while it was set up")
+    began = time.monotonic()
+    if first == READY:
+        os.write(go, GO)  # the caller has been told before the program's first output
+    os.close(go)
     status, used = _wait_for(program)
     seconds = time.monotonic() - began
     os.set_blocking(reader, False)  # what the program left running may hold the other end
-    last = first.removeprefix(READY) + _read_available(reader)
+    last = _read_available(reader)
     tell(
         exit_code=os.waitstatus_to_exitcode(status),
         seconds=seconds,
@@ -158,7 +163,7 @@ def _end_group(leader: int) -> None:
         return  # nobody is left in it
 
 
-def _become_program(plan: dict[str, Any], verdict: int, key: bytes, proc: int | None) -> NoReturn:
+def _become_program(plan: dict[str, Any], waiting: int, verdict: int, key: bytes, proc: int | None) -> NoReturn:
     try:
         confine.confine(plan, proc)
     except (OSError, ValueError) as error:
@@ -172,6 +177,9 @@ def _become_program(plan: dict[str, Any], verdict: int, key: bytes, proc: int | 
     for own in [name for name in sys.modules if name.partition(".")[0] == __name__.partition(".")[0]]:
         del sys.modules[own]
     os.write(verdict, READY)
+    if os.read(waiting, len(GO)) != GO:
+        os._exit(1)  # the keeper has ended
+    os.close(waiting)
     _run(plan["source"], verdict, key)
 
 
