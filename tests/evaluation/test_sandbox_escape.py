@@ -381,13 +381,14 @@ run_program({source!r}, Limits(wall_seconds=60.0), protections=protections)
 """
 
 
-def test_it_ends_when_its_caller_is_killed(protections):
+def test_it_ends_when_its_caller_is_killed(protections, outside):
     mark = sandboxes.Mark()
     how = protections.arrangement
     script = CALLER.format(
         python=how.python, namespaces=how.namespaces != "none", source=mark.code + "import time; time.sleep(600)"
     )
-    caller = subprocess.Popen([sys.executable, "-c", script])
+    # The killed caller cannot remove the sandbox's folder, so it makes it where the test does.
+    caller = subprocess.Popen([sys.executable, "-c", script], env={**os.environ, "TMPDIR": str(outside)})
     try:
         ends = time.monotonic() + 60
         while not mark.alive() and time.monotonic() < ends:
