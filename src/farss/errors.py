@@ -62,6 +62,10 @@ class AdapterError(RequestError):
     """An adapter is missing, damaged, or was made for another base model."""
 
 
+class SandboxError(RequestError):
+    """The protections that a model's code must run under are not all there, or failed."""
+
+
 class ShapeError(FarssError, ValueError):
     """Tensors whose shapes must agree do not."""
 

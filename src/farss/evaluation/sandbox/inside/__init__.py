@@ -1,0 +1,4 @@
+"""What runs in the sandbox's own process, standard library only; never imported as a part of farss.
+
+`process.py` starts an interpreter that imports this folder as a package of its own, named `inside`.
+"""

@@ -1,0 +1,212 @@
+"""Run one program in a sandbox of its own. Started by `process.py` with the plan on standard input.
+
+The plan: `source`, `limits` (the fields of `Limits`), `folder` (an empty folder of the host), `namespaces` ("root",
+"user" or "none"), `landlock` (version, 0 for none), `seccomp`, `user` (to become, or None), `parent` (process id).
+`{"look": true}` instead asks what there is. Answers are JSON lines on the channel, a file descriptor named as argument.
+
+Up to three processes: the starter, outside; with namespaces the keeper, process 1 of the new process ids, with whose
+end the kernel kills whatever the program started; and the program. Without namespaces the starter is the keeper.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+import time
+import traceback
+import types
+from collections.abc import Callable
+from typing import Any, NoReturn
+
+from . import confine, landlock, namespaces, seccomp, system
+
+READY, GO, MEMORY = b"ready\n", b"g", b"memory\n"
+VERDICT_BYTES = 4096
+PATH = "/usr/bin:/bin"
+LEAST_LIKED = "1000"  # by the kernel when memory runs out, so that the sandbox dies rather than its caller
+
+WRITE, EXIT = os.write, os._exit
+"""Kept here because a program may replace its own `os.write` and `os._exit`."""
+
+
+def main() -> None:
+    """Read the plan, run it, answer."""
+    channel = int(sys.argv[1])
+    plan = json.loads(sys.stdin.buffer.read())
+
+    def tell(**answer: Any) -> None:
+        os.write(channel, json.dumps(answer).encode("ascii") + b"\n")
+
+    if plan.get("look"):
+        tell(**_look())
+        return
+    try:
+        _start(plan, channel, tell)
+    except OSError as error:
+        tell(refused=str(error))
+
+
+def _look() -> dict[str, Any]:
+    """What the kernel has, each found by asking for it."""
+    return {"landlock": landlock.version(), "seccomp": _try_seccomp(), "administrator": system.may_administer()}
+
+
+def _try_seccomp() -> str | None:
+    """Why no filter can be installed; None if one can."""
+    reader, writer = os.pipe()
+    child = os.fork()
+    if child == 0:
+        try:
+            system.prctl(system.PR_SET_NO_NEW_PRIVS, 1)
+            seccomp.install(in_the_open=True)
+        except OSError as error:
+            os.write(writer, str(error).encode())
+        os._exit(0)
+    os.close(writer)
+    os.waitpid(child, 0)
+    with os.fdopen(reader, "rb") as answer:
+        return answer.read().decode() or None
+
+
+def _start(plan: dict[str, Any], channel: int, tell: Callable[..., None]) -> None:
+    nothing = os.open(os.devnull, os.O_RDWR)
+    os.dup2(nothing, 0)
+    os.close(nothing)
+    system.prctl(system.PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != plan["parent"]:
+        raise OSError("the caller has ended")
+    with open("/proc/self/oom_score_adj", "w", encoding="ascii") as score:
+        score.write(LEAST_LIKED)
+    if plan["namespaces"] == "none":
+        _keep(plan, channel, tell, proc=None)
+        return
+    proc = namespaces.open_proc()
+    namespaces.enter(plan["namespaces"])
+    keeper = os.fork()
+    if keeper == 0:
+        _keep_apart(plan, channel, tell, proc)
+    os.close(proc)
+    signal.signal(signal.SIGTERM, lambda *_: os.kill(keeper, signal.SIGKILL))
+    os.waitpid(keeper, 0)  # returns when every process of the namespace is gone
+
+
+def _keep_apart(plan: dict[str, Any], channel: int, tell: Callable[..., None], proc: int) -> NoReturn:
+    try:
+        system.prctl(system.PR_SET_PDEATHSIG, signal.SIGKILL)
+        namespaces.build_root(plan["folder"], plan["limits"]["file_bytes"])
+        _keep({**plan, "folder": namespaces.FOLDER}, channel, tell, proc)
+    except OSError as error:
+        tell(refused=str(error))
+    finally:
+        os._exit(0)
+
+
+def _keep(plan: dict[str, Any], channel: int, tell: Callable[..., None], proc: int | None) -> None:
+    """Start the program, wait for it, say how it ended, and end what it left behind."""
+    reader, writer = os.pipe()
+    waiting, go = os.pipe()
+    key = os.urandom(16).hex().encode("ascii") + b"\n"
+    program = os.fork()
+    if program == 0:
+        for other in (channel, reader, go):
+            os.close(other)
+        _become_program(plan, waiting, writer, key, proc)
+    os.close(writer)
+    os.close(waiting)
+    if proc is None:
+        signal.signal(signal.SIGTERM, lambda *_: os.kill(program, signal.SIGKILL))
+    first = os.read(reader, VERDICT_BYTES)
+    if first == READY:
+        tell(started=True, group=program if proc is None else None)
+    else:
+        tell(refused=first.decode() or "the sandbox ended while it was set up")
+    began = time.monotonic()
+    if first == READY:
+        os.write(go, GO)  # the caller has been told before the program's first output
+    os.close(go)
+    status, used = _wait_for(program)
+    seconds = time.monotonic() - began
+    os.set_blocking(reader, False)  # what the program left running may hold the other end
+    last = _read_available(reader)
+    tell(
+        exit_code=os.waitstatus_to_exitcode(status),
+        seconds=seconds,
+        cpu_seconds=used,
+        completed=last == key,
+        out_of_memory=last == MEMORY,
+    )
+    if proc is None:
+        _end_group(program)
+
+
+def _wait_for(program: int) -> tuple[int, float]:
+    """The program's wait status and CPU seconds; orphans that come by are reaped."""
+    while True:
+        child, status, usage = os.wait4(-1, 0)
+        if child == program:
+            return status, usage.ru_utime + usage.ru_stime
+
+
+def _read_available(reader: int) -> bytes:
+    try:
+        return os.read(reader, VERDICT_BYTES)
+    except BlockingIOError:
+        return b""
+
+
+def _end_group(leader: int) -> None:
+    try:
+        os.killpg(leader, signal.SIGKILL)
+    except ProcessLookupError:
+        return  # nobody is left in it
+
+
+def _become_program(plan: dict[str, Any], waiting: int, verdict: int, key: bytes, proc: int | None) -> NoReturn:
+    try:
+        confine.confine(plan, proc)
+    except (OSError, ValueError) as error:
+        os.write(verdict, str(error).encode())
+        os._exit(1)
+    os.environ.clear()
+    os.environ.update(PATH=PATH, HOME=plan["folder"], TMPDIR=plan["folder"], LANG="C.UTF-8")
+    sys.path.pop(0)  # the folder of this package
+    sys.argv[:] = [""]
+    sys.dont_write_bytecode = True
+    for own in [name for name in sys.modules if name.partition(".")[0] == __name__.partition(".")[0]]:
+        del sys.modules[own]
+    os.write(verdict, READY)
+    if os.read(waiting, len(GO)) != GO:
+        os._exit(1)  # the keeper has ended
+    os.close(waiting)
+    _run(plan["source"], verdict, key)
+
+
+def _run(source: str, verdict: int, key: bytes) -> NoReturn:
+    """Run the source as `__main__`; only one that runs to its last statement answers with the key."""
+    module = types.ModuleType("__main__")
+    sys.modules["__main__"] = module
+    code, answer = 1, b""
+    try:
+        exec(compile(source, "<program>", "exec", dont_inherit=True), module.__dict__)
+        code, answer = 0, key
+    except MemoryError:
+        answer = MEMORY
+    except SystemExit as leaving:
+        code = leaving.code if isinstance(leaving.code, int) else int(leaving.code is not None)
+    except BaseException:  # whatever foreign code raises is its result, and must not reach the frames above
+        traceback.print_exc()
+    finally:
+        _leave(code & 0xFF, verdict, answer)
+
+
+def _leave(code: int, verdict: int, answer: bytes) -> NoReturn:
+    try:
+        sys.stdout.flush()
+        sys.stderr.flush()
+    finally:
+        try:
+            WRITE(verdict, answer)
+        finally:
+            EXIT(code)
