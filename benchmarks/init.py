@@ -1,76 +1,136 @@
-"""Time and memory of an initialisation, beside the least that any method of this kind must do.
+"""Time and memory of an initialisation, ours beside the floor, the published route and PEFT's methods, in one run.
 
-The floor is one forward and backward pass over the same batches with frozen weights (no weight gradient, logits at
-supervised positions only) and one decomposition of every target weight. Ours is the data pass, the decompositions and
-the plan. Both run in this process, in turn, `--repeats` times; the ratio compares the medians.
+Every case runs in a process of its own, which loads the model, warms up on the smallest batch and is then timed, so
+that its peak memory is its own. The cases run in turn, `--repeats` times; ratios compare medians.
+
+floor       one forward and backward over the same batches without weight gradients, and one decomposition per weight:
+            the least that any method of this kind must do
+resident    ours: the data pass, the decompositions, the plan
+streamed    ours block by block from the disk, hidden states on disk
+full        the published route, literally: both full covariances of every module, weight gradients on, one SVD each
+full-padded the same on sequences padded to `--max-length`, padding counted, as published
+pissa       PEFT's PiSSA (no data); pissa-niter its randomised one with 16 iterations
+corda       PEFT's CorDA over the same rows
 
     python benchmarks/init.py --model smollm2-135m --task gsm8k --data-dir DATA --rows 256 --out init.json
+    python benchmarks/init.py --shape llama2-7b --layers 2 --cases resident streamed --rows 8
+    python benchmarks/init.py --shape sheared-1.3b --layers 4 8 16 --cases streamed --rows 16 --dtype bfloat16
 """
 
 from __future__ import annotations
 
 import argparse
+import multiprocessing
 import statistics
+import tempfile
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
 import psutil
 import torch
-from torch import nn
+from shapes import SHAPES, random_examples, random_model
+from torch import Tensor, nn
 
 from farss.config import DataConfig, FarssConfig, ModelConfig
 from farss.datasets.formats import formatter
 from farss.datasets.resolve import load_rows
-from farss.experiment.environment import device, versions
+from farss.experiment.environment import device, peak_bytes, versions
+from farss.experiment.streaming import StreamedModel
 from farss.maths.spectrum import Spectrum, decompose
 from farss.methods import get_method
 from farss.methods.base import Evidence
-from farss.model.calibration import Batch, batches, encode_rows, pad_token
+from farss.model.calibration import Batch, Example, batches, encode_rows, pad_token
+from farss.model.checkpoint import load_tokenizer
 from farss.model.curvature import collect
 from farss.model.loss import SupervisedLoss
 from farss.model.observation import reading_only
-from farss.model.sources import LoadedModel, load
+from farss.model.sources import LoadedModel, cache_root, load, resolve
+from farss.model.spectra import SpectrumCache
 from farss.model.targets import Target, find_targets, weight_matrix
 from farss.storage import write_json
 
+CASES = ("floor", "resident", "streamed", "full", "full-padded", "pissa", "pissa-niter", "corda")
 MEMORY_SAMPLING_SECONDS = 0.02
+NITER = 16
 
 
 @dataclass(frozen=True)
-class Cost:
-    """Seconds on the wall and of all processors, and resident memory above the start of the step, in bytes."""
+class Task:
+    """What one case is run on.
 
-    wall: float
-    processor: float
-    memory: int
+    Attributes:
+        model: name or folder.
+        dtype: of the model.
+        examples: calibration rows as token ids.
+        batch_tokens: padded tokens of a batch.
+        max_length: width that the published route pads to.
+        rank: R.
+        threads: processor threads; None for torch's choice.
+    """
+
+    model: str
+    dtype: str
+    examples: list[Example]
+    batch_tokens: int
+    max_length: int
+    rank: int
+    threads: int | None
+
+    def queue(self, pad_id: int, *, padded: bool = False) -> list[Batch]:
+        """The batches, all of one width if `padded`."""
+        to = self.max_length if padded else None
+        return batches(self.examples, batch_tokens=self.batch_tokens, pad_id=pad_id, pad_to=to)
+
+    @property
+    def config(self) -> FarssConfig:
+        """Ranks 1/50/64 of shallow modules, R of deep ones, or what fits a smaller R."""
+        return FarssConfig(rank=self.rank, r_avg=min(50, self.rank), r_max=min(64, self.rank))
 
 
-def measured(step: Callable[[], Any]) -> tuple[Any, Cost]:
-    """What `step` returns, and its cost; memory is sampled from a thread."""
-    process = psutil.Process()
-    start = peak = process.memory_info().rss
-    done = threading.Event()
+class Clock:
+    """Wall and processor seconds of named steps, and the process's memory while they ran."""
 
-    def sample() -> None:
-        nonlocal peak
-        while not done.wait(MEMORY_SAMPLING_SECONDS):
-            peak = max(peak, process.memory_info().rss)
+    def __init__(self) -> None:
+        self.steps: dict[str, dict[str, float]] = {}
+        self.notes: dict[str, Any] = {}
+        self.process = psutil.Process()
+        self.start = self.peak = self.process.memory_info().rss
+        self.done = threading.Event()
+        self.sampler = threading.Thread(target=self._sample, daemon=True)
+        self.sampler.start()
 
-    sampler = threading.Thread(target=sample, daemon=True)
-    sampler.start()
-    wall, processor = time.perf_counter(), time.process_time()
-    result = step()
-    cost = time.perf_counter() - wall, time.process_time() - processor
-    done.set()
-    sampler.join()
-    return result, Cost(*cost, max(peak, process.memory_info().rss) - start)
+    def _sample(self) -> None:
+        while not self.done.wait(MEMORY_SAMPLING_SECONDS):
+            self.peak = max(self.peak, self.process.memory_info().rss)
+
+    def step(self, name: str, act: Callable[[], Any]) -> Any:
+        """What `act` returns; its cost is noted."""
+        wall, processor = time.perf_counter(), time.process_time()
+        result = act()
+        self.steps[name] = {"wall": time.perf_counter() - wall, "processor": time.process_time() - processor}
+        return result
+
+    def account(self) -> dict[str, Any]:
+        """Everything noted, in seconds and bytes."""
+        self.done.set()
+        self.sampler.join()
+        total = {part: sum(step[part] for step in self.steps.values()) for part in ("wall", "processor")}
+        memory = {"growth_bytes": self.peak - self.start, "peak_bytes": peak_bytes()}
+        return {"steps": self.steps, **total, **memory, **self.notes}
 
 
-def bare_pass(model: nn.Module, queue: list[Batch]) -> None:
+def opened(task: Task) -> tuple[LoadedModel, list[Target], list[Batch]]:
+    """The model in memory, its targets and the batches."""
+    loaded = load(ModelConfig(name=task.model), dtype=task.dtype)
+    return loaded, find_targets(loaded.model), task.queue(pad_token(loaded.tokenizer))
+
+
+def bare_pass(model: nn.Module, queue: Sequence[Batch]) -> None:
     """One forward and backward per batch, without weight gradients."""
     with reading_only(model), SupervisedLoss(model, "token_sum", "empirical", seed=0).reading() as reader:
         for batch in queue:
@@ -78,99 +138,252 @@ def bare_pass(model: nn.Module, queue: list[Batch]) -> None:
             reader.gradient_is_finite()
 
 
-def decompositions(targets: list[Target]) -> dict[str, Spectrum]:
+def decompositions(targets: Sequence[Target]) -> dict[str, Spectrum]:
     """The spectrum of every target."""
     return {target.name: decompose(weight_matrix(target)) for target in targets}
 
 
-def repeat(loaded: LoadedModel, queue: list[Batch], targets: list[Target], config: FarssConfig) -> dict[str, Cost]:
-    """The cost of every step, floor and ours, once."""
-    _, floor_pass = measured(lambda: bare_pass(loaded.model, queue))
-    _, floor_svd = measured(lambda: decompositions(targets))
-    curvature, our_pass = measured(lambda: collect(loaded.model, queue, targets))
-    spectra, our_svd = measured(lambda: decompositions(targets))
-    evidence = Evidence(loaded.fingerprint, lambda target: spectra[target.name], curvature, None)
-    _, our_plan = measured(lambda: get_method("farss").plan(targets, evidence, config))
-    return {
-        "floor pass": floor_pass,
-        "floor decompositions": floor_svd,
-        "farss pass": our_pass,
-        "farss decompositions": our_svd,
-        "farss plan": our_plan,
-    }
+def floor(task: Task) -> Clock:
+    """The least work."""
+    loaded, targets, queue = opened(task)
+    bare_pass(loaded.model, queue[-1:])
+    clock = Clock()
+    clock.step("pass", lambda: bare_pass(loaded.model, queue))
+    clock.step("decompositions", lambda: decompositions(targets))
+    return clock
 
 
-def summarise(repeats: list[dict[str, Cost]]) -> dict[str, Any]:
-    """Medians of every step, and the ratios of ours to the floor."""
-    steps = {
-        step: {part: statistics.median(getattr(one[step], part) for one in repeats) for part in ("wall", "processor")}
-        | {"memory": max(one[step].memory for one in repeats)}
-        for step in repeats[0]
+def resident(task: Task) -> Clock:
+    """Ours, the model in memory."""
+    loaded, targets, queue = opened(task)
+    bare_pass(loaded.model, queue[-1:])
+    clock = Clock()
+    curvature = clock.step("pass", lambda: collect(loaded.model, queue, targets))
+    spectra = clock.step("decompositions", lambda: decompositions(targets))
+    evidence = Evidence(loaded.fingerprint, lambda target: spectra[target.name], curvature)
+    clock.step("plan", lambda: get_method("farss").plan(targets, evidence, task.config))
+    clock.notes["statistics_bytes"] = curvature.bytes
+    return clock
+
+
+def streamed(task: Task) -> Clock:
+    """Ours, block by block."""
+    with tempfile.TemporaryDirectory() as work:
+        clock = Clock()
+        source = clock.step("open", lambda: StreamedModel(ModelConfig(name=task.model), dtype=task.dtype))
+        queue, spectra = task.queue(pad_token(source.tokenizer)), SpectrumCache(Path(work, "spectra"))
+        walk = {"data": None, "work": Path(work, "walk")}
+        evidence = clock.step("walk", lambda: source.evidence("farss", queue, task.config, spectra, **walk))
+        targets = source.targets(task.config)
+        plan = clock.step("plan", lambda: get_method("farss").plan(targets, evidence, task.config))
+        clock.step("factors", lambda: source.start_factors(plan, spectra))
+    return clock
+
+
+def full(task: Task, *, padded: bool = False) -> Clock:
+    """The published route."""
+    loaded, targets, _ = opened(task)
+    queue = task.queue(pad_token(loaded.tokenizer), padded=padded)
+    clock = Clock()
+    covariances = clock.step("pass", lambda: full_covariances(loaded.model, targets, queue))
+    clock.step("scores", lambda: [literal_scores(weight_matrix(t), *covariances[t.name]) for t in targets])
+    clock.notes["statistics_bytes"] = sum(c.numel() * c.element_size() for pair in covariances.values() for c in pair)
+    return clock
+
+
+def full_covariances(
+    model: nn.Module, targets: Sequence[Target], queue: Sequence[Batch]
+) -> dict[str, tuple[Tensor, Tensor]]:
+    """Input and output-gradient covariance of every module, [n, n] and [m, m] float32, by hooks."""
+    found = {t.name: (torch.zeros(t.shape[1], t.shape[1]), torch.zeros(t.shape[0], t.shape[0])) for t in targets}
+
+    def reads(name: str) -> Callable[..., None]:
+        def hook(module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
+            rows = args[0].detach().flatten(0, -2).float()
+            found[name][0].addmm_(rows.T, rows)
+
+        return hook
+
+    def gets(name: str) -> Callable[..., None]:
+        def hook(module: nn.Module, inputs: Any, gradients: tuple[Tensor, ...]) -> None:
+            rows = gradients[0].detach().flatten(0, -2).float()
+            found[name][1].addmm_(rows.T, rows)
+
+        return hook
+
+    handles = [t.module.register_forward_hook(reads(t.name)) for t in targets]
+    handles += [t.module.register_full_backward_hook(gets(t.name)) for t in targets]
+    for batch in queue:
+        model.zero_grad(set_to_none=True)
+        model(input_ids=batch.input_ids, attention_mask=batch.attention_mask, labels=batch.labels).loss.backward()
+    for handle in handles:
+        handle.remove()
+    model.zero_grad(set_to_none=True)
+    return found
+
+
+def literal_scores(weight: Tensor, inputs: Tensor, gradients: Tensor) -> tuple[Tensor, Tensor]:
+    """Scores [k] and importance of one module, by the formulas as printed (Eq. 8, 13-15)."""
+    weight = weight.float()
+    left, sigma, right = torch.linalg.svd(weight, full_matrices=False)
+    lam, gam = (right @ inputs @ right.T).diagonal(), (left.T @ gradients @ left).diagonal()
+    return sigma**2 * lam * gam, torch.trace(gradients @ weight @ inputs @ weight.T) / weight.numel()
+
+
+def peft_method(task: Task, initialisation: str) -> Clock:
+    """A method of PEFT, at rank R on the same modules."""
+    from peft import LoraConfig, get_peft_model
+    from peft.tuners.lora.config import CordaConfig
+    from peft.tuners.lora.corda import preprocess_corda
+
+    loaded, targets, _ = opened(task)
+    names = [target.name for target in targets if min(target.shape) >= task.rank]
+    more = {"corda_config": CordaConfig(corda_method="kpm")} if initialisation == "corda" else {}
+    config = LoraConfig(
+        r=task.rank, lora_alpha=task.rank, target_modules=names, init_lora_weights=initialisation, **more
+    )
+
+    def run() -> None:
+        with torch.no_grad():
+            for example in task.examples:  # PEFT's hook takes one sequence at a time
+                loaded.model(input_ids=torch.tensor([[*example.prompt_ids, *example.response_ids]]))
+
+    clock = Clock()
+    if initialisation == "corda":
+        clock.step("covariances", lambda: preprocess_corda(loaded.model, config, run_model=run))
+    clock.step("wrap", lambda: get_peft_model(loaded.model, config))
+    clock.notes["modules"] = len(names)
+    return clock
+
+
+def case(name: str, task: Task) -> Clock:
+    """Run one case in this process."""
+    acts: dict[str, Callable[[], Clock]] = {
+        "floor": lambda: floor(task),
+        "resident": lambda: resident(task),
+        "streamed": lambda: streamed(task),
+        "full": lambda: full(task),
+        "full-padded": lambda: full(task, padded=True),
+        "pissa": lambda: peft_method(task, "pissa"),
+        "pissa-niter": lambda: peft_method(task, f"pissa_niter_{NITER}"),
+        "corda": lambda: peft_method(task, "corda"),
     }
-    ratios = {}
-    for part in ("wall", "processor"):
-        floor = sum(value[part] for step, value in steps.items() if step.startswith("floor"))
-        ours = sum(value[part] for step, value in steps.items() if step.startswith("farss"))
-        ratios[part] = ours / floor
-        ratios[f"{part}, pass only"] = steps["farss pass"][part] / steps["floor pass"][part]
-    return {"steps": steps, "ratios": ratios}
+    return acts[name]()
+
+
+def in_process(name: str, task: Task) -> dict[str, Any]:
+    """Run one case in a process of its own and return its account."""
+    context = multiprocessing.get_context("spawn")
+    receiver, sender = context.Pipe(duplex=False)
+    process = context.Process(target=_child, args=(name, task, sender))
+    process.start()
+    sender.close()
+    try:
+        account = receiver.recv()
+    except EOFError:
+        process.join()
+        raise SystemExit(f"case {name} ended with code {process.exitcode}") from None
+    process.join()
+    return account
+
+
+def _child(name: str, task: Task, sender: Connection) -> None:
+    if task.threads:
+        torch.set_num_threads(task.threads)
+    sender.send(case(name, task).account())
 
 
 def arguments() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default=ModelConfig().name)
+    parser.add_argument("--shape", choices=sorted(SHAPES), help="a model of this shape with random weights instead")
+    parser.add_argument("--layers", type=int, nargs="+", help="numbers of layers of --shape, one after the other")
     parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16", "auto"])
     parser.add_argument("--task", default=DataConfig().task)
     parser.add_argument("--data-dir")
     parser.add_argument("--rows", type=int, default=DataConfig().calibration_rows)
+    parser.add_argument("--length", type=int, default=DataConfig().max_length, help="tokens per row with --shape")
     parser.add_argument("--max-length", type=int, default=DataConfig().max_length)
     parser.add_argument("--batch-tokens", type=int, default=FarssConfig().batch_tokens)
     parser.add_argument("--rank", type=int, default=FarssConfig().rank)
+    parser.add_argument("--cases", nargs="+", choices=CASES, default=list(CASES))
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--threads", type=int, help="processor threads; torch's choice by default")
     parser.add_argument("--out", type=Path, help="JSON file for the figures")
     return parser.parse_args()
 
 
+def task_of(options: argparse.Namespace, layers: int | None) -> Task:
+    """The named model with rows of the named task, or a random model with random rows."""
+    if options.shape:
+        folder = random_model(options.shape, layers or SHAPES[options.shape]["num_hidden_layers"], cache_root())
+        model, examples = str(folder), random_examples(options.rows, options.length)
+    else:
+        model, tokenizer = options.model, load_tokenizer(resolve(options.model))
+        rows = load_rows(options.task, "train", data_dir=options.data_dir, limit=options.rows)
+        examples = encode_rows(rows, tokenizer, formatter(options.task, "auto", tokenizer), options.max_length)
+    limits = options.batch_tokens, options.max_length, options.rank, options.threads
+    return Task(model, options.dtype, examples, *limits)
+
+
+def measure(options: argparse.Namespace, task: Task) -> dict[str, Any]:
+    """The accounts of all cases and repeats, their medians, and the ratios of every case to ours."""
+    accounts: dict[str, list[dict[str, Any]]] = {name: [] for name in options.cases}
+    for number in range(options.repeats):
+        for name in options.cases:
+            accounts[name].append(in_process(name, task))
+            print(f"repeat {number + 1}, {name}: {accounts[name][-1]['wall']:.1f} s", flush=True)
+    medians = {
+        name: {
+            key: statistics.median(one[key] for one in rows)
+            for key in ("wall", "processor", "growth_bytes", "peak_bytes")
+        }
+        for name, rows in accounts.items()
+    }
+    ours = "resident" if "resident" in medians else "streamed"
+    ratios = {
+        name: {part: row[part] / medians[ours][part] for part in ("wall", "processor")}
+        for name, row in medians.items()
+        if ours in medians
+    }
+    return {"medians": medians, "ratio_to": ours, "ratios": ratios, "accounts": accounts}
+
+
+def show(found: dict[str, Any]) -> None:
+    """Print medians and ratios."""
+    print(
+        f"\n{'case':14}{'wall s':>10}{'processor s':>14}{'growth MB':>12}{'peak MB':>10}{'x ' + found['ratio_to']:>14}"
+    )
+    for name, row in found["medians"].items():
+        sizes = f"{row['growth_bytes'] / 1e6:12.0f}{row['peak_bytes'] / 1e6:10.0f}"
+        ratio = found["ratios"].get(name, {}).get("wall")
+        print(f"{name:14}{row['wall']:10.2f}{row['processor']:14.2f}{sizes}{ratio:14.2f}")
+        for step, cost in found["accounts"][name][0]["steps"].items():
+            print(f"  {step:12}{cost['wall']:10.2f}{cost['processor']:14.2f}")
+        if kept := found["accounts"][name][0].get("statistics_bytes"):
+            print(f"  statistics {kept / 1e6:.0f} MB")
+
+
 def main() -> None:
     """Measure, print and write."""
     options = arguments()
-    if options.threads:
-        torch.set_num_threads(options.threads)
-    loaded = load(ModelConfig(name=options.model), dtype=options.dtype)
-    rows = load_rows(options.task, "train", data_dir=options.data_dir, limit=options.rows)
-    render = formatter(options.task, "auto", loaded.tokenizer)
-    examples = encode_rows(rows, loaded.tokenizer, render, options.max_length)
-    queue = batches(examples, batch_tokens=options.batch_tokens, pad_id=pad_token(loaded.tokenizer))
-    targets = find_targets(loaded.model)
-    config = FarssConfig(rank=options.rank)
-    bare_pass(loaded.model, queue[-1:])
-    collected = collect(loaded.model, queue[-1:], targets)
     report: dict[str, Any] = {
         "options": {key: str(value) if isinstance(value, Path) else value for key, value in vars(options).items()},
-        "device": device() | {"threads": torch.get_num_threads()},
+        "device": device() | {"threads": options.threads or torch.get_num_threads()},
         "versions": versions(),
-        "rows": len(examples),
-        "tokens": sum(batch.tokens for batch in queue),
-        "padded_tokens": sum(batch.input_ids.numel() for batch in queue),
-        "targets": len(targets),
-        "model_bytes": sum(p.numel() * p.element_size() for p in loaded.model.parameters()),
-        "accumulator_bytes": collected.bytes,
+        "runs": [],
     }
-    print(", ".join(f"{key} {value}" for key, value in report.items() if key not in ("options", "versions")))
-    print("versions:", ", ".join(f"{name} {version}" for name, version in report["versions"].items()))
-    repeats = []
-    for number in range(options.repeats):
-        repeats.append(repeat(loaded, queue, targets, config))
-        walls = ", ".join(f"{step} {cost.wall:.1f} s" for step, cost in repeats[-1].items())
-        print(f"repeat {number + 1}: {walls}", flush=True)
-    report |= summarise(repeats) | {"repeats": [{k: vars(v) for k, v in one.items()} for one in repeats]}
-    print(f"\n{'step':24}{'wall s':>10}{'processor s':>14}{'memory MB':>12}")
-    for step, value in report["steps"].items():
-        print(f"{step:24}{value['wall']:10.2f}{value['processor']:14.2f}{value['memory'] / 1e6:12.0f}")
-    for part, ratio in report["ratios"].items():
-        print(f"ours / floor, {part}: {ratio:.3f}")
+    del report["options"]["data_dir"]
+    print(report["device"], report["versions"])
+    for layers in options.layers or [None]:
+        task = task_of(options, layers)
+        tokens = sum(len(example) for example in task.examples)
+        print(f"\n{options.shape or options.model}{f', {layers} layers' if layers else ''}: "
+              f"{len(task.examples)} rows, {tokens:,} tokens, {task.dtype}")  # fmt: skip
+        found = measure(options, task)
+        show(found)
+        report["runs"].append({"layers": layers, "rows": len(task.examples), "tokens": tokens, **found})
     if options.out:
         write_json(options.out, report)
         print(f"figures in {options.out}")
