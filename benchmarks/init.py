@@ -1,7 +1,8 @@
 """Time and memory of an initialisation, ours beside the floor, the published route and PEFT's methods, in one run.
 
 Every case runs in a process of its own, which loads the model, warms up on the smallest batch and is then timed, so
-that its peak memory is its own. The cases run in turn, `--repeats` times; ratios compare medians.
+that its peak memory is its own, under the allocator that `farss` itself prefers. The cases run in turn, `--repeats`
+times; ratios compare medians.
 
 floor       one forward and backward over the same batches without weight gradients, and one decomposition per weight:
             the least that any method of this kind must do
@@ -21,6 +22,7 @@ from __future__ import annotations
 
 import argparse
 import multiprocessing
+import os
 import statistics
 import tempfile
 import threading
@@ -53,6 +55,7 @@ from farss.model.sources import LoadedModel, cache_root, load, resolve
 from farss.model.spectra import SpectrumCache
 from farss.model.targets import Target, find_targets, weight_matrix
 from farss.storage import write_json
+from farss.training.allocator import PRELOAD, restart_with_preload
 
 CASES = ("floor", "resident", "streamed", "full", "full-padded", "pissa", "pissa-niter", "corda")
 MEMORY_SAMPLING_SECONDS = 0.02
@@ -370,7 +373,11 @@ def main() -> None:
     options = arguments()
     report: dict[str, Any] = {
         "options": {key: str(value) if isinstance(value, Path) else value for key, value in vars(options).items()},
-        "device": device() | {"threads": options.threads or torch.get_num_threads()},
+        "device": device()
+        | {
+            "threads": options.threads or torch.get_num_threads(),
+            "allocator": Path(os.environ.get(PRELOAD, "the C library's")).name,
+        },
         "versions": versions(),
         "runs": [],
     }
@@ -390,4 +397,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    restart_with_preload()  # as the `farss` program does: the C library's allocator fragments under large passes
     main()

@@ -13,7 +13,7 @@ from farss import __version__
 from farss.errors import FarssError
 from farss.training.allocator import restart_with_preload
 
-TRAINING_VERBS = ("demo", "run", "train")
+PRELOADED_VERBS = ("demo", "run", "init", "train")
 VERBS = ("demo", "run", "init", "merge-stats", "train", "export", "eval", "compare", "methods", "tasks", "models")
 INTERRUPTED = 130
 
@@ -43,7 +43,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 def program() -> None:
     """The `farss` program: start again under a faster allocator where one is installed, then run and exit."""
-    if len(sys.argv) > 1 and sys.argv[1] in TRAINING_VERBS:
+    if len(sys.argv) > 1 and sys.argv[1] in PRELOADED_VERBS:
         restart_with_preload()
     sys.exit(main())
 
