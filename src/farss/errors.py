@@ -80,3 +80,9 @@ class StorageError(FarssError):
 
 class ResourceError(RequestError):
     """The machine is too small for the request; said before anything is loaded."""
+
+
+class GateError(FarssError):
+    """A measured value is below what was asked for (exit code 3); the measurement itself is written."""
+
+    exit_code = 3

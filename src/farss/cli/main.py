@@ -1,4 +1,4 @@
-"""Dispatch of `farss VERB` and the exit codes: 0 done, 1 failed, 2 the request was wrong."""
+"""Dispatch of `farss VERB` and the exit codes: 0 done, 1 failed, 2 the request was wrong, 3 a gate was not met."""
 
 from __future__ import annotations
 
@@ -14,7 +14,20 @@ from farss.errors import FarssError
 from farss.training.allocator import restart_with_preload
 
 PRELOADED_VERBS = ("demo", "run", "init", "train")
-VERBS = ("demo", "run", "init", "merge-stats", "train", "export", "eval", "compare", "methods", "tasks", "models")
+VERBS = (
+    "demo",
+    "run",
+    "init",
+    "merge-stats",
+    "train",
+    "export",
+    "eval",
+    "audit",
+    "compare",
+    "methods",
+    "tasks",
+    "models",
+)
 INTERRUPTED = 130
 
 

@@ -26,7 +26,7 @@ def facts(before: Measurement, after: Measurement) -> dict[str, Any]:
     Raises:
         DataError: if the two were not asked the same questions in the same way.
     """
-    pairs = _paired(before, after)
+    pairs = paired(before, after)
     changes = {
         "lost": [(first, second) for first, second in pairs if first.right and not second.right],
         "gained": [(first, second) for first, second in pairs if second.right and not first.right],
@@ -42,7 +42,12 @@ def facts(before: Measurement, after: Measurement) -> dict[str, Any]:
     return {**listed, "mcnemar": tests}
 
 
-def _paired(before: Measurement, after: Measurement) -> list[tuple[KnowledgeSample, KnowledgeSample]]:
+def paired(before: Measurement, after: Measurement) -> list[tuple[KnowledgeSample, KnowledgeSample]]:
+    """The two answers to every question, in the order of `before`.
+
+    Raises:
+        DataError: if the two were not asked the same questions in the same way.
+    """
     answers = {question_key(sample): sample for sample in after.knowledge}
     missing = {question_key(sample) for sample in before.knowledge} ^ answers.keys()
     if missing:

@@ -219,7 +219,7 @@ def fact_groups(runs: list[Run]) -> list[dict[str, Any]]:
             "lost_count": _count_or(facts.get("lost_count"), len(lost)),
             "gained_count": _count_or(facts.get("gained_count"), len(gained)),
         }
-        lists = [_fact_list(lost, "lost", counts["lost_count"]), _fact_list(gained, "gained", counts["gained_count"])]
+        lists = [fact_list(lost, "lost", counts["lost_count"]), fact_list(gained, "gained", counts["gained_count"])]
         groups.append({"name": run_name(run), "colour": run.style.class_, **counts, "lists": lists})
     largest = max((max(g["lost_count"], g["gained_count"]) for g in groups), default=0) or 1
     for group in groups:
@@ -233,7 +233,14 @@ def _count_or(raw: Any, otherwise: int) -> int:
     return otherwise if found is None else int(found)
 
 
-def _fact_list(facts: list[dict[str, Any]], what: str, counted: int) -> dict[str, Any]:
+def fact_list(facts: list[dict[str, Any]], what: str, counted: int) -> dict[str, Any]:
+    """The facts lost or gained that a page lists, those shown at once apart, and how many are left out.
+
+    Args:
+        facts: entries of the report, the largest change first.
+        what: "lost" or "gained".
+        counted: how many there were, listed or not.
+    """
     rows = [
         {
             **{k: f.get(k) for k in ("set", "gold", "before", "after")},

@@ -1,0 +1,57 @@
+"""`farss audit`: what any adapter or fine-tuned model kept of its base."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from farss.cli.options import add_recipe_options, recipe_from
+from farss.cli.output import emit
+
+SUMMARY = "measure what any adapter or fine-tuned model kept of its base model, and list the facts it lost"
+EXAMPLE = "farss audit --model smollm2-135m --adapter my-adapter/ --out audit/ --min-k 0.95"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Base, what is audited, on what, and the gate."""
+    add_recipe_options(parser, ("--model", "--dtype", "--data-dir", "--knowledge-rows", "--max-length"))
+    parser.add_argument("--adapter", metavar="DIR", type=Path, help="any PEFT adapter folder")
+    parser.add_argument("--finetuned", metavar="MODEL", help="a fine-tuned model instead: folder, short name or hub id")
+    parser.add_argument("--tasks", metavar="NAMES", help="comma-separated knowledge sets (default facts)")
+    parser.add_argument("--text", metavar="NAME", help="a set of general text whose loss is measured too")
+    parser.add_argument("--text-windows", metavar="N", type=int, default=64, help="windows of it at most (default 64)")
+    parser.add_argument("--min-k", metavar="K", type=float, help="exit with code 3 if less than this is kept")
+    parser.add_argument(
+        "--gate", default="K", choices=("K", "K_p"), help="what --min-k bounds: right answers (default)"
+    )
+    parser.add_argument("--out", metavar="DIR", required=True, help="folder for audit.html, audit.json and the samples")
+
+
+def act(arguments: argparse.Namespace) -> int:
+    """Audit and print what was kept."""
+    from farss.experiment.auditing import Subject, audit
+    from farss.report.audit import headline
+
+    recipe = recipe_from(arguments)
+    if arguments.tasks:
+        names = [name.strip() for name in arguments.tasks.split(",") if name.strip()]
+        recipe = recipe.override({"eval.knowledge": names})
+    report = audit(
+        recipe,
+        Subject(arguments.adapter, arguments.finetuned),
+        arguments.out,
+        text=arguments.text,
+        text_windows=arguments.text_windows,
+        min_k=arguments.min_k,
+        gate=arguments.gate,
+    )
+    lines = [headline(report)]
+    for name in ("K", "K_p", "choice_kept"):
+        found = report["compared"].get(name)
+        if found is not None:
+            lines.append(f"{name:<12} {found['value']:.3f} [{found['low']:.3f}, {found['high']:.3f}]")
+    worst = [row for row in report["relations"] if row["lost"] > row["gained"]][:5]
+    lines += [
+        f"lost {row['lost']}, gained {row['gained']} of {row['n']}: {row['relation']} ({row['set']})" for row in worst
+    ]
+    return emit(arguments, report, [*lines, f"audit: {Path(arguments.out) / 'audit.html'}"])

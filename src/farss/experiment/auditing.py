@@ -1,0 +1,235 @@
+"""`farss audit`: what any fine-tuning kept of its base model, and what it lost, fact by fact."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import nn
+
+from farss.adapters.files import load_adapter
+from farss.config import ModelConfig, Recipe
+from farss.datasets.resolve import load_rows
+from farss.errors import AdapterError, ConfigError, DataError, GateError
+from farss.evaluation.forgetting import facts
+from farss.evaluation.knowledge import measure_knowledge
+from farss.evaluation.records import Measurement
+from farss.evaluation.relations import by_relation
+from farss.evaluation.scores import compare_to_base, summarise
+from farss.evaluation.task import TaskSet, measure_task
+from farss.evaluation.text import text_windows
+from farss.experiment import materials
+from farss.experiment.environment import device, versions
+from farss.experiment.measuring import SAMPLES
+from farss.experiment.progress import ProgressLine
+from farss.experiment.stages import run_stage, stage_key
+from farss.model.sources import LoadedModel, load
+from farss.report.audit import write_audit
+from farss.storage import held, write_json
+
+Gate = Literal["K", "K_p"]
+AUDIT = "audit.json"
+FACTS_LISTED = 200
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What is audited: an adapter on the base model, or a whole fine-tuned model.
+
+    Attributes:
+        adapter: any PEFT adapter folder, or None.
+        finetuned: a model folder or name, or None; exactly one of the two is given.
+    """
+
+    adapter: Path | None = None
+    finetuned: str | None = None
+
+    def __post_init__(self) -> None:
+        if (self.adapter is None) == (self.finetuned is None):
+            raise ConfigError("name an adapter or a fine-tuned model, one of the two", where="--adapter, --finetuned")
+        if self.adapter is not None and not (self.adapter / "adapter_config.json").is_file():
+            raise AdapterError("the folder holds no adapter", where=self.adapter, expected="adapter_config.json")
+
+    @property
+    def name(self) -> str:
+        """What it is called in the report: the folder's name, not its path."""
+        return self.adapter.resolve().name if self.adapter is not None else Path(str(self.finetuned)).name
+
+    def identity(self) -> list[Any]:
+        """What changes when its files do: their names, sizes and times."""
+        folder = self.adapter or Path(str(self.finetuned))
+        files = sorted(path for path in folder.glob("*") if path.is_file()) if folder.is_dir() else []
+        return [str(folder), [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in files]]
+
+
+def audit(
+    recipe: Recipe,
+    subject: Subject,
+    out: str | Path,
+    *,
+    text: str | None = None,
+    text_windows: int = 64,
+    min_k: float | None = None,
+    gate: Gate = "K",
+) -> dict[str, Any]:
+    """Measure base and fine-tuned model on the recipe's knowledge sets; leaves `audit.json`, `audit.html`, samples.
+
+    Both measurements are stages: an interrupted audit goes on, and a second subject in the same folder reuses the base.
+
+    Args:
+        recipe: base model, knowledge sets and how they are asked.
+        subject: what is audited.
+        out: folder for the results.
+        text: a set of general text (rows with `text`) whose loss is measured too; None for none.
+        text_windows: at most so many windows of it, `data.max_length` tokens each.
+        min_k: the least `gate` must reach; None only reports.
+        gate: "K" (right answers kept, as in the paper) or "K_p" (probability kept).
+
+    Returns:
+        The content of `audit.json`.
+
+    Raises:
+        GateError: if the gate is not met; everything is written first.
+        ConfigError: if there are no knowledge sets, or the gate's measure does not exist for these sets.
+        ModelError, AdapterError, DataError: if model, adapter or rows are missing or do not fit.
+    """
+    if not recipe.eval.knowledge:
+        raise ConfigError("at least one knowledge set is needed", where="eval.knowledge")
+    materials.knowledge_sets(recipe)
+    if text is not None:
+        load_rows(text, "test", data_dir=recipe.data.data_dir)
+    place, started = Path(out), time.perf_counter()
+    asked = [recipe.model.to_mapping(), recipe.data.data_dir, recipe.data.max_length, recipe.eval.to_mapping()]
+    key = stage_key(*asked, text, text_windows)
+    with held(place):
+        measure = functools.partial(_measure, recipe, text, text_windows)
+        run_stage(place / "base", key, functools.partial(measure, None))
+        run_stage(place / "after", stage_key(key, subject.identity()), functools.partial(measure, subject))
+        before, after = (Measurement.load(place / part / SAMPLES) for part in ("base", "after"))
+        report: dict[str, Any] = _report(recipe, subject, before, after)
+        report["seconds"] = time.perf_counter() - started
+        write_json(place / AUDIT, report | {"gate": None})  # a gate that cannot be judged costs no figures
+        report["gate"] = _gate(report["compared"], min_k, gate)
+        write_json(place / AUDIT, report)
+        write_audit(report, place)
+    _enforce(report["gate"], place)
+    return report
+
+
+def _measure(recipe: Recipe, text: str | None, windows: int, subject: Subject | None, folder: Path) -> dict[str, Any]:
+    started = time.perf_counter()
+    loaded = materials.load_model(recipe)
+    model = loaded.model if subject is None else _tuned(recipe, subject, loaded)
+    model.eval()
+    title = "base model" if subject is None else subject.name
+    with ProgressLine(f"auditing {title}") as line, torch.inference_mode():
+        knowledge = measure_knowledge(
+            model,
+            loaded.tokenizer,
+            materials.knowledge_sets(recipe),
+            generate=True,
+            choices=True,
+            batch_tokens=recipe.eval.batch_tokens,
+            progress=line,
+        )
+        written = []
+        if text is not None:
+            plain = _text(recipe, text, windows, loaded.tokenizer)
+            written = measure_task(
+                model,
+                loaded.tokenizer,
+                plain,
+                generate_rows=0,
+                max_new_tokens=1,
+                batch_tokens=recipe.eval.batch_tokens,
+            )
+    Measurement(knowledge=knowledge, task=written).save(folder / SAMPLES)
+    return {"seconds": time.perf_counter() - started, "parameters": sum(p.numel() for p in model.parameters())}
+
+
+def _text(recipe: Recipe, text: str, windows: int, tokenizer: Any) -> TaskSet:
+    rows = load_rows(text, "test", data_dir=recipe.data.data_dir)
+    return text_windows(Path(text).name, rows, tokenizer, width=recipe.data.max_length, most=windows)
+
+
+def _tuned(recipe: Recipe, subject: Subject, loaded: LoadedModel) -> nn.Module:
+    if subject.finetuned is not None:
+        config = dataclasses.replace(recipe.model, name=subject.finetuned, revision=None)
+        tuned = load(ModelConfig(**config.to_mapping()), dtype=str(loaded.dtype).removeprefix("torch."))
+        if tuned.model.config.model_type != loaded.model.config.model_type:
+            expected, got = loaded.model.config.model_type, tuned.model.config.model_type
+            raise DataError("the fine-tuned model is of another kind", where=subject.name, expected=expected, got=got)
+        return tuned.model
+    assert subject.adapter is not None
+    return any_adapter(loaded.model, subject.adapter)
+
+
+def any_adapter(base: nn.Module, folder: Path) -> nn.Module:
+    """`base` with any adapter that PEFT can load on it; LoRA folders are checked as `load_adapter` does.
+
+    Raises:
+        AdapterError: if the folder is damaged, or the adapter does not fit the model.
+    """
+    from peft import PeftConfig, PeftModel
+
+    try:
+        kind = str(PeftConfig.from_pretrained(str(folder)).peft_type).rpartition(".")[2]
+        if kind == "LORA":
+            return load_adapter(base, folder, trainable=False)
+        return PeftModel.from_pretrained(base, str(folder))  # type: ignore[arg-type]  # any nn.Module will do
+    except (ValueError, KeyError, RuntimeError, OSError, TypeError) as error:
+        raise AdapterError("the adapter cannot be loaded on this model", where=folder, got=str(error)) from error
+
+
+def _report(recipe: Recipe, subject: Subject, before: Measurement, after: Measurement) -> dict[str, Any]:
+    settings = recipe.eval
+    changed = facts(before, after)
+    kinds = {(s.name, q.id): q.relation for s in materials.knowledge_sets(recipe) for q in s.questions}
+    return {
+        "schema_version": 1,
+        "base": Path(recipe.model.name).name if Path(recipe.model.name).exists() else recipe.model.name,
+        "subject": subject.name,
+        "kind": "adapter" if subject.adapter is not None else "model",
+        "scores": {"before": summarise(before), "after": summarise(after)},
+        "compared": compare_to_base(after, before, bootstrap=settings.bootstrap, seed=settings.seed),
+        "relations": by_relation(before, after, kinds),
+        "facts": {
+            "lost": changed["lost"][:FACTS_LISTED],
+            "gained": changed["gained"][:FACTS_LISTED],
+            "lost_count": len(changed["lost"]),
+            "gained_count": len(changed["gained"]),
+            "mcnemar": changed["mcnemar"],
+        },
+        "recipe": recipe.to_mapping(),
+        "versions": versions(),
+        "device": device(),
+    }
+
+
+def _gate(compared: dict[str, Any], least: float | None, measure: Gate) -> dict[str, Any] | None:
+    if least is None:
+        return None
+    found = compared.get(measure)
+    if found is None:
+        raise ConfigError(
+            f"the gate cannot be judged: {measure} does not exist for these questions",
+            where="--min-k",
+            got=compared.get("undefined", {}).get(measure),
+            do="gate on K_p (`--gate K_p`), or name sets of which the base model answers some",
+        )
+    return {"measure": measure, "least": least, **found, "met": found["value"] >= least}
+
+
+def _enforce(gate: dict[str, Any] | None, place: Path) -> None:
+    if gate is not None and not gate["met"]:
+        raise GateError(
+            "the fine-tuned model keeps less than asked for",
+            where=place / AUDIT,
+            expected=f"{gate['measure']} at least {gate['least']:g}",
+            got=f"{gate['value']:.3f} [{gate['low']:.3f}, {gate['high']:.3f}]",
+        )
