@@ -8,10 +8,15 @@ from farss.config import Recipe
 from farss.experiment.jobs import Job
 from farss.experiment.stages import stage_key
 from farss.methods import get_method
+from farss.methods.base import STATISTICS
+from farss.methods.factored import FactorMethod
 
 FRONTIER = {"frontier_scales", "frontier_rows"}
 REPORTED = {"bootstrap"}
 """Settings that only the report uses; it is written anew by every call."""
+CALIBRATION = {"calibration_rows", "knowledge_calibration"}
+ASKED = ("knowledge", "knowledge_rows", "shots", "seed")
+"""Settings that say which knowledge questions are asked, and so which are left to take statistics from."""
 
 
 class Keys:
@@ -25,18 +30,35 @@ class Keys:
         self.recipe = recipe
         data, asked = recipe.data.to_mapping(), recipe.eval.to_mapping()
         self._model = recipe.model.to_mapping()
-        self._rows = _without(data, {"calibration_rows"})
+        self._rows = _without(data, CALIBRATION)
         self._asked = _without(asked, REPORTED)
-        held_out = _without(data, {"calibration_rows", "train_rows", "seed"})
+        self._questions = [data["knowledge_calibration"], *(asked[name] for name in ASKED)]
+        self._start = recipe.init.start.to_mapping()
+        held_out = _without(data, CALIBRATION | {"train_rows", "seed"})
         self.base = stage_key(self._model, held_out, _without(self._asked, FRONTIER))
-        self.statistics = stage_key(self._model, data, recipe.init.to_mapping())
-        self.plans = stage_key(self.statistics, sorted(recipe.methods))
+        init = _without(recipe.init.to_mapping(), {"start"})
+        self.statistics = stage_key(self._model, _without(data, {"knowledge_calibration"}), init)
+        own = {name: self._own(name) for name in sorted(recipe.methods) if self._own(name)}
+        self.plans = stage_key(self.statistics, sorted(recipe.methods), *([own] if own else []))
+
+    def gathered(self, kind: str) -> str:
+        """Of a pass for statistics beside the curvature."""
+        scale = None if kind == "gradient" else self._start["covariance_scale"]
+        questions = self._questions if kind == "knowledge_covariance" else None
+        return stage_key(self.statistics, kind, scale, questions)
+
+    def _own(self, method: str) -> list[object]:
+        """What a method depends on beside model, data and the settings all methods share."""
+        if not isinstance(get_method(method), FactorMethod):
+            return []
+        needs = get_method(method).needs
+        return [self._start, *(self.gathered(kind) for kind in STATISTICS if kind in needs)]
 
     def training(self, job: Job) -> str:
         """Of a job's training: an adapter depends on its plan, and so on the statistics."""
         config = dataclasses.replace(self.recipe.train, learning_rate=job.learning_rate, seed=job.seed)
         start = self.statistics if get_method(job.method).trains == "adapter" else None
-        return stage_key(self._model, self._rows, start, config.to_mapping(), job.method)
+        return stage_key(self._model, self._rows, start, config.to_mapping(), job.method, *self._own(job.method))
 
     def evaluation(self, job: Job) -> str:
         """Of a job's measurement."""

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from torch import nn
 
 from farss.config import FarssConfig
+from farss.errors import DataError
 from farss.methods import get_method
-from farss.methods.base import Evidence, SpectralMethod, shallow_layer_count
+from farss.methods.base import STATISTICS, Evidence, SpectralMethod, shallow_layer_count
 from farss.methods.compat import published_batches, published_code_config
 from farss.model.calibration import Batch, Example, batches, pad_token
 from farss.model.curvature import Curvature, collect
+from farss.model.gradients import Gradients, collect_gradients
+from farss.model.inputs import InputMoments, collect_inputs
 from farss.model.plan import Plan
 from farss.model.sources import cache_root, fingerprint
 from farss.model.spectra import SpectrumCache
@@ -29,7 +32,8 @@ class Preparation:
     Attributes:
         plans: by method name.
         evidence: spectra, curvature and their provenance.
-        seconds: wall time of the parts "curvature" and "spectrum", and of each method's planning by its name.
+        seconds: wall time of the parts "curvature" and "spectrum", of further statistics that were collected here, and
+            of each method's planning by its name.
     """
 
     plans: dict[str, Plan]
@@ -44,6 +48,7 @@ def plan(
     config: FarssConfig | None = None,
     *,
     method: str = "farss",
+    knowledge: Iterable[Batch] = (),
 ) -> Plan:
     """The plan of one method for `model`, which is only read.
 
@@ -53,12 +58,14 @@ def plan(
             nothing is supervised. An ordinary DataLoader of such dictionaries will do.
         config: ranks, boundary and named choices; the paper's values by default.
         method: a name of `farss methods`.
+        knowledge: batches of knowledge questions, for methods that need them; nothing has to be supervised.
 
     Raises:
         FarssError: see `docs/errors.md`.
     """
     settings = config or FarssConfig()
-    return prepare(model, [Batch.of(batch) for batch in calibration], settings, [method]).plans[method]
+    rows, questions = ([Batch.of(batch) for batch in queue] for queue in (calibration, knowledge))
+    return prepare(model, rows, settings, [method], knowledge=questions).plans[method]
 
 
 def calibration_batches(
@@ -81,10 +88,27 @@ def prepare(
     statistics: Curvature | None = None,
     spectra: SpectrumCache | None = None,
     progress: Any = None,
+    knowledge: Sequence[Batch] = (),
+    knowledge_data: dict[str, Any] | None = None,
+    further: Mapping[str, InputMoments | Gradients] | None = None,
 ) -> Preparation:
-    """The plans of `methods`, sharing one data pass (skipped if none needs it, or `statistics` are given).
+    """The plans of `methods`, sharing one pass for each kind of statistics that one of them needs.
+
+    Args:
+        model: is only read.
+        calibration: batches of the task's data.
+        config: init settings.
+        methods: names of `farss methods`.
+        data: fingerprint of `calibration`.
+        statistics: curvature collected before.
+        spectra: where decompositions are kept.
+        progress: called with (real tokens done, real tokens in total) after every batch of a pass.
+        knowledge: batches of knowledge questions.
+        knowledge_data: fingerprint of `knowledge`.
+        further: statistics beside the curvature collected before, by the names of `farss.methods.base.STATISTICS`.
 
     Raises:
+        DataError: if a method needs data and none are given.
         ModelError: if no module matches.
         PlanError: if ranks or boundary do not fit the model.
     """
@@ -97,6 +121,12 @@ def prepare(
         started = time.perf_counter()
         statistics = collect_with(model, calibration, targets, settings, progress)
         seconds["curvature"] = time.perf_counter() - started
+    gathered = dict(further or {})
+    for kind in [kind for kind in STATISTICS if kind in needs and kind not in gathered]:
+        started = time.perf_counter()
+        queue = knowledge if kind == "knowledge_covariance" else calibration
+        gathered[kind] = gather(kind, model, queue, targets, settings, progress)
+        seconds[kind] = time.perf_counter() - started
     cache = spectra if spectra is not None else SpectrumCache(spectrum_folder())
     if "spectrum" in needs:
         started = time.perf_counter()
@@ -108,6 +138,10 @@ def prepare(
         spectra=lambda target: cache.get(target, settings.route),
         curvature=statistics,
         data=data,
+        inputs=cast("InputMoments | None", gathered.get("input_covariance")),
+        knowledge=cast("InputMoments | None", gathered.get("knowledge_covariance")),
+        gradients=cast("Gradients | None", gathered.get("gradient")),
+        knowledge_data=knowledge_data,
     )
     plans = {}
     for name in methods:
@@ -148,6 +182,44 @@ def collect_with(
         seed=config.seed,
         progress=progress,
     )
+
+
+def gather(
+    kind: str,
+    model: nn.Module,
+    queue: Sequence[Batch],
+    targets: list[Target],
+    config: FarssConfig,
+    progress: Any = None,
+) -> InputMoments | Gradients:
+    """One kind of statistics of `farss.methods.base.STATISTICS`, with the choices of a resolved configuration.
+
+    Raises:
+        DataError: if there are no batches.
+    """
+    if kind == "knowledge_covariance" and not queue:
+        raise DataError("the method needs knowledge questions, and none are given", do="pass batches as `knowledge`")
+    if kind == "gradient":
+        return collect_gradients(model, queue, targets, max_batches=config.max_batches, progress=progress)
+    scaled = config.start.covariance_scale == "signed_maximum"
+    return collect_inputs(
+        model,
+        queue,
+        targets,
+        tokens="nonpad" if kind == "knowledge_covariance" else config.tokens,  # questions have no response
+        sample_scale="signed_maximum" if scaled else "none",
+        max_batches=config.max_batches,
+        progress=progress,
+    )
+
+
+def load_gathered(kind: str, path: Path) -> InputMoments | Gradients:
+    """Statistics of one kind as their `save` wrote them.
+
+    Raises:
+        StorageError: if the file is missing, damaged, or holds something else.
+    """
+    return Gradients.load(path) if kind == "gradient" else InputMoments.load(path)
 
 
 def spectrum_folder() -> Path:

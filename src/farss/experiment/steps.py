@@ -22,11 +22,10 @@ from farss.evaluation.scores import summarise
 from farss.experiment import materials
 from farss.experiment.environment import device, versions
 from farss.experiment.measuring import SAMPLES, measure
-from farss.experiment.planning import calibration_batches, prepare, spectrum_folder
+from farss.experiment.planning import prepare, spectrum_folder
 from farss.experiment.progress import ProgressLine
-from farss.experiment.work import STATISTICS
+from farss.experiment.work import STATISTICS, calibration_of
 from farss.methods import get_method
-from farss.model.calibration import data_fingerprint
 from farss.model.plan import Plan
 from farss.model.sources import LoadedModel, load
 from farss.model.spectra import SpectrumCache
@@ -36,6 +35,8 @@ from farss.training.sft import train
 RECIPE = "recipe.yaml"
 SAMPLE_TOKENS = 32
 ADAPTER_FORMS = ("peft", "portable")
+KNOWLEDGE = "knowledge_covariance"
+TASK_STATISTICS = {"curvature", "input_covariance", "gradient"}
 
 
 def recipe_of(folder: str | Path) -> Recipe:
@@ -67,10 +68,13 @@ def initialise(recipe: Recipe, method: str, out: str | Path, *, plan_file: str |
     """
     if plan_file is None and get_method(method).trains == "weights":
         raise ConfigError("this method trains the weights themselves; there is nothing to initialise", got=method)
-    given = Plan.load(plan_file) if plan_file else None
+    given = Plan.load(plan_file, start=True) if plan_file else None
     require_new(out)
-    if given is None and "curvature" in get_method(method).needs:
+    needs = frozenset() if given is not None else get_method(method).needs
+    if needs & TASK_STATISTICS:
         materials.training_rows(recipe)
+    if KNOWLEDGE in needs:
+        materials.knowledge_prompts(recipe)
     loaded = materials.load_for_statistics(recipe)
     started = time.perf_counter()
     cache = SpectrumCache(spectrum_folder())
@@ -94,16 +98,32 @@ def initialise(recipe: Recipe, method: str, out: str | Path, *, plan_file: str |
 
 
 def _decide(recipe: Recipe, method: str, loaded: LoadedModel, cache: SpectrumCache, folder: Path) -> Plan:
-    if "curvature" not in get_method(method).needs:
-        return prepare(loaded.model, (), recipe.init, [method], spectra=cache).plans[method]
-    training = materials.training_examples(recipe, loaded.tokenizer)
-    examples = materials.calibration_examples(training, recipe.data.calibration_rows, recipe.data.seed)
-    batches = calibration_batches(examples, recipe.init, loaded.tokenizer, recipe.data.max_length)
-    data = data_fingerprint(examples, recipe.data.seed)
-    with ProgressLine(f"statistics of {data['rows']} examples, {data['tokens']:,} tokens") as line:
-        ready = prepare(loaded.model, batches, recipe.init, [method], data=data, spectra=cache, progress=line)
-    if ready.evidence.curvature is not None:
-        ready.evidence.curvature.save(folder / STATISTICS)
+    needs = get_method(method).needs
+    task, data = calibration_of(recipe, loaded) if needs & TASK_STATISTICS else ([], None)
+    questions, asked = calibration_of(recipe, loaded, KNOWLEDGE) if KNOWLEDGE in needs else ([], None)
+    rows, tokens = (sum(part[count] for part in (data, asked) if part) for count in ("rows", "tokens"))
+    with ProgressLine(f"statistics of {rows} examples, {tokens:,} tokens", quiet=not rows) as line:
+        ready = prepare(
+            loaded.model,
+            task,
+            recipe.init,
+            [method],
+            data=data,
+            spectra=cache,
+            progress=line,
+            knowledge=questions,
+            knowledge_data=asked,
+        )
+    evidence = ready.evidence
+    kept = {
+        STATISTICS: evidence.curvature,
+        "input_covariance.safetensors": evidence.inputs,
+        f"{KNOWLEDGE}.safetensors": evidence.knowledge,
+        "gradient.safetensors": evidence.gradients,
+    }
+    for name, statistics in kept.items():
+        if statistics is not None:
+            statistics.save(folder / name)
     return ready.plans[method]
 
 

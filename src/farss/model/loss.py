@@ -73,6 +73,12 @@ class SupervisedLoss:
         labels = self._drawn(logits) if self.fisher == "sampled" else labels
         return functional.cross_entropy(logits, labels, reduction="mean" if self.loss_norm == "batch_mean" else "sum")
 
+    def read(self, batch: Batch) -> None:
+        """Run the model over the batch without gradients and without a single row of logits."""
+        self.wanted = torch.zeros_like(batch.supervised)
+        with torch.no_grad():
+            self.model(**self._arguments(batch), return_dict=True)
+
     def _arguments(self, batch: Batch) -> dict[str, Any]:
         arguments: dict[str, Any] = {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask}
         if "use_cache" in self.accepted:
