@@ -32,7 +32,7 @@ from farss.methods.base import Evidence
 from farss.model.calibration import Batch, batches, encode_rows, pad_token
 from farss.model.curvature import collect
 from farss.model.loss import SupervisedLoss
-from farss.model.observation import reading_only
+from farss.model.observing import reading_only
 from farss.model.sources import LoadedModel, load
 from farss.model.targets import Target, find_targets, weight_matrix
 from farss.storage import write_json
