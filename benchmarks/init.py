@@ -50,7 +50,7 @@ from farss.model.calibration import Batch, Example, batches, encode_rows, pad_to
 from farss.model.checkpoint import load_tokenizer
 from farss.model.curvature import collect
 from farss.model.loss import SupervisedLoss
-from farss.model.observation import reading_only
+from farss.model.observing import reading_only
 from farss.model.sources import LoadedModel, cache_root, load, resolve
 from farss.model.spectra import SpectrumCache
 from farss.model.targets import Target, find_targets, weight_matrix

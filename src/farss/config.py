@@ -28,6 +28,9 @@ Fisher = Literal["empirical", "sampled"]
 Selection = Literal["method", "low", "high", "low_shallow_high_deep", "rank_rule"]
 Compat = Literal["none", "published-code"]
 Route = Literal["gram", "polar", "gesdd", "auto"]
+CovarianceScale = Literal["trace", "signed_maximum"]
+SampleScale = Literal["none", "signed_maximum"]
+Damping = Literal["doubled", "fixed"]
 Template = Literal["auto", "plain", "alpaca", "chat"]
 
 
@@ -174,12 +177,17 @@ class ModelConfig(Settings):
 
 @dataclass(frozen=True)
 class DataConfig(Settings):
-    """The task data. A name is a file, else `NAME/SPLIT.jsonl.gz` in `data_dir`, else embedded, else a hub data set."""
+    """The task data. A name is a file, else `NAME/SPLIT.jsonl.gz` in `data_dir`, else embedded, else a hub data set.
+
+    `knowledge_calibration` names the knowledge set whose questions some methods take statistics from, the first of
+    `eval.knowledge` by default; questions that are evaluated are never taken.
+    """
 
     task: str = "word_problems"
     data_dir: str | None = None
     train_rows: int | None = None
     calibration_rows: int = 256
+    knowledge_calibration: str | None = None
     max_length: int = 512
     template: Template = "auto"
     seed: int = 0
@@ -213,13 +221,36 @@ class ForaConfig(Settings):
 
 
 @dataclass(frozen=True)
+class StartConfig(Settings):
+    """Choices of single methods that start from factors of their own.
+
+    `iterations` of the randomised decomposition (pissa-niter). `covariance_scale` and `damping` of CorDA: the second
+    moment of the inputs with trace n, or of samples each divided by its signed maximum as published; 1 % of the mean
+    diagonal added, `doubled` until the inverse is accurate, or `fixed`. `rank_ratio` is the most by which a module of
+    eva may exceed `rank` (1: equal ranks). `gamma` of lora-ga: its factors are `m**0.25 / gamma**0.5` times
+    orthonormal ones.
+    """
+
+    iterations: int = 16
+    covariance_scale: CovarianceScale = "trace"
+    damping: Damping = "doubled"
+    rank_ratio: float = 2.0
+    gamma: float = 16.0
+
+    def __post_init__(self) -> None:
+        _require(self.iterations >= 0, "the number of iterations cannot be negative", got=self.iterations)
+        _require(self.rank_ratio >= 1, "the rank ratio must be at least 1", got=self.rank_ratio)
+        _require(self.gamma > 0, "gamma must be positive", got=self.gamma)
+
+
+@dataclass(frozen=True)
 class FarssConfig(Settings):
     """How an adapter is initialised. The defaults are the paper's, with the choices of `docs/method.md`.
 
     `rank` is R, the rank of deep modules; `r_min`, `r_avg`, `r_max` bound the shallow ones (Eq. 10-12). `alpha` is
     only read by the scales `alpha_over_r` and `rslora`; with `unit` every module's scale is 1. `dtype` is the model's
     during the data pass; `auto` is its own. `route` names how weights are decomposed; `auto` times the routes, once per
-    shape, and what it chose is kept beside the spectra.
+    shape, and what it chose is kept beside the spectra. `fora` and `start` hold the choices of single other methods.
     """
 
     rank: int = 128
@@ -245,6 +276,7 @@ class FarssConfig(Settings):
     seed: int = 0
     compat: Compat = "none"
     fora: ForaConfig = field(default_factory=ForaConfig)
+    start: StartConfig = field(default_factory=StartConfig)
 
     def __post_init__(self) -> None:
         _require(self.rank >= 1, "the rank must be at least 1", where="rank", got=self.rank)

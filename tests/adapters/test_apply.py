@@ -10,6 +10,7 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from farss.adapters.apply import DEFAULT, REFERENCE, apply
+from farss.adapters.factors import initial_factors
 from farss.adapters.layers import lora_layers, oriented, weight_shape
 from farss.adapters.pairs import activate
 from farss.errors import AdapterError, PlanError
@@ -49,6 +50,29 @@ def test_the_start_is_the_base_model_while_training_with_dropout(model, kit, low
         output = wrapped(input_ids=ids, labels=ids)
         assert torch.equal(output.logits, before)
         output.loss.backward()
+
+
+def test_factors_known_already_are_taken_instead_of_computed(llama, kit):
+    plan, other = kit.plan(llama), copy.deepcopy(llama)
+    known = initial_factors(llama, plan)
+    first = apply(llama, plan).state_dict()
+
+    def never(target):
+        raise AssertionError("decomposed again")
+
+    again = apply(other, plan, never, factors=known).state_dict()
+    assert first.keys() == again.keys() and all(torch.equal(first[name], again[name]) for name in first)
+
+
+def test_factors_that_do_not_fit_or_have_no_place_are_refused(llama, kit):
+    plan = kit.plan(llama)
+    known = initial_factors(llama, plan)
+    for wrong in ({}, {name: replace(part, up=part.up[:, 1:]) for name, part in known.items()}):
+        with pytest.raises(PlanError, match="does not fit its factors"):
+            apply(llama, plan, factors=wrong)
+    random = replace(plan, initialisation="random", targets=tuple(replace(t, indices=None) for t in plan.targets))
+    with pytest.raises(PlanError, match="without start factors"):
+        apply(llama, random, factors=known)
 
 
 def test_two_independent_dropouts_would_not_start_at_the_base_model(llama, kit):

@@ -74,6 +74,43 @@ def test_what_does_not_fit_is_streamed(farss, workshop, tmp_path, monkeypatch):
     assert code == 0 and json.loads(text)["engine"] == "streamed"
 
 
+@pytest.mark.parametrize(
+    ("method", "what"),
+    [("fora", "layer_fisher"), ("lora-ga", "gradient"), ("olora", "start factors"), ("eva", "input_covariance")],
+)
+def test_methods_that_cannot_be_streamed_say_so_and_stay_in_memory(
+    farss, workshop, tmp_path, monkeypatch, method, what
+):
+    code, _, err = init(farss, workshop, tmp_path / "init", "--engine", "streamed", method=method)
+    assert code == 2 and f"the streamed engine does not take {what}" in err and "use the resident engine" in err
+    monkeypatch.setattr("farss.model.cost.available_bytes", lambda: 1_000_000)
+    code, _, err = init(farss, workshop, tmp_path / "init", method=method)
+    assert code == 2 and "too little memory" in err and "block by block" not in err
+    assert not (tmp_path / "init").exists()
+
+
+@pytest.mark.parametrize("method", ["olora", "lora-null-v2", "eva"])
+def test_a_plan_with_factors_of_its_own_can_be_obeyed_block_by_block(farss, workshop, tmp_path, method):
+    recipe = workshop.recipe("own", **{"data.knowledge_calibration": "facts"})
+    first, again = tmp_path / "first", tmp_path / "again"
+    assert farss("init", "--recipe", recipe, "--method", method, "--out", first)[0] == 0
+    obey = ("--plan", first / "plan.json", "--engine", "streamed", "--out", again)
+    code, _, err = farss("init", "--recipe", recipe, *obey)
+    assert code == 0, err
+    for file in ("adapter/adapter_model.safetensors", "plan.safetensors"):
+        one, other = load_file(first / file), load_file(again / file)
+        assert one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+
+
+@pytest.mark.parametrize("method", ["fora", "eva"])
+def test_given_statistics_do_not_spare_other_evidence_its_data(farss, workshop, tmp_path, method):
+    assert init(farss, workshop, tmp_path / "stats")[0] == 0
+    missing = workshop.recipe("missing", **{"data.task": str(tmp_path / "absent.jsonl")})
+    stats = ("--stats", tmp_path / "stats", "--out", tmp_path / "init")
+    code, _, err = farss("init", "--recipe", missing, "--method", method, *stats)
+    assert code == 2 and "absent" in err and "Traceback" not in err
+
+
 def double(workshop):
     return workshop.recipe("double", **{"model.dtype": "float64"})
 

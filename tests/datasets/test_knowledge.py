@@ -11,7 +11,7 @@ import pytest
 
 from farss.datasets import describe, facts, load_knowledge
 from farss.datasets.facts import same_answer
-from farss.datasets.knowledge import SOURCES
+from farss.datasets.knowledge import SOURCES, unasked_prompts
 from farss.errors import DataError
 
 DATA = Path(os.environ.get("FARSS_TEST_DATA") or Path(__file__).parents[2] / "../shared/data").resolve()
@@ -91,6 +91,34 @@ def test_a_set_with_training_rows_takes_its_shots_there(tmp_path):
     write(tmp_path / "nq_open" / "dev.jsonl.gz", [{"question": "d", "answer": ["test"]}] * 4)
     known = load_knowledge("nq_open", data_dir=tmp_path)
     assert known.prefix == "Q: t?\nA: train\n\n" * 5 and len(known.questions) == 4
+
+
+def test_statistics_are_taken_from_questions_that_are_not_asked(tmp_path):
+    rows = [{"question": f"what is number {i}", "answers": [f"n{i}"]} for i in range(10)]
+    name = write(tmp_path / "mine.jsonl.gz", rows)
+    known = load_knowledge(name, rows=4, shots=2)
+    left = unasked_prompts(name, 100, asked=4, shots=2)
+    assert len(left) == 4 and not {question.prompt for question in known.questions} & set(left)
+    assert not any(prompt in known.prefix for prompt in left)
+    assert unasked_prompts(name, 3, asked=4, shots=2) == left[:3]
+    assert len(unasked_prompts(name, 100)) == 10  # the set is not asked at all
+    for asked in (None, 8):
+        with pytest.raises(DataError, match="every question of the knowledge set is asked"):
+            unasked_prompts(name, 100, asked=asked, shots=2)
+
+
+@pytest.mark.parametrize("name", ["facts", "facts_rephrased", "facts_cloze"])
+def test_statistics_on_embedded_facts_come_from_those_kept_back(name):
+    asked = {question.prompt for question in load_knowledge(name).questions}
+    left = unasked_prompts(name, 256, asked=None)
+    assert len(left) == 72 and not asked & set(left)
+
+
+def test_statistics_come_from_training_rows_where_there_are_some(tmp_path):
+    write(tmp_path / "nq_open" / "train_slice.jsonl.gz", [{"question": f"t{i}", "answer": ["a"]} for i in range(5)])
+    write(tmp_path / "nq_open" / "dev.jsonl.gz", [{"question": "d", "answer": ["test"]}] * 4)
+    left = unasked_prompts("nq_open", 256, asked=None, data_dir=tmp_path)
+    assert sorted(left) == [f"Q: t{i}?\nA:" for i in range(5)]
 
 
 def test_sentences_to_complete_have_no_prefix_and_distractors_of_their_relation(tmp_path):

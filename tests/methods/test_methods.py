@@ -15,10 +15,14 @@ from farss.errors import ConfigError, NumericalError, PlanError
 from farss.maths.ranks import allocate
 from farss.maths.spectrum import decompose
 from farss.methods import METHODS, Evidence, get_method
-from farss.methods.base import RankCapWarning
+from farss.methods.base import FROM_DATA, KNOWLEDGE, STATISTICS, RankCapWarning
 from farss.methods.fora import top_layers
+from farss.model.gradients import Gradients
+from farss.model.inputs import InputMoments
 from farss.model.layer_fisher import LayerFisher
+from farss.model.moments import SymmetricSum
 from farss.model.plan import Plan
+from farss.model.start import factors_digest
 from farss.model.targets import Target, weight_matrix
 
 LAYERS, KINDS = 4, {"q_proj": (24, 24), "k_proj": (8, 24), "up_proj": (40, 24), "down_proj": (24, 40)}
@@ -67,9 +71,27 @@ def layer_fisher(targets) -> LayerFisher:
 
 @pytest.fixture
 def evidence(targets, layer_fisher) -> Evidence:
-    return Evidence(
-        "abc", lambda target: decompose(weight_matrix(target)), Curvature(targets), {"rows": 3}, layer_fisher
+    spectra = lambda target: decompose(weight_matrix(target))  # noqa: E731
+    return Evidence("abc", spectra, Curvature(targets), {"rows": 3}, layer_fisher, **further(targets))
+
+
+def further(targets: list[Target], needs: frozenset[str] = frozenset(STATISTICS)) -> dict[str, object]:
+    """The statistics beside the curvature that `needs` names, of random inputs and gradients."""
+    generator = torch.Generator().manual_seed(9)
+    shapes = {target.name: target.shape for target in targets}
+    sums = {name: SymmetricSum(n, torch.float64) for name, (_, n) in shapes.items()}
+    for total in sums.values():
+        total.add(torch.randn(90, total.k, generator=generator, dtype=torch.float64))
+    moments = InputMoments(
+        {f"h/{name}": total for name, total in sums.items()}, {name: name for name in shapes}, shapes, tokens=90
     )
+    gradients = {name: torch.randn(m, n, generator=generator, dtype=torch.float64) for name, (m, n) in shapes.items()}
+    found = {
+        "input_covariance": {"inputs": moments},
+        "knowledge_covariance": {"knowledge": moments, "knowledge_data": {"rows": 5}},
+        "gradient": {"gradients": Gradients(gradients, supervised=4)},
+    }
+    return {key: value for kind in needs & set(found) for key, value in found[kind].items()}
 
 
 def by_name(plan):
@@ -150,7 +172,8 @@ def test_declared_needs_are_what_planning_uses(targets, evidence, name):
     spectra = evidence.spectra if "spectrum" in method.needs else None
     curvature = evidence.curvature if "curvature" in method.needs else None
     layer_fisher = evidence.layer_fisher if "layer_fisher" in method.needs else None
-    method.plan(targets, Evidence("abc", spectra, curvature, None, layer_fisher), CONFIG)
+    others = further(targets, method.needs)
+    method.plan(targets, Evidence("abc", spectra, curvature, None, layer_fisher, **others), CONFIG)
     if method.needs:
         with pytest.raises(PlanError, match="needs"):
             method.plan(targets, Evidence("abc"), CONFIG)
@@ -197,13 +220,14 @@ def test_methods_named_after_their_directions_ignore_selection(targets, evidence
     assert [t.indices for t in plain.targets] == [t.indices for t in other.targets]
 
 
-@pytest.mark.parametrize("name", ADAPTERS)
+@pytest.mark.parametrize("name", [name for name in ADAPTERS if name != "eva"])  # whose ranks follow the data
 def test_rank_is_capped_at_the_size_of_small_modules_with_one_warning(targets, evidence, name):
     with pytest.warns(RankCapWarning, match=f"{name}: ") as caught:
         plan = get_method(name).plan(targets, evidence, dataclasses.replace(CONFIG, rank=20))
     assert len([w for w in caught if w.category is RankCapWarning]) == 1
+    most = 4 if name == "lora-ga" else 8
     small = [t for t in plan.targets if t.shape == (8, 24) and t.region == "deep"]
-    assert small and all(t.rank == 8 for t in small)
+    assert small and all(t.rank == most for t in small)
 
 
 def test_no_warning_where_nothing_is_capped(targets, evidence):
@@ -254,7 +278,8 @@ def test_rank_deficient_weight_gets_only_directions_that_can_train(targets, evid
 def test_plans_survive_saving(targets, evidence, name, tmp_path):
     plan = get_method(name).plan(targets, evidence, CONFIG)
     plan.save(tmp_path / "plan.json")
-    assert type(plan).load(tmp_path / "plan.json") == dataclasses.replace(plan, settings=CONFIG.to_mapping())
+    settings = dataclasses.replace(CONFIG, scale="rslora" if name == "rslora" else CONFIG.scale).to_mapping()
+    assert type(plan).load(tmp_path / "plan.json") == dataclasses.replace(plan, settings=settings)
     assert plan.method == name and plan.base == "reference" and plan.model_fingerprint == "abc"
 
 
@@ -263,6 +288,41 @@ def test_a_damaged_row_of_a_plan_is_refused(targets, evidence, row):
     plan = get_method("farss").plan(targets, evidence, CONFIG)
     with pytest.raises(PlanError, match="lacks a key or has an unknown one"):
         Plan.from_mapping({**plan.to_mapping(), "targets": [row]})
+
+
+@pytest.mark.parametrize("name", ["olora", "corda-kpm", "lora-null-v2"])
+def test_factors_are_kept_beside_the_plan_and_not_in_it(targets, evidence, name, tmp_path):
+    plan = get_method(name).plan(targets, evidence, CONFIG)
+    plan.save(tmp_path / "plan.json")
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["plan.json", "plan.safetensors"]
+    assert Plan.load(tmp_path / "plan.json").start is None and "start" not in plan.to_mapping()
+    read = Plan.load(tmp_path / "plan.json", start=True).start
+    assert factors_digest(read) == plan.factors_digest
+    assert all(torch.equal(read[name].up, part.up) for name, part in plan.start.items())
+    (tmp_path / "plan.safetensors").unlink()
+    with pytest.raises(PlanError, match="factors of the plan cannot be read"):
+        Plan.load(tmp_path / "plan.json", start=True)
+
+
+def test_a_plan_names_a_digest_exactly_where_it_has_factors(targets, evidence):
+    plan = get_method("olora").plan(targets, evidence, CONFIG)
+    for change in ({"factors_digest": None}, {"initialisation": "random"}):
+        with pytest.raises(PlanError, match="digest"):
+            dataclasses.replace(plan, **change)
+
+
+def test_a_frozen_side_is_not_counted_as_trained(targets, evidence):
+    first, second = (get_method(name).plan(targets, evidence, CONFIG) for name in ("lora-null", "lora-null-v2"))
+    assert first.trainable_parameters == sum(t.rank * sum(t.shape) for t in first.targets)
+    assert second.trainable_parameters == sum(t.rank * t.shape[0] for t in second.targets)
+    assert first.factors_digest == second.factors_digest and second.frozen == "down"
+
+
+def test_plans_name_the_data_they_were_made_from(targets, evidence):
+    data = {name: get_method(name).plan(targets, evidence, CONFIG).data for name in ADAPTERS}
+    for name, used in data.items():
+        needs = get_method(name).needs
+        assert used == ({"rows": 5} if KNOWLEDGE in needs else {"rows": 3} if needs & FROM_DATA else None), name
 
 
 def test_plan_base_follows_the_configuration(targets, evidence):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -14,7 +15,7 @@ from farss.adapters.configs import RankAndScale, check_injected, lora_config
 from farss.adapters.factors import Factors
 from farss.adapters.gated import constrain_
 from farss.adapters.layers import DEFAULT, REFERENCE, lora_layers, refuse_adapters, set_mode
-from farss.adapters.pairs import add_reference, write_factors
+from farss.adapters.pairs import add_reference, hold, write_factors
 from farss.adapters.provenance import Provenance, remember
 from farss.errors import AdapterError, PlanError
 from farss.model import sources
@@ -37,16 +38,16 @@ def apply(
     dropout: float = 0.0,
     seed: int | None = None,
     fingerprint: str | None = None,
-    start: Mapping[str, Factors] | None = None,
+    factors: Mapping[str, Factors] | None = None,
 ) -> PeftModel:
     """Wrap `model` with the adapter of `plan`; its outputs are those of `model` until training moves the adapter.
 
     With `plan.base` "reference" the weight in use is `W + s (B A - B0 A0)`: W is untouched, adapter "default" holds the
     trainable A and B, and a second, frozen adapter "reference" holds A0 and -B0. Both are active. With "residual" the
     published form is made: **the weights of `model` change** to `W - s B0 A0`, computed in float32 and cast once, and a
-    single adapter holds A and B. A constrained plan (FoRA) gives one adapter on untouched weights, with a gate of zero;
-    an optimiser of your own needs `farss.training.stiefel.hold_factors_`. As with any PEFT model, `model` itself now
-    contains the adapter layers.
+    single adapter holds A and B. Where B0 is zero there is nothing to subtract, and a single adapter holds A and B. A
+    constrained plan (FoRA) gives one adapter on untouched weights, with a gate of zero; an optimiser of your own needs
+    `farss.training.stiefel.hold_factors_`. As with any PEFT model, `model` itself now contains the adapter layers.
 
     Args:
         model: the base model, in any float dtype. Adapters are float32, or float64 on a float64 model.
@@ -55,34 +56,49 @@ def apply(
         dropout: probability of dropping an input entry of the adapters while training, one mask for both.
         seed: of random initialisation; None takes the seed in the plan's settings.
         fingerprint: of the model, where it is known already; None computes it.
-        start: B0 and A0 per module of a spectral plan, where they are known already; None computes them. With it and
-            the fingerprint, the base's weights are not read and may be on the meta device.
+        factors: B0 and A0 per module, for a plan that starts from factors of its own (None takes those in the plan) or
+            a spectral one (None computes them). With them and the fingerprint, the base's weights are not read and may
+            be placeholders that tell dtype and device.
 
     Raises:
         AdapterError: if the plan trains all weights, or the model already carries an adapter.
-        PlanError: if the plan was made for another model; the model is then as it was.
+        PlanError: if the plan was made for another model, or with other factors; the model is then as it was.
     """
     check_plan(model, plan, fingerprint)
     refuse_adapters(model)
-    if plan.initialisation != "spectral":
-        start = None
-    elif start is None:
-        start = initial.initial_factors(model, plan, spectra)
+    start = _start(model, plan, spectra, factors)
     training = model.training
     drawn_from = int(plan.settings.get("seed", 0)) if seed is None else seed
     wrapped = _wrap(model, plan, dropout, drawn_from)
     if start is not None:
         for name, layer in lora_layers(wrapped).items():
             write_factors(layer, DEFAULT, start[name])
-        if plan.base == "reference":
-            add_reference(wrapped, start)
-        else:
-            subtract_(wrapped, plan, start)
+    subtracts = start is not None and any(bool(part.up.any()) for part in start.values())
+    removed = start if subtracts and plan.base == "residual" else None
+    if removed is not None:
+        subtract_(wrapped, plan, removed)
+    elif start is not None and subtracts:
+        add_reference(wrapped, start)
     if plan.initialisation == "constrained":
         constrain_(wrapped, plan, drawn_from)
-    remember(wrapped, Provenance(plan, dict(start) if start is not None and plan.base == "residual" else None))
+    hold(wrapped, plan.frozen)
+    remember(wrapped, Provenance(replace(plan, start=None), removed))
     set_mode(wrapped, training)
     return wrapped
+
+
+def _start(
+    model: nn.Module,
+    plan: Plan,
+    spectra: Callable[[Target], Spectrum] | None,
+    factors: Mapping[str, Factors] | None,
+) -> dict[str, Factors] | None:
+    """What the adapter starts from; None where B is zero or gated."""
+    if plan.initialisation == "factors" or (plan.initialisation == "spectral" and factors is not None):
+        return initial.given_factors(model, plan, factors)
+    if factors is not None:
+        raise PlanError("a plan without start factors is given some", expected="factors=None", got=plan.initialisation)
+    return initial.initial_factors(model, plan, spectra) if plan.initialisation == "spectral" else None
 
 
 def check_plan(model: nn.Module, plan: Plan, fingerprint: str | None = None) -> None:

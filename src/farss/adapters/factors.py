@@ -1,9 +1,8 @@
-"""The factors an adapter starts from: the chosen singular directions of each weight."""
+"""The factors an adapter starts from: the chosen singular directions of each weight, or a method's own."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 import torch
@@ -14,28 +13,13 @@ from farss.errors import PlanError
 from farss.maths.choice import named_route
 from farss.maths.spectrum import decompose, directions
 from farss.model.plan import Plan, TargetPlan
+from farss.model.start import Factors, adapter_dtype, factors_digest
 from farss.model.targets import Target, weight_matrix
 
 if TYPE_CHECKING:
     from farss.maths.spectrum import Spectrum
 
-
-@dataclass(frozen=True)
-class Factors:
-    """One low-rank product.
-
-    Attributes:
-        up: [m, r], B.
-        down: [r, n], A.
-    """
-
-    up: Tensor
-    down: Tensor
-
-
-def adapter_dtype(weight: Tensor) -> torch.dtype:
-    """The dtype adapters are kept in: float32, or float64 where the weight itself is float64."""
-    return torch.promote_types(torch.float32, weight.dtype) if weight.is_floating_point() else torch.float32
+__all__ = ["Factors", "adapter_dtype", "check_targets", "given_factors", "initial_factors", "shift_weight_"]
 
 
 def planned_target(model: nn.Module, row: TargetPlan) -> Target:
@@ -79,6 +63,54 @@ def initial_factors(
         spectrum = decompose(weight, named_route(route, weight)) if spectra is None else spectra(target)
         found[row.name] = _factors(row, weight, spectrum, plan.factor_scaling)
     return found
+
+
+def given_factors(model: nn.Module, plan: Plan, given: Mapping[str, Factors] | None = None) -> dict[str, Factors]:
+    """B0 and A0 of every planned module as they were made before; of the model only dtypes and devices are read.
+
+    Args:
+        model: the base model.
+        plan: a plan with initialisation "factors", or a spectral one.
+        given: the factors of all modules the plan was made for; None takes those the plan holds.
+
+    Returns:
+        Per planned module name, `up` [m, r] and `down` [r, n] in `adapter_dtype` on the weight's device.
+
+    Raises:
+        PlanError: if there are none, they are not those the plan was made with, or their ranks differ from the plan's.
+    """
+    start = plan.start if given is None else given
+    if start is None:
+        raise PlanError(
+            "the plan starts from factors of its own, and they are not here",
+            got=f"a plan of {plan.method}",
+            do="read the plan with `Plan.load(path, start=True)`, the factors beside it",
+        )
+    digest = factors_digest(start) if plan.factors_digest is not None else None
+    if digest != plan.factors_digest:
+        raise PlanError(
+            "the factors are not those the plan was made with",
+            expected=plan.factors_digest,
+            got=digest,
+            do="keep plan and factors together, or make the plan again with `farss init`",
+        )
+    return {row.name: _fitting(model, row, start.get(row.name)) for row in plan.targets}
+
+
+def _fitting(model: nn.Module, row: TargetPlan, part: Factors | None) -> Factors:
+    (m, n), rank = row.shape, row.rank
+    shapes = None if part is None else (tuple(part.up.shape), tuple(part.down.shape))
+    if part is None or shapes != ((m, rank), (rank, n)):
+        raise PlanError(
+            "the plan does not fit its factors",
+            where=row.name,
+            expected=f"{(m, rank)} and {(rank, n)}",
+            got=shapes,
+            do="modules can be taken out of such a plan, but ranks cannot be changed",
+        )
+    weight = weight_matrix(planned_target(model, row))
+    dtype, device = adapter_dtype(weight), weight.device
+    return Factors(part.up.to(device, dtype).contiguous(), part.down.to(device, dtype).contiguous())
 
 
 def _factors(row: TargetPlan, weight: Tensor, spectrum: Spectrum, factor_scaling: str) -> Factors:

@@ -19,7 +19,7 @@ from farss.adapters.apply import check_plan, subtract_
 from farss.adapters.factors import Factors
 from farss.adapters.gated import restore_gates_
 from farss.adapters.layers import DEFAULT, REFERENCE, refuse_adapters, set_mode
-from farss.adapters.pairs import activate, is_pair, join
+from farss.adapters.pairs import activate, hold, is_pair, join
 from farss.adapters.provenance import Provenance, provenance_of, remember
 from farss.errors import AdapterError, PlanError, StorageError
 from farss.model import sources
@@ -148,6 +148,8 @@ def load_adapter(
         _check_loaded(model, folder / REFERENCE, REFERENCE, stored[REFERENCE][0])
         join(model)
         activate(model, trainable=trainable)
+    if plan is not None:
+        hold(model, plan.frozen)
     set_mode(model, training)
     if plan is not None:
         if removed is not None:

@@ -16,6 +16,7 @@ from torch.nn import functional
 
 from farss.adapters.factors import Factors
 from farss.adapters.layers import DEFAULT, REFERENCE, lora_layers
+from farss.model.plan import Frozen
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -46,9 +47,11 @@ class PairedDown(nn.Linear):
     initial: tuple[FrozenLinear]
     """The frozen partner, in a tuple so that it is not registered as a part of this module."""
 
+    held = False
+
     def forward(self, x: Tensor) -> Tensor:
         """`[A x, A0 x]`; both see the same `x`, dropped entries included."""
-        return torch.cat([super().forward(x), self.initial[0].product(x)], dim=-1)
+        return torch.cat([_product(self, x), self.initial[0].product(x)], dim=-1)
 
 
 class PairedUp(nn.Linear):
@@ -59,11 +62,40 @@ class PairedUp(nn.Linear):
     """
 
     initial: tuple[FrozenLinear]
+    held = False
 
     def forward(self, x: Tensor) -> Tensor:
         """`B z - B0 z0` for `x = [z, z0]`."""
         trained, initial = x.chunk(2, dim=-1)
-        return super().forward(trained) + self.initial[0].product(initial)
+        return _product(self, trained) + self.initial[0].product(initial)
+
+
+class HeldLinear(nn.Linear):
+    """One side of a single adapter that stays as it starts; no optimiser can move it (see `FrozenLinear`)."""
+
+    held = True
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`x @ weight.T`, [..., n] to [..., m], passing gradients on to `x` only."""
+        return _product(self, x)
+
+
+def _product(linear: PairedDown | PairedUp | HeldLinear, x: Tensor) -> Tensor:
+    return functional.linear(x, linear.weight.detach() if linear.held else linear.weight)
+
+
+def hold(model: PeftModel, frozen: Frozen) -> None:
+    """Keep one side of the adapter "default" as it is, whatever switches adapters or trains: A ("down") or B ("up")."""
+    if frozen == "none":
+        return
+    for layer in lora_layers(model).values():
+        part = layer.lora_A if frozen == "down" else layer.lora_B
+        side = part[DEFAULT]
+        if isinstance(side, (PairedDown, PairedUp)):
+            side.held = True
+        else:
+            part[DEFAULT] = _as(HeldLinear, side)
+        part[DEFAULT].requires_grad_(False)
 
 
 def is_pair(model: nn.Module) -> bool:
@@ -120,6 +152,8 @@ def activate(model: PeftModel, *, trainable: bool = True) -> None:
     for layer in lora_layers(model).values():
         for part in (layer.lora_A, layer.lora_B):
             part[REFERENCE].requires_grad_(False)
+            if getattr(part[DEFAULT], "held", False):
+                part[DEFAULT].requires_grad_(False)
 
 
 def _as(kind: type[Kind], linear: nn.Module) -> Kind:

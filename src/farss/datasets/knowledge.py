@@ -129,20 +129,10 @@ def load_knowledge(
     """
     if shots < 0 or (rows is not None and rows < 1):
         raise DataError("shots must be 0 or more and rows 1 or more", where=name, got=f"shots={shots}, rows={rows}")
-    known = SOURCES.get(name)
-    where = (known.rows if known else None) or name
-    split = "test"
-    asked = load_rows(where, split, data_dir=data_dir)
-    source = known or _guess(name, asked)
-    entries = _entries(name, source, asked)
-    ordered = _ordered(entries, source, seed)
+    source, entries, pool, ordered = _drawn(name, data_dir, seed, shots > 0)
     examples: list[Entry] = []
     if shots and source.shots is not None:
-        if has_split(where, source.shots, data_dir=data_dir):
-            pool = _entries(name, source, load_rows(where, source.shots, data_dir=data_dir))
-            examples = _ordered(pool, source, seed)[:shots]
-        else:
-            examples, ordered = ordered[:shots], ordered[shots:]
+        examples, ordered = (pool[:shots], ordered) if pool is not None else (ordered[:shots], ordered[shots:])
         _check_enough(name, shots, len(examples), len(ordered))
     golds = _golds(entries)
     return KnowledgeSet(
@@ -150,6 +140,60 @@ def load_knowledge(
         prefix="".join(source.style.example(entry.text, entry.answers[0]) for entry in examples),
         questions=[_question(name, source, entry, golds) for entry in ordered[:rows]],
     )
+
+
+def unasked_prompts(
+    name: str,
+    rows: int,
+    *,
+    asked: int | None = 0,
+    shots: int = 5,
+    data_dir: str | Path | None = None,
+    seed: int = 0,
+) -> list[str]:
+    """Prompts of questions that `load_knowledge` with the same seed does not ask, for statistics on knowledge.
+
+    They come from the set's training rows (embedded facts: rows kept back for demonstrations), or, where there are
+    none, from the rows of the set itself that are neither asked nor demonstrations.
+
+    Args:
+        name: as in `load_knowledge`.
+        rows: at most this many.
+        asked: how many questions of the set are asked; None is all, 0 where the set is not asked.
+        shots: worked examples before each question.
+        data_dir: folder laid out as `NAME/SPLIT.jsonl.gz`.
+        seed: chooses and orders the rows, as in `load_knowledge`.
+
+    Raises:
+        DataError: if the set is missing, or no row of it is left.
+    """
+    source, _, pool, ordered = _drawn(name, data_dir, seed)
+    if pool is None:
+        first = shots if source.shots is not None else 0
+        pool = [] if asked is None else ordered[first + asked :] if asked else ordered
+    if not pool:
+        raise DataError(
+            "every question of the knowledge set is asked, so none is left to take statistics from",
+            where=name,
+            expected="training rows beside the set, or questions that are not asked",
+            do="lower eval.knowledge_rows, or name another set with data.knowledge_calibration",
+        )
+    return [source.style.render(entry.text) for entry in pool[:rows]]
+
+
+def _drawn(
+    name: str, data_dir: str | Path | None, seed: int, split_off: bool = True
+) -> tuple[Source, list[Entry], list[Entry] | None, list[Entry]]:
+    """How a set is read, its entries, its demonstrations (None: not split off, or not wanted), and the seeded order."""
+    known = SOURCES.get(name)
+    where = (known.rows if known else None) or name
+    asked = load_rows(where, "test", data_dir=data_dir)
+    source = known or _guess(name, asked)
+    entries = _entries(name, source, asked)
+    pool = None
+    if split_off and source.shots is not None and has_split(where, source.shots, data_dir=data_dir):
+        pool = _ordered(_entries(name, source, load_rows(where, source.shots, data_dir=data_dir)), source, seed)
+    return source, entries, pool, _ordered(entries, source, seed)
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,8 @@ from farss.experiment.keys import Keys
 from farss.experiment.measuring import SAMPLES, frontier_file
 from farss.experiment.stages import finished
 from farss.methods import get_method
-from farss.methods.base import Method
+from farss.methods.base import STATISTICS, Method
+from farss.methods.factored import FactorMethod
 from farss.model.plan import Plan
 from farss.report.schema import SCHEMA_VERSION
 
@@ -41,12 +42,12 @@ class FinishedJob:
 
 @dataclasses.dataclass(frozen=True)
 class FinishedRun:
-    """A run folder whose stages are done, with the accounts of the stages its jobs share."""
+    """A run folder whose stages are done, with the accounts of the stages its jobs share; `statistics` by kind."""
 
     recipe: Recipe
     folder: Path
     planned: dict[str, Any]
-    statistics: dict[str, Any]
+    statistics: dict[str, dict[str, Any]]
     jobs: list[FinishedJob]
 
 
@@ -69,7 +70,9 @@ def load_run(folder: Path) -> FinishedRun:
             jobs.append(FinishedJob(job, folder / job.id, trained, measured))
     if planned is None or base is None or not jobs:
         raise DataError("the run is not finished", where=folder, do="run its recipe again: it goes on where it stopped")
-    return FinishedRun(recipe, folder, planned, finished(folder / "statistics", keys.statistics) or {}, jobs)
+    statistics = {"curvature": finished(folder / "statistics", keys.statistics)}
+    statistics |= {kind: finished(folder / kind, keys.gathered(kind)) for kind in STATISTICS}
+    return FinishedRun(recipe, folder, planned, {kind: done for kind, done in statistics.items() if done}, jobs)
 
 
 def assemble(runs: list[FinishedRun]) -> dict[str, Any]:
@@ -211,14 +214,14 @@ def _init_costs(method: Method, run: FinishedRun, trained: dict[str, Any]) -> di
         return {"init_seconds": 0.0, "init_peak_bytes": None}
     planned, statistics = run.planned, run.statistics
     seconds = planned["seconds"][method.name] + trained["apply_seconds"]
-    peak = planned["peak_bytes"] if method.needs else None
+    peak = planned["peak_bytes"] if method.needs or isinstance(method, FactorMethod) else None
     if "spectrum" in method.needs:
         seconds += planned["seconds"]["spectrum"]
     if "layer_fisher" in method.needs:
         seconds += planned["seconds"]["layer_fisher"]
-    if "curvature" in method.needs:
-        seconds += statistics["seconds"]
-        peak = max(statistics["peak_bytes"], planned["peak_bytes"])
+    for kind in sorted(method.needs & set(statistics)):
+        seconds += statistics[kind]["seconds"]
+        peak = max(statistics[kind]["peak_bytes"], peak)
     return {"init_seconds": seconds, "init_peak_bytes": peak}
 
 

@@ -20,25 +20,20 @@ from farss.errors import ConfigError
 from farss.experiment import materials
 from farss.experiment.crew import Crew, crew
 from farss.experiment.environment import peak_bytes
-from farss.experiment.planning import calibration_batches, collect_with, prepare, resolved, spectrum_folder
+from farss.experiment.planning import prepare, resolved, spectrum_folder
 from farss.experiment.progress import ProgressLine
-from farss.experiment.stages import stage_key
-from farss.experiment.statistics import (
-    STATISTICS,
-    Origin,
-    Shard,
-    check_usable,
-    load_statistics,
-    save_statistics,
-)
+from farss.experiment.sharding import shard_batches, take_statistics
+from farss.experiment.statistics import STATISTICS as STATISTICS_FILE
+from farss.experiment.statistics import Origin, check_usable, load_statistics, save_statistics
 from farss.experiment.steps import RECIPE, require_new
-from farss.experiment.streaming import StreamedModel
+from farss.experiment.streaming import StreamedModel, check_streamable, streamable
+from farss.experiment.work import batches_of, calibration_of
 from farss.methods import get_method
-from farss.methods.base import FROM_DATA
+from farss.methods.base import FROM_DATA, KNOWLEDGE, STATISTICS
 from farss.model.blocks import BlockChain
-from farss.model.calibration import Batch, Example, data_fingerprint
+from farss.model.calibration import Batch, data_fingerprint
 from farss.model.cost import MemoryCost, choose_engine, resident_cost, streamed_cost
-from farss.model.curvature import Curvature, Keep
+from farss.model.curvature import Curvature
 from farss.model.lazy import skeleton
 from farss.model.plan import Plan
 from farss.model.sources import LoadedModel, resolve
@@ -61,7 +56,8 @@ def initialise(
 ) -> dict[str, Any] | None:
     """Decide a plan, or obey one, and build its adapter; leaves `plan.json`, `adapter/`, statistics and recipe.
 
-    A call that was interrupted, even killed, goes on where it stopped when it is made again with the same `out`.
+    Beside a plan that starts from factors of its own they are in `plan.safetensors`, here and where one is obeyed. A
+    call that was interrupted, even killed, goes on where it stopped when it is made again with the same `out`.
     Processes started together by `torchrun` share the calibration examples and the decompositions of the resident
     engine; the first of them writes, the others return None.
 
@@ -71,33 +67,35 @@ def initialise(
         out: a new folder.
         plan_file: obey this plan; `method` and the data are then not used.
         engine: "resident" (the model in memory), "streamed" (one block of it at a time) or "auto" (streamed where the
-            model does not fit).
+            model does not fit and the method allows it).
         statistics: use these instead of the data, a file or folder of `farss init`, `farss run` or `farss merge-stats`.
 
     Raises:
         DataError: if the method needs data, and rows are missing or lack fields.
-        PlanError: if the plan was made for another model.
-        ConfigError: if the method has no adapter to initialise, or `out` is not empty.
+        PlanError: if the plan was made for another model, or its factors are not beside it.
+        ConfigError: if the method has no adapter to initialise or cannot be streamed, or `out` is not empty.
         ResourceError: if the model fits neither way; nothing was loaded.
         NotAChain: if the streamed engine is asked for and the model cannot be walked.
         StorageError: if `out` cannot be written, or another process initialises there.
     """
     if plan_file is None and get_method(method).trains == "weights":
         raise ConfigError("this method trains the weights themselves; there is nothing to initialise", got=method)
-    given = Plan.load(plan_file) if plan_file else None
+    given = Plan.load(plan_file, start=True) if plan_file else None
     work = Path(out).with_name(f".{Path(out).name}.work")
     try:
         require_new(out)
     except ConfigError:
         shutil.rmtree(work, ignore_errors=True)  # left by a call that was killed after its last step
         raise
-    needs_data = given is None and statistics is None and bool(get_method(method).needs & FROM_DATA)
-    if needs_data:
+    request = Request(recipe, method, Path(out), given, work, Crew(), Path(statistics) if statistics else None)
+    if request.to_take & FROM_DATA:
         materials.training_rows(recipe)
-    chosen, cost = engine_for(recipe, engine)
+    if KNOWLEDGE in request.to_take:
+        materials.knowledge_prompts(recipe)
+    chosen, cost = engine_for(recipe, engine, None if given else method)
     started = time.perf_counter()
     with crew() as hands:
-        request = Request(recipe, method, Path(out), given, work, hands, Path(statistics) if statistics else None)
+        request = dataclasses.replace(request, hands=hands)
         if not hands.leads:
             _help(request, chosen)
             return None
@@ -146,10 +144,12 @@ class Request:
         return resolved(self.recipe.init)
 
     @property
-    def needs_data(self) -> bool:
-        """Whether second moments of the calibration examples have to be taken."""
-        decides = self.given is None and self.statistics is None
-        return decides and "curvature" in get_method(self.method).needs
+    def to_take(self) -> frozenset[str]:
+        """The evidence that has to be taken of data here: what the method needs and was not given."""
+        if self.given is not None:
+            return frozenset()
+        at_hand = frozenset() if self.statistics is None else frozenset({"curvature"})
+        return (get_method(self.method).needs & (FROM_DATA | {KNOWLEDGE})) - at_hand
 
     def finish(self, plan: Plan, model: PeftModel, folder: Path) -> None:
         """Write what both engines leave."""
@@ -158,13 +158,24 @@ class Request:
         (folder / RECIPE).write_text(self.recipe.to_yaml(), encoding="utf-8")
 
 
-def engine_for(recipe: Recipe, engine: Engine) -> tuple[Literal["resident", "streamed"], MemoryCost]:
+def engine_for(
+    recipe: Recipe, engine: Engine, method: str | None = None
+) -> tuple[Literal["resident", "streamed"], MemoryCost]:
     """The engine to use and what it will need, from the model's configuration alone.
+
+    Args:
+        recipe: model and init settings.
+        engine: as in `initialise`.
+        method: that is to plan; "auto" never streams one that asks for more than this engine takes. None obeys a plan.
 
     Raises:
         ModelError: if the model is not found, or has no module to adapt.
+        ConfigError: if the streamed engine is asked for and does not take what the method needs.
         ResourceError: if `engine` is "auto" and the model fits neither way.
     """
+    streams = method is None or streamable(method)
+    if engine == "streamed" and method is not None:
+        check_streamable(method)
     config = resolved(recipe.init)
     folder = resolve(recipe.model.name, recipe.model.revision)
     dtype = recipe.model.dtype if config.dtype == "auto" else config.dtype
@@ -172,7 +183,7 @@ def engine_for(recipe: Recipe, engine: Engine) -> tuple[Literal["resident", "str
     targets = find_targets(model, config.targets, config.exclude, in_memory=False)
     resident = resident_cost(model, targets, kind, config.batch_tokens)
     walkable = len(chain_prefixes(model)) == 1 and all(target.layer is not None for target in targets)
-    streamed = streamed_cost(model, targets, kind, config.batch_tokens) if walkable else None
+    streamed = streamed_cost(model, targets, kind, config.batch_tokens) if walkable and streams else None
     chosen = choose_engine(resident, streamed) if engine == "auto" else engine
     if chosen == "resident":
         return chosen, resident
@@ -181,94 +192,15 @@ def engine_for(recipe: Recipe, engine: Engine) -> tuple[Literal["resident", "str
     return chosen, streamed
 
 
-def take_statistics(
-    recipe: Recipe, loaded: LoadedModel, shard: Shard, kept: Path, progress: ProgressLine | None = None
-) -> tuple[Curvature, Origin]:
-    """The second moments of a shard of the recipe's calibration examples.
-
-    Args:
-        recipe: data and init settings.
-        loaded: the model.
-        shard: which part of the examples.
-        kept: where the sums so far are kept, so that an interrupted call goes on from them.
-        progress: told how far it is.
-
-    Raises:
-        ConfigError: if the published code's choices, which depend on the order of all examples, are asked of a shard.
-        DataError: if there are fewer examples than shards.
-    """
-    config = resolved(recipe.init)
-    examples = calibration_of(recipe, loaded.tokenizer)
-    origin = Origin(
-        loaded.fingerprint,
-        str(loaded.dtype),
-        data_fingerprint(examples, recipe.data.seed),
-        (shard.number,),
-        shard.count,
-    )
-    batches = shard_batches(recipe, loaded.tokenizer, examples, shard)
-    targets = find_targets(loaded.model, config.targets, config.exclude)
-    keep = Keep(kept, stage_key(origin.notes(), config.to_mapping()))
-    return collect_with(loaded.model, batches, targets, config, progress, keep), origin
-
-
-def calibration_of(recipe: Recipe, tokenizer: Any) -> list[Example]:
-    """The recipe's calibration examples."""
-    training = materials.training_examples(recipe, tokenizer)
-    return materials.calibration_examples(training, recipe.data.calibration_rows, recipe.data.seed)
-
-
-def shard_batches(recipe: Recipe, tokenizer: Any, examples: list[Example], shard: Shard) -> list[Batch]:
-    """The batches of a shard.
-
-    Raises:
-        ConfigError: if the published code's choices, which depend on the order of all examples, are asked of a shard.
-        DataError: if there are fewer examples than shards.
-    """
-    if shard.count > 1 and recipe.init.compat == "published-code":
-        raise ConfigError(
-            "the published code takes the first examples as they come, so they cannot be divided",
-            where="init.compat",
-            do="use one process and no shards",
-        )
-    return calibration_batches(shard.of(examples), recipe.init, tokenizer, recipe.data.max_length)
-
-
-def initialise_shard(recipe: Recipe, out: str | Path, shard: Shard) -> dict[str, Any]:
-    """Take the statistics of a shard of the calibration examples; leaves `stats.safetensors` and the recipe.
-
-    Raises:
-        DataError: if rows are missing or lack fields, or there are fewer than shards.
-        ConfigError: if `out` is not empty.
-        StorageError: if `out` cannot be written, or another process initialises there.
-    """
-    require_new(out)
-    materials.training_rows(recipe)
-    loaded = materials.load_for_statistics(recipe)
-    work = Path(out).with_name(f".{Path(out).name}.work")
-    with held(work), ProgressLine(f"statistics of shard {shard.number}/{shard.count}") as line:
-        curvature, origin = take_statistics(recipe, loaded, shard, work / "partial.safetensors", line)
-        with new_folder(out) as folder:
-            save_statistics(curvature, origin, folder / STATISTICS)
-            (folder / RECIPE).write_text(recipe.to_yaml(), encoding="utf-8")
-    shutil.rmtree(work)
-    return {
-        "shard": f"{shard.number}/{shard.count}",
-        "sequences": curvature.sequences,
-        "tokens": curvature.tokens,
-        "statistics": str(Path(out) / STATISTICS),
-    }
-
-
 def _resident(request: Request) -> tuple[Plan, float]:
     loaded = materials.load_for_statistics(request.recipe)
     cache = SpectrumCache(spectrum_folder())
     found = _statistics(request, loaded)
     _decompose(request, loaded, cache)
     with new_folder(request.out) as folder:
-        plan = request.given or _decide(request, loaded, cache, found)
+        plan = request.given or _decide(request, loaded, cache, found, folder)
         if found is not None:
-            save_statistics(*found, folder / STATISTICS)
+            save_statistics(*found, folder / STATISTICS_FILE)
         before = sample_logits(loaded.model)
         route = request.recipe.init.route
         model = apply(loaded.model, plan, lambda t: cache.get(t, route), seed=request.recipe.init.seed)
@@ -293,7 +225,7 @@ def _statistics(request: Request, loaded: LoadedModel) -> tuple[Curvature, Origi
         found = load_statistics(request.statistics)
         check_usable(found[1], loaded.fingerprint, request.statistics)
         return found
-    if not request.needs_data:
+    if "curvature" not in request.to_take:
         return None
     hands = request.hands
     with ProgressLine("statistics", quiet=not hands.leads) as line:
@@ -313,24 +245,32 @@ def _decompose(request: Request, loaded: LoadedModel, cache: SpectrumCache) -> N
 
 
 def _decide(
-    request: Request, loaded: LoadedModel, cache: SpectrumCache, found: tuple[Curvature, Origin] | None
+    request: Request, loaded: LoadedModel, cache: SpectrumCache, found: tuple[Curvature, Origin] | None, folder: Path
 ) -> Plan:
+    """The plan; statistics beside the curvature are taken here, by the process that leads, and kept in `folder`."""
     curvature, origin = found or (None, None)
-    batches: list[Batch] = []
-    data = origin and origin.data
-    if "layer_fisher" in get_method(request.method).needs:
-        examples = calibration_of(request.recipe, loaded.tokenizer)
-        batches = shard_batches(request.recipe, loaded.tokenizer, examples, Shard())
-        data = data_fingerprint(examples, request.recipe.data.seed)
-    ready = prepare(
-        loaded.model,
-        batches,
-        request.recipe.init,
-        [request.method],
-        data=data,
-        statistics=curvature,
-        spectra=cache,
-    )
+    further = request.to_take - {"curvature"}
+    task, data = batches_of(request.recipe, loaded) if further & FROM_DATA else ([], origin and origin.data)
+    questions, asked = batches_of(request.recipe, loaded, KNOWLEDGE) if KNOWLEDGE in further else ([], None)
+    parts = [part for part in (data, asked) if part]
+    rows, tokens = (sum(part[count] for part in parts) for count in ("rows", "tokens"))
+    with ProgressLine(f"statistics of {rows} examples, {tokens:,} tokens", quiet=not further) as line:
+        ready = prepare(
+            loaded.model,
+            task,
+            request.recipe.init,
+            [request.method],
+            data=data,
+            statistics=curvature,
+            spectra=cache,
+            progress=line,
+            knowledge=questions,
+            knowledge_data=asked,
+        )
+    kept = zip(STATISTICS, (ready.evidence.inputs, ready.evidence.knowledge, ready.evidence.gradients), strict=True)
+    for kind, gathered in kept:
+        if gathered is not None:
+            gathered.save(folder / f"{kind}.safetensors")
     return ready.plans[request.method]
 
 
@@ -357,17 +297,17 @@ def _streamed(request: Request) -> tuple[Plan, None]:
             )
         targets = source.targets(request.config)
         plan = get_method(request.method).plan(targets, evidence, request.config)
-    start = source.start_factors(plan, cache) if plan.initialisation == "spectral" else None
+    factors = source.start_factors(plan, cache)
     source.weights.hollow_(source.model)  # PEFT puts adapters where it finds weights
     with new_folder(request.out) as folder:
         seed = request.recipe.init.seed
-        model = apply(source.model, plan, seed=seed, fingerprint=source.fingerprint, start=start)
+        model = apply(source.model, plan, seed=seed, fingerprint=source.fingerprint, factors=factors)
         request.finish(plan, model, folder)
     return plan, None
 
 
 def _streamed_calibration(request: Request, source: StreamedModel) -> tuple[list[Batch], dict[str, Any] | None]:
-    if not request.needs_data:
+    if "curvature" not in request.to_take:
         return [], None
     examples = calibration_of(request.recipe, source.tokenizer)
     batches = shard_batches(request.recipe, source.tokenizer, examples, request.hands.shard)

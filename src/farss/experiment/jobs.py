@@ -58,7 +58,7 @@ def learning_rates_of(recipe: Recipe, method: str) -> tuple[float, ...]:
 
 
 def methods_needing(recipe: Recipe, evidence: str) -> list[str]:
-    """The recipe's methods that need "spectrum" or "curvature"."""
+    """The recipe's methods that need "spectrum", "curvature" or further statistics of this name."""
     return [name for name in recipe.methods if evidence in get_method(name).needs]
 
 

@@ -8,12 +8,17 @@ from farss.config import Recipe
 from farss.experiment.jobs import Job
 from farss.experiment.stages import stage_key
 from farss.methods import get_method
+from farss.methods.base import KNOWLEDGE, STATISTICS
+from farss.methods.factored import FactorMethod
 
 FRONTIER = {"frontier_scales", "frontier_rows"}
 REPORTED = {"bootstrap"}
 """Settings that only the report uses; it is written anew by every call."""
 OWN_SETTINGS = {"fora"}
 """Groups of `init` that only the method of the same name reads."""
+CALIBRATION = {"calibration_rows", "knowledge_calibration"}
+ASKED = ("knowledge", "knowledge_rows", "shots", "seed")
+"""Settings that say which knowledge questions are asked, and so which are left to take statistics from."""
 
 
 class Keys:
@@ -27,13 +32,22 @@ class Keys:
         self.recipe = recipe
         data, asked = recipe.data.to_mapping(), recipe.eval.to_mapping()
         self._model = recipe.model.to_mapping()
-        self._rows = _without(data, {"calibration_rows"})
+        self._rows = _without(data, CALIBRATION)
         self._asked = _without(asked, REPORTED)
-        held_out = _without(data, {"calibration_rows", "train_rows", "seed"})
+        self._questions = [data["knowledge_calibration"], *(asked[name] for name in ASKED)]
+        self._start = recipe.init.start.to_mapping()
+        held_out = _without(data, CALIBRATION | {"train_rows", "seed"})
         self.base = stage_key(self._model, held_out, _without(self._asked, FRONTIER))
-        self.statistics = stage_key(self._model, data, _without(recipe.init.to_mapping(), OWN_SETTINGS))
-        own = [settings for method in sorted(recipe.methods) for settings in self._own(method)]
+        init = _without(recipe.init.to_mapping(), OWN_SETTINGS | {"start"})
+        self.statistics = stage_key(self._model, _without(data, {"knowledge_calibration"}), init)
+        own = [part for method in sorted(recipe.methods) for part in self._own(method)]
         self.plans = stage_key(self.statistics, sorted(recipe.methods), *own)
+
+    def gathered(self, kind: str) -> str:
+        """Of a pass for statistics beside the curvature."""
+        scale = None if kind == "gradient" else self._start["covariance_scale"]
+        questions = self._questions if kind == KNOWLEDGE else None
+        return stage_key(self.statistics, kind, scale, questions)
 
     def training(self, job: Job) -> str:
         """Of a job's training: an adapter depends on its plan, and so on the statistics."""
@@ -45,9 +59,14 @@ class Keys:
         """Of a job's measurement."""
         return stage_key(self.training(job), self._asked)
 
-    def _own(self, method: str) -> list[dict[str, object]]:
-        """The settings that only this method reads."""
-        return [self.recipe.init.to_mapping()[method]] if method in OWN_SETTINGS else []
+    def _own(self, method: str) -> list[object]:
+        """What a method depends on beside model, data and the settings all methods share."""
+        if method in OWN_SETTINGS:
+            return [self.recipe.init.to_mapping()[method]]
+        if isinstance(get_method(method), FactorMethod):
+            needs = get_method(method).needs
+            return [self._start, *(self.gathered(kind) for kind in STATISTICS if kind in needs)]
+        return []
 
 
 def _without(mapping: dict[str, object], names: set[str]) -> dict[str, object]:

@@ -7,10 +7,11 @@ from typing import Any
 
 from farss.config import Recipe
 from farss.datasets.formats import formatter, task_format
-from farss.datasets.knowledge import KnowledgeSet, load_knowledge
+from farss.datasets.knowledge import KnowledgeSet, load_knowledge, unasked_prompts
 from farss.datasets.resolve import load_rows
+from farss.errors import ConfigError
 from farss.evaluation.task import TaskSet
-from farss.model.calibration import Example, encode_kept_rows, encode_rows
+from farss.model.calibration import Example, encode_kept_rows, encode_prompts, encode_rows
 from farss.model.sources import LoadedModel, load, resolve
 
 
@@ -74,6 +75,32 @@ def calibration_examples(examples: list[Example], rows: int, seed: int) -> list[
     """A seeded random sample of the training examples, `rows` of them or all there are."""
     chosen = random.Random(seed).sample(range(len(examples)), min(rows, len(examples)))
     return [examples[i] for i in sorted(chosen)]
+
+
+def knowledge_prompts(recipe: Recipe) -> list[str]:
+    """Knowledge questions that the recipe does not ask: `data.calibration_rows` of them, or all there are.
+
+    Raises:
+        ConfigError: if no knowledge set is named.
+        DataError: if the set is missing, or every question of it is asked.
+    """
+    data, settings = recipe.data, recipe.eval
+    name = data.knowledge_calibration or next(iter(settings.knowledge), None)
+    if name is None:
+        raise ConfigError("a knowledge set is needed to take statistics from", where="data.knowledge_calibration")
+    return unasked_prompts(
+        name,
+        data.calibration_rows,
+        asked=settings.knowledge_rows if name in settings.knowledge else 0,
+        shots=settings.shots,
+        data_dir=data.data_dir,
+        seed=settings.seed,
+    )
+
+
+def knowledge_examples(recipe: Recipe, tokenizer: Any) -> list[Example]:
+    """`knowledge_prompts` as token ids: the questions alone, as CorDA and LoRA-Null read them, without answers."""
+    return encode_prompts(knowledge_prompts(recipe), tokenizer, recipe.data.max_length)
 
 
 def test_set(recipe: Recipe, tokenizer: Any, rows: int | None = None) -> TaskSet:

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from torch import nn
 
 from farss.config import FarssConfig
+from farss.errors import DataError
 from farss.methods import get_method
-from farss.methods.base import Evidence, SpectralMethod, shallow_layer_count
+from farss.methods.base import KNOWLEDGE, STATISTICS, Evidence, SpectralMethod, shallow_layer_count
 from farss.methods.compat import published_batches, published_code_config
 from farss.model.calibration import Batch, Example, batches, pad_token
 from farss.model.curvature import Curvature, Keep, collect
+from farss.model.gradients import Gradients, collect_gradients
+from farss.model.inputs import InputMoments, collect_inputs
 from farss.model.layer_fisher import collect_layer_fisher
 from farss.model.plan import Plan
 from farss.model.sources import cache_root, fingerprint
@@ -30,8 +33,8 @@ class Preparation:
     Attributes:
         plans: by method name.
         evidence: spectra, curvature and their provenance.
-        seconds: wall time of the parts "curvature", "layer_fisher" and "spectrum", and of each method's planning by its
-            name.
+        seconds: wall time of the parts "curvature", "layer_fisher" and "spectrum", of further statistics that were
+            collected here, and of each method's planning by its name.
     """
 
     plans: dict[str, Plan]
@@ -46,6 +49,7 @@ def plan(
     config: FarssConfig | None = None,
     *,
     method: str = "farss",
+    knowledge: Iterable[Batch] = (),
 ) -> Plan:
     """The plan of one method for `model`, which is only read.
 
@@ -55,12 +59,14 @@ def plan(
             nothing is supervised. An ordinary DataLoader of such dictionaries will do.
         config: ranks, boundary and named choices; the paper's values by default.
         method: a name of `farss methods`.
+        knowledge: batches of knowledge questions, for methods that need them; nothing has to be supervised.
 
     Raises:
         FarssError: see `docs/errors.md`.
     """
     settings = config or FarssConfig()
-    return prepare(model, [Batch.of(batch) for batch in calibration], settings, [method]).plans[method]
+    rows, questions = ([Batch.of(batch) for batch in queue] for queue in (calibration, knowledge))
+    return prepare(model, rows, settings, [method], knowledge=questions).plans[method]
 
 
 def calibration_batches(
@@ -84,10 +90,28 @@ def prepare(
     spectra: SpectrumCache | None = None,
     progress: Any = None,
     keep: Keep | None = None,
+    knowledge: Sequence[Batch] = (),
+    knowledge_data: dict[str, Any] | None = None,
+    further: Mapping[str, InputMoments | Gradients] | None = None,
 ) -> Preparation:
-    """The plans of `methods`, sharing one data pass per kind of evidence (skipped if none needs it, or it is given).
+    """The plans of `methods`, sharing one pass for each kind of statistics that one of them needs.
+
+    Args:
+        model: is only read.
+        calibration: batches of the task's data.
+        config: init settings.
+        methods: names of `farss methods`.
+        data: fingerprint of `calibration`.
+        statistics: curvature collected before.
+        spectra: where decompositions are kept.
+        progress: called with (real tokens done, real tokens in total) after every batch of a pass.
+        keep: where the sums of the curvature's pass are kept, so that an interrupted one goes on.
+        knowledge: batches of knowledge questions.
+        knowledge_data: fingerprint of `knowledge`.
+        further: statistics beside the curvature collected before, by the names of `farss.methods.base.STATISTICS`.
 
     Raises:
+        DataError: if a method needs data and none are given.
         ModelError: if no module matches.
         PlanError: if ranks or boundary do not fit the model.
     """
@@ -113,6 +137,12 @@ def prepare(
             progress=progress,
         )
         seconds["layer_fisher"] = time.perf_counter() - started
+    gathered = dict(further or {})
+    for kind in [kind for kind in STATISTICS if kind in needs and kind not in gathered]:
+        started = time.perf_counter()
+        queue = knowledge if kind == KNOWLEDGE else calibration
+        gathered[kind] = gather(kind, model, queue, targets, settings, progress)
+        seconds[kind] = time.perf_counter() - started
     cache = spectra if spectra is not None else SpectrumCache(spectrum_folder())
     if "spectrum" in needs:
         started = time.perf_counter()
@@ -125,6 +155,10 @@ def prepare(
         curvature=statistics,
         data=data,
         layer_fisher=layer_fisher,
+        inputs=cast("InputMoments | None", gathered.get("input_covariance")),
+        knowledge=cast("InputMoments | None", gathered.get(KNOWLEDGE)),
+        gradients=cast("Gradients | None", gathered.get("gradient")),
+        knowledge_data=knowledge_data,
     )
     plans = {}
     for name in methods:
@@ -171,6 +205,44 @@ def collect_with(
         progress=progress,
         keep=keep,
     )
+
+
+def gather(
+    kind: str,
+    model: nn.Module,
+    queue: Sequence[Batch],
+    targets: list[Target],
+    config: FarssConfig,
+    progress: Any = None,
+) -> InputMoments | Gradients:
+    """One kind of statistics of `farss.methods.base.STATISTICS`, with the choices of a resolved configuration.
+
+    Raises:
+        DataError: if there are no batches.
+    """
+    if kind == KNOWLEDGE and not queue:
+        raise DataError("the method needs knowledge questions, and none are given", do="pass batches as `knowledge`")
+    if kind == "gradient":
+        return collect_gradients(model, queue, targets, max_batches=config.max_batches, progress=progress)
+    scaled = config.start.covariance_scale == "signed_maximum"
+    return collect_inputs(
+        model,
+        queue,
+        targets,
+        tokens="nonpad" if kind == KNOWLEDGE else config.tokens,  # questions have no response
+        sample_scale="signed_maximum" if scaled else "none",
+        max_batches=config.max_batches,
+        progress=progress,
+    )
+
+
+def load_gathered(kind: str, path: Path) -> InputMoments | Gradients:
+    """Statistics of one kind as their `save` wrote them.
+
+    Raises:
+        StorageError: if the file is missing, damaged, or holds something else.
+    """
+    return Gradients.load(path) if kind == "gradient" else InputMoments.load(path)
 
 
 def spectrum_folder() -> Path:

@@ -13,8 +13,9 @@ from farss.experiment.jobs import Job, jobs_of, methods_needing, validate
 from farss.experiment.keys import Keys
 from farss.experiment.measuring import measure_base, measure_job
 from farss.experiment.stages import run_stage
-from farss.experiment.work import collect_statistics, plan_methods, train_job
+from farss.experiment.work import collect_statistics, gather_statistics, plan_methods, train_job
 from farss.experiment.workers import Share, run_all, shares
+from farss.methods.base import KNOWLEDGE, STATISTICS
 from farss.report import write_report
 from farss.storage import held, write_atomically
 
@@ -39,6 +40,8 @@ def run(recipe: Recipe, out: str | Path | None = None, workers: int = 1) -> tupl
     validate(recipe)
     parts = shares(workers)
     materials.check_inputs(recipe)
+    if methods_needing(recipe, KNOWLEDGE):
+        materials.knowledge_prompts(recipe)
     folder = Path(out or recipe.out or Path("runs") / recipe.name)
     with held(folder):
         write_atomically(folder / "recipe.yaml", lambda file: file.write_text(recipe.to_yaml(), encoding="utf-8"))
@@ -62,7 +65,10 @@ def _plan(recipe: Recipe, folder: Path, keys: Keys) -> None:
     if methods_needing(recipe, "curvature"):
         statistics = folder / "statistics"
         run_stage(statistics, keys.statistics, functools.partial(collect_statistics, recipe))
-    run_stage(folder / "plans", keys.plans, functools.partial(plan_methods, recipe, statistics))
+    further = {kind: folder / kind for kind in STATISTICS if methods_needing(recipe, kind)}
+    for kind, place in further.items():
+        run_stage(place, keys.gathered(kind), functools.partial(gather_statistics, recipe, kind))
+    run_stage(folder / "plans", keys.plans, functools.partial(plan_methods, recipe, statistics, further))
 
 
 def compare(runs: list[Path], out: Path) -> dict[str, Any]:

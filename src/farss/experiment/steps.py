@@ -24,7 +24,6 @@ from farss.storage import write_atomically, write_json
 from farss.training.sft import train
 
 RECIPE = "recipe.yaml"
-SAMPLE_TOKENS = 32
 ADAPTER_FORMS = ("peft", "portable")
 
 

@@ -20,6 +20,7 @@ from farss.experiment.planning import check_boundary
 from farss.maths.scores import DirectionScores
 from farss.methods import get_method
 from farss.methods.base import Evidence
+from farss.methods.factored import FactorMethod
 from farss.model.blocks import BlockChain
 from farss.model.calibration import Batch
 from farss.model.checkpoint import load_tokenizer
@@ -38,6 +39,24 @@ Progress = Callable[[int, int], None]
 PARTS = ("sigma", "log_s", "lam", "gam")
 NO_TARGETS = "none"
 """A file of tensors needs one."""
+STREAMED = frozenset({"spectrum", "curvature"})
+"""The evidence that can be taken one block at a time."""
+
+
+def streamable(method: str) -> bool:
+    """Whether the streamed engine can plan a method: it makes no factors of its own, which takes the weights."""
+    return get_method(method).needs <= STREAMED and not isinstance(get_method(method), FactorMethod)
+
+
+def check_streamable(method: str) -> None:
+    """Refuse a method that the streamed engine cannot plan.
+
+    Raises:
+        ConfigError: saying what it asks for.
+    """
+    if not streamable(method):
+        asked = sorted(get_method(method).needs - STREAMED) or ["start factors of the weights"]
+        raise ConfigError(f"the streamed engine does not take {asked[0]}", where=method, do=RESIDENT)
 
 
 class StreamedModel:
@@ -112,9 +131,8 @@ class StreamedModel:
         targets = self.targets(config)
         check_boundary(targets, config, [method])
         evidence = Evidence(self.fingerprint, data=data)
+        check_streamable(method)
         needs = get_method(method).needs
-        if unknown := sorted(needs - {"spectrum", "curvature"}):
-            raise ConfigError(f"the streamed engine does not take {unknown[0]}", where=method, do=RESIDENT)
         if "curvature" not in needs:
             if "spectrum" in needs:
                 self._decompose(evidence, targets, config, spectra, progress)
@@ -136,14 +154,18 @@ class StreamedModel:
         walk.run(ScoredBlocks(evidence, targets, spectra, config, work))
         return evidence
 
-    def start_factors(self, plan: Plan, spectra: SpectrumCache) -> dict[str, Factors]:
+    def start_factors(self, plan: Plan, spectra: SpectrumCache) -> dict[str, Factors] | None:
         """B0 and A0 of every planned module, on the CPU; one block's weights are in memory at a time.
+
+        None where the plan holds factors of its own or starts without any.
 
         Raises:
             PlanError: if the plan changes the base weights, or chooses directions whose singular value is zero.
         """
         if plan.base == "residual":
             raise PlanError("the residual form changes the base's weights, which are not in memory", do=RESIDENT)
+        if plan.initialisation != "spectral":
+            return None
         route = plan.settings.get("route", "gram")
         rows = {row.name: row for row in plan.targets}
         chain = BlockChain(self.model, [t for t in find_targets(self.model, in_memory=False) if t.name in rows])

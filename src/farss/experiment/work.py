@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,8 @@ from farss.experiment.planning import (
     calibration_batches,
     check_boundary,
     collect_with,
+    gather,
+    load_gathered,
     prepare,
     resolved,
     spectrum_folder,
@@ -27,7 +30,9 @@ from farss.experiment.planning import (
 from farss.experiment.progress import ProgressLine
 from farss.experiment.statistics import STATISTICS, Origin, save_statistics
 from farss.methods import get_method
-from farss.model.calibration import Batch, data_fingerprint
+from farss.methods.base import KNOWLEDGE
+from farss.model.calibration import Batch, Example, data_fingerprint, pad_token
+from farss.model.calibration import batches as in_batches
 from farss.model.curvature import Curvature, Keep
 from farss.model.plan import Plan
 from farss.model.sources import LoadedModel
@@ -40,7 +45,7 @@ from farss.training.sft import train
 def collect_statistics(recipe: Recipe, folder: Path) -> dict[str, Any]:
     """The data pass over the calibration rows; leaves `stats.safetensors`."""
     loaded = materials.load_for_statistics(recipe)
-    batches, data = _calibration(recipe, loaded)
+    batches, data = batches_of(recipe, loaded)
     targets = find_targets(loaded.model, recipe.init.targets, recipe.init.exclude)
     check_boundary(targets, resolved(recipe.init), recipe.methods)
     before = peak_bytes()
@@ -54,16 +59,38 @@ def collect_statistics(recipe: Recipe, folder: Path) -> dict[str, Any]:
     return {"seconds": seconds, "peak_bytes": peak_bytes(), "model_bytes": before, "statistics_bytes": statistics.bytes}
 
 
-def plan_methods(recipe: Recipe, statistics: Path | None, folder: Path) -> dict[str, Any]:
-    """Spectra and one plan per adapter method: `METHOD.json`, and `spectra.json` for the report.
+def gather_statistics(recipe: Recipe, kind: str, folder: Path) -> dict[str, Any]:
+    """A pass for one kind of statistics beside the curvature; leaves `stats.safetensors`.
+
+    Args:
+        recipe: names model, data and init settings.
+        kind: of `farss.methods.base.STATISTICS`.
+        folder: receives the file.
+    """
+    loaded = materials.load_for_statistics(recipe)
+    batches, data = batches_of(recipe, loaded, kind)
+    targets = find_targets(loaded.model, recipe.init.targets, recipe.init.exclude)
+    before = peak_bytes()
+    started = time.perf_counter()
+    with ProgressLine(f"{kind} of {data['rows']} examples, {data['tokens']:,} tokens") as line:
+        statistics = gather(kind, loaded.model, batches, targets, resolved(recipe.init), line)
+    seconds = time.perf_counter() - started
+    statistics.save(folder / STATISTICS)
+    return {"seconds": seconds, "peak_bytes": peak_bytes(), "model_bytes": before, "statistics_bytes": statistics.bytes}
+
+
+def plan_methods(recipe: Recipe, statistics: Path | None, further: Mapping[str, Path], folder: Path) -> dict[str, Any]:
+    """Spectra and one plan per adapter method: `METHOD.json`, its factors if it has some, and `spectra.json`.
 
     Args:
         recipe: names model, data, init settings and methods.
         folder: receives the files.
         statistics: the folder of `collect_statistics`, or None if no method needs it; layer scores are taken here.
+        further: the folders of `gather_statistics`, by kind.
     """
     loaded = materials.load_for_statistics(recipe)
-    batches, data = _calibration(recipe, loaded)
+    batches, data = batches_of(recipe, loaded)
+    asks = KNOWLEDGE in further
     methods = [name for name in recipe.methods if get_method(name).trains == "adapter"]
     preparation = prepare(
         loaded.model,
@@ -72,6 +99,8 @@ def plan_methods(recipe: Recipe, statistics: Path | None, folder: Path) -> dict[
         methods,
         data=data,
         statistics=Curvature.load(statistics / STATISTICS) if statistics else None,
+        knowledge_data=batches_of(recipe, loaded, KNOWLEDGE)[1] if asks else None,
+        further={kind: load_gathered(kind, place / STATISTICS) for kind, place in further.items()},
     )
     for name, plan in preparation.plans.items():
         plan.save(folder / f"{name}.json")
@@ -85,9 +114,24 @@ def plan_methods(recipe: Recipe, statistics: Path | None, folder: Path) -> dict[
     }
 
 
-def _calibration(recipe: Recipe, loaded: LoadedModel) -> tuple[list[Batch], dict[str, Any]]:
-    training = materials.training_examples(recipe, loaded.tokenizer)
-    examples = materials.calibration_examples(training, recipe.data.calibration_rows, recipe.data.seed)
+def calibration_of(recipe: Recipe, tokenizer: Any) -> list[Example]:
+    """The recipe's calibration examples."""
+    training = materials.training_examples(recipe, tokenizer)
+    return materials.calibration_examples(training, recipe.data.calibration_rows, recipe.data.seed)
+
+
+def batches_of(recipe: Recipe, loaded: LoadedModel, kind: str = "curvature") -> tuple[list[Batch], dict[str, Any]]:
+    """The batches that statistics of one kind are taken from, and their fingerprint.
+
+    Raises:
+        DataError: if there are no rows, or no knowledge question is left.
+    """
+    if kind == KNOWLEDGE:
+        questions = materials.knowledge_examples(recipe, loaded.tokenizer)
+        pad = pad_token(loaded.tokenizer)
+        queue = in_batches(questions, batch_tokens=recipe.init.batch_tokens, pad_id=pad)
+        return queue, data_fingerprint(questions, recipe.eval.seed)
+    examples = calibration_of(recipe, loaded.tokenizer)
     batches = calibration_batches(examples, recipe.init, loaded.tokenizer, recipe.data.max_length)
     return batches, data_fingerprint(examples, recipe.data.seed)
 
@@ -149,7 +193,7 @@ def train_job(recipe: Recipe, job: Job, plans: Path, folder: Path) -> dict[str, 
         loaded.model.save_pretrained(folder / "model")
         loaded.tokenizer.save_pretrained(folder / "model")
         return {**account, **_training_account(result)}
-    plan = Plan.load(plans / f"{job.method}.json")
+    plan = Plan.load(plans / f"{job.method}.json", start=True)
     started = time.perf_counter()
     cache = SpectrumCache(spectrum_folder())
     model = apply(loaded.model, plan, lambda t: cache.get(t, recipe.init.route), dropout=config.dropout, seed=job.seed)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -23,12 +23,19 @@ from farss.maths.selection import Direction, select
 from farss.maths.spectrum import Spectrum
 from farss.methods.compat import RANK_RULE_THRESHOLD, published_code_config, published_importance
 from farss.model.curvature import Curvature
+from farss.model.gradients import Gradients
+from farss.model.inputs import InputMoments
 from farss.model.layer_fisher import LayerFisher
 from farss.model.plan import Plan, Region, TargetPlan
 from farss.model.targets import Target, layer_count, weight_matrix
 
-FROM_DATA = frozenset({"curvature", "layer_fisher"})
-"""The evidence that takes a pass over calibration data."""
+KNOWLEDGE = "knowledge_covariance"
+
+STATISTICS = ("input_covariance", KNOWLEDGE, "gradient")
+"""Statistics beside the curvature, each from a pass of its own; nothing is collected that no method asks for."""
+
+FROM_DATA = frozenset({"curvature", "layer_fisher", *STATISTICS}) - {KNOWLEDGE}
+"""The evidence that takes a pass over the task's calibration data; `KNOWLEDGE` is taken of knowledge questions."""
 
 QUANTILES = (0.0, 0.25, 0.5, 0.75, 1.0)
 
@@ -42,7 +49,7 @@ class RankCapWarning(UserWarning):
 
 @dataclass
 class Evidence:
-    """What plans are made from: the model's identity, spectra of its weights, and curvature on the task's data.
+    """What plans are made from: the model's identity, spectra of its weights, and statistics on data.
 
     Scores are computed once per module and shared by all methods that plan from the same evidence.
 
@@ -52,6 +59,10 @@ class Evidence:
         curvature: second moments of the calibration pass, or None.
         data: fingerprint of the calibration data, written into plans that used it.
         layer_fisher: squared gradients of a calibration pass, or None.
+        inputs: second moments of inputs on the task's data, or None.
+        knowledge: second moments of inputs on knowledge questions, or None.
+        gradients: weight gradients on the task's data, or None.
+        knowledge_data: fingerprint of the knowledge questions.
     """
 
     model_fingerprint: str
@@ -59,6 +70,10 @@ class Evidence:
     curvature: Curvature | None = None
     data: dict[str, Any] | None = None
     layer_fisher: LayerFisher | None = None
+    inputs: InputMoments | None = None
+    knowledge: InputMoments | None = None
+    gradients: Gradients | None = None
+    knowledge_data: dict[str, Any] | None = None
     _sigma: dict[str, Tensor] = field(default_factory=dict, init=False, repr=False)
     _scores: dict[str, DirectionScores] = field(default_factory=dict, init=False, repr=False)
 
@@ -97,10 +112,43 @@ class Evidence:
         if scores is not None:
             self._scores[name] = scores
 
+    def input_moments(self, target: Target) -> InputMoments:
+        """Second moments of inputs on the task's data.
+
+        Raises:
+            PlanError: if there are none; `target` is named.
+        """
+        return _collected(self.inputs, "second moments of inputs on calibration data", target)
+
+    def knowledge_moments(self, target: Target) -> InputMoments:
+        """Second moments of inputs on knowledge questions.
+
+        Raises:
+            PlanError: if there are none; `target` is named.
+        """
+        return _collected(self.knowledge, "second moments of inputs on knowledge questions", target)
+
+    def gradient(self, target: Target) -> Tensor:
+        """The weight gradient on the task's data, [m, n] float64, on the CPU.
+
+        Raises:
+            PlanError: if there is none.
+        """
+        return _collected(self.gradients, "weight gradients on calibration data", target).mean(target)
+
     def _spectrum(self, target: Target) -> Spectrum:
         if self.spectra is None:
             raise PlanError("the method needs the spectrum of every weight, and none is available", where=target.name)
         return self.spectra(target)
+
+
+Collected = TypeVar("Collected")
+
+
+def _collected(statistics: Collected | None, what: str, target: Target) -> Collected:
+    if statistics is None:
+        raise PlanError(f"the method needs {what}, and none were collected", where=target.name)
+    return statistics
 
 
 class Method(Protocol):
@@ -118,7 +166,7 @@ class Method(Protocol):
 
     @property
     def needs(self) -> frozenset[str]:
-        """What `Evidence` must hold: "spectrum", "curvature", "layer_fisher"."""
+        """What `Evidence` must hold: "spectrum", "curvature", "layer_fisher", or a name of `STATISTICS`."""
         ...
 
     @property

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
-from farss.config import FarssConfig
+from farss.config import FarssConfig, Scale
 from farss.methods.base import Evidence, adapter_scale, warn_capped
 from farss.methods.compat import published_code_config
 from farss.model.plan import Plan, TargetPlan
@@ -15,16 +15,22 @@ from farss.model.targets import Target
 
 @dataclass(frozen=True)
 class Lora:
-    """LoRA: Low-Rank Adaptation of Large Language Models (ICLR 2022), A ~ U(-1/sqrt(n), 1/sqrt(n)), B = 0."""
+    """LoRA: Low-Rank Adaptation of Large Language Models (ICLR 2022), A ~ U(-1/sqrt(n), 1/sqrt(n)), B = 0.
+
+    Attributes:
+        scale: replaces the configuration's, for variants that are named after theirs.
+    """
 
     name: str = "lora"
     summary: str = "random start at rank R in every layer; needs no data"
     needs: frozenset[str] = frozenset()
     trains: Literal["adapter", "weights"] = "adapter"
+    scale: Scale | None = None
 
     def plan(self, targets: Sequence[Target], evidence: Evidence, config: FarssConfig) -> Plan:
         """Rank R, or the module's size where that is smaller, for every target; the base weights stay as they are."""
         config = published_code_config(config)
+        config = config if self.scale is None else replace(config, scale=self.scale)
         ranks = [min(config.rank, *target.shape) for target in targets]
         planned = tuple(
             TargetPlan(target.name, target.layer, "deep", target.shape, rank, adapter_scale(rank, config))

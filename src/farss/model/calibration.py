@@ -140,17 +140,40 @@ def encode_kept_rows(
     return kept, [encoded[number] for number in kept]
 
 
+def encode_prompts(prompts: Iterable[str], tokenizer: Any, max_length: int) -> list[Example]:
+    """Texts that are only read, as token ids without a response, at most `max_length` tokens each.
+
+    Args:
+        prompts: the texts.
+        tokenizer: a transformers tokenizer; its own rule decides whether a text starts with BOS.
+        max_length: most tokens of a text; the rest is cut.
+
+    Raises:
+        DataError: if there are no texts, or one has no token.
+    """
+    examples = [Example(tuple(_prompt_ids(text, tokenizer)[:max_length]), ()) for text in prompts]
+    if not examples or not all(len(example) for example in examples):
+        raise DataError("a text to take statistics from is empty", got=f"{len(examples)} texts")
+    return examples
+
+
 def _encode(prompt: str, response: str, tokenizer: Any, eos: int, max_length: int) -> Example:
-    # A chat template may already have written the BOS text; the tokenizer must not add a second one.
-    opened = bool(tokenizer.bos_token) and prompt.startswith(tokenizer.bos_token)
-    prompt_ids = list(tokenizer(prompt, add_special_tokens=not opened)["input_ids"])
-    if prompt_ids and prompt_ids[-1] == eos and not prompt.endswith(tokenizer.eos_token):
-        prompt_ids.pop()  # encoder-style tokenizers close every text; the prompt is not the end here
+    prompt_ids = _prompt_ids(prompt, tokenizer)
     response_ids = list(tokenizer(response, add_special_tokens=False)["input_ids"])
     if not response_ids or response_ids[-1] != eos:
         response_ids.append(eos)
     room = max(0, max_length - len(prompt_ids))
     return Example(tuple(prompt_ids), tuple(response_ids[:room]))
+
+
+def _prompt_ids(prompt: str, tokenizer: Any) -> list[int]:
+    # A chat template may already have written the BOS text; the tokenizer must not add a second one.
+    opened = bool(tokenizer.bos_token) and prompt.startswith(tokenizer.bos_token)
+    prompt_ids = list(tokenizer(prompt, add_special_tokens=not opened)["input_ids"])
+    eos = tokenizer.eos_token_id
+    if prompt_ids and eos is not None and prompt_ids[-1] == eos and not prompt.endswith(tokenizer.eos_token):
+        prompt_ids.pop()  # encoder-style tokenizers close every text; the prompt is not the end here
+    return prompt_ids
 
 
 def pad_token(tokenizer: Any) -> int:

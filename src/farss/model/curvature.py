@@ -1,33 +1,31 @@
 """The data pass over a resident model: exact second moments on the smaller side of every target, in one run.
 
+No weight gradient is computed and no activation is kept for the moments' sake (`observing` says how).
 `farss.model.streamed` does the same for a model that does not fit in memory.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Sequence
-from contextlib import ExitStack
+from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from farss.config import Fisher, LossNorm, Tokens
-from farss.errors import DataError, ModelError, NumericalError
 from farss.model.calibration import Batch
 from farss.model.loss import SupervisedLoss
-from farss.model.moments import Curvature, notes_of
-from farss.model.observation import Observation, full_precision_products, reading_only, replaced_forwards
+from farss.model.moments import Curvature, SymmetricSum, notes_of
+from farss.model.observing import DataPass, Observer, Progress, observe
 from farss.model.targets import Target, weight_matrix
 
-__all__ = ["Curvature", "Keep", "collect"]
+__all__ = ["Curvature", "CurvaturePass", "Keep", "collect"]
 
-PROBE_TOKENS = 8
+HALF = (torch.float16, torch.bfloat16)
 
 KEEP_SECONDS = 60.0
-
-Progress = Callable[[int, int], None]
 
 
 def collect(
@@ -67,25 +65,16 @@ def collect(
         ModelError: if a target is not used, or does not see one row per token.
         NumericalError: if the loss or a gradient is not finite; the batch is named.
     """
-    queue = list(batches)[:max_batches]
-    check_supervision(queue)
-    with ExitStack() as stack:
-        stack.enter_context(reading_only(model))
-        stack.enter_context(full_precision_products())
-        inputs = _shared_inputs(model, targets, queue[0])
-        keep_checkpointing(model)
-        run = Observation(targets, inputs, {"tokens": tokens, "loss_norm": loss_norm, "fisher": fisher})
-        stack.enter_context(run.observing())
-        reader = stack.enter_context(SupervisedLoss(model, loss_norm, fisher, seed).reading())
-        first = keep.restore(run, reader) if keep else 0
-        total, done = sum(batch.tokens for batch in queue), sum(batch.tokens for batch in queue[:first])
-        for number, batch in enumerate(queue[first:], start=first):
-            _run_batch(run, reader, batch, f"batch {number}")
-            done += batch.tokens
-            if keep is not None and number + 1 < len(queue):
-                keep.offer(run, reader, number + 1)
-            if progress is not None:
-                progress(done, total)
+    settings = {"tokens": tokens, "loss_norm": loss_norm, "fisher": fisher}
+    run = observe(
+        model,
+        list(batches)[:max_batches],
+        targets,
+        lambda inputs: CurvaturePass(targets, inputs, settings),
+        SupervisedLoss(model, loss_norm, fisher, seed),
+        progress,
+        keep,
+    )
     return run.finished()
 
 
@@ -103,18 +92,18 @@ class Keep:
         self.seconds = KEEP_SECONDS if seconds is None else seconds
         self.last = time.monotonic()
 
-    def restore(self, run: Observation, reader: SupervisedLoss) -> int:
+    def restore(self, run: CurvaturePass, reader: SupervisedLoss) -> int:
         """Put the kept sums, if there are any, into a pass about to begin; the number of batches they hold."""
         if not self.path.is_file():
             return 0
         notes = notes_of(self.path)
         if notes.get("identity") != self.identity:
             return 0
-        run.restore(Curvature.load(self.path))
+        run.curvature.take(Curvature.load(self.path))
         reader.set_random_state(bytes.fromhex(notes["random_state"]))
         return int(notes["batches"])
 
-    def offer(self, run: Observation, reader: SupervisedLoss, batches: int) -> None:
+    def offer(self, run: CurvaturePass, reader: SupervisedLoss, batches: int) -> None:
         """Write the sums after so many batches, unless they were written a moment ago."""
         if time.monotonic() - self.last < self.seconds:
             return
@@ -124,81 +113,79 @@ class Keep:
         self.last = time.monotonic()
 
 
-def check_supervision(queue: Sequence[Batch]) -> None:
-    """Check that there are batches and that each has a loss.
+class CurvaturePass(DataPass):
+    """Sums of the second moments that score directions.
 
-    Raises:
-        DataError: naming the batch.
+    Args:
+        targets: the modules observed.
+        inputs: module name -> first module that reads the very same tensor.
+        settings: how rows are chosen and weighted; `Curvature.settings`.
     """
-    if not queue:
-        raise DataError("there is no calibration batch", expected="at least one batch")
-    for number, batch in enumerate(queue):
-        if not bool(batch.supervised.any()):
-            raise DataError(
-                "a calibration batch supervises no token",
-                where=f"batch {number}",
-                got="every label is -100",
-                do="leave out rows without a response",
-            )
+
+    def __init__(self, targets: Sequence[Target], inputs: dict[str, str], settings: dict[str, Any]) -> None:
+        super().__init__(targets, inputs, settings["tokens"])
+        tall_or_square = {inputs[t.name] for t in targets if t.shape[0] >= t.shape[1]}
+        self.observers = [_Moments(self, t, inputs[t.name] in tall_or_square) for t in targets]
+        sums = {key: s for observer in self.observers for key, s in observer.sums.items()}
+        self.curvature = Curvature(sums, inputs, {t.name: t.shape for t in targets}, settings)
+
+    def count(self, batch: Batch) -> None:
+        """Add the batch to the counts of the curvature."""
+        self.curvature.count(self.row_count, batch)
+
+    def finished(self) -> Curvature:
+        """The sums, gradients freed of the loss scale."""
+        for key, sums in self.curvature.sums.items():
+            if self.loss_scale != 1.0 and key.startswith(("delta/", "g/")):
+                sums.packed.div_(self.loss_scale**2)
+        return self.curvature
 
 
-def _run_batch(run: Observation, reader: SupervisedLoss, batch: Batch, where: str) -> None:
-    here = batch.to(weight_matrix(run.targets[0]).device)
+class _Moments(Observer):
+    """What is kept of one target: sums on its smaller side (methods: one basis is enough)."""
 
-    def forward() -> Tensor:
-        loss = reader.loss(here)
-        if not bool(torch.isfinite(loss)):
-            raise NumericalError("the loss is not finite", where=where, got=loss.item(), do="check model and data")
-        return loss * run.loss_scale
+    def __init__(self, run: DataPass, target: Target, shared_h: bool) -> None:
+        super().__init__(run, target)
+        weight = weight_matrix(target)
+        dtype = torch.float64 if weight.dtype is torch.float64 else torch.float32
+        m, n = target.shape
+        kinds = {"g": n} if m > n else {"delta": m}
+        if shared_h and self.leader == target.name:
+            kinds["h"] = n
+        if m < n and not shared_h:
+            kinds["y"] = m
+        self.sums = {f"{kind}/{target.name}": SymmetricSum(k, dtype, weight.device) for kind, k in kinds.items()}
+        self.h, self.y = self.sums.get(f"h/{target.name}"), self.sums.get(f"y/{target.name}")
+        self.delta, self.g = self.sums.get(f"delta/{target.name}"), self.sums.get(f"g/{target.name}")
+        self.wants_product = self.y is not None
 
-    run.observe(batch, forward)
-    if not reader.gradient_is_finite():
-        raise NumericalError("a gradient is not finite", where=where, do="run the model in float32 or bfloat16")
+    def see_input(self, h: Tensor, weight: Tensor, product: Tensor) -> None:
+        """Count h, or product = Wh where that is kept."""
+        if self.run.phase != "forward":
+            return  # the second forward of a checkpointed block
+        self.run.check_shared(self, h)
+        if self.h is not None:
+            self.h.add(self.run.select(h, self.target))
+        if self.y is not None and product.dtype in HALF:
+            # Rounded outputs would put a noise floor under the directions of small sigma.
+            self.y.add(_exact_product(self.run.select(h, self.target), weight.t()))
+        elif self.y is not None:
+            self.y.add(self.run.select(product, self.target))
 
-
-def _shared_inputs(model: nn.Module, targets: Sequence[Target], batch: Batch) -> dict[str, str]:
-    """`leaders` of a forward pass over a few tokens."""
-    start = int(batch.attention_mask[0].nonzero()[0])
-    ids = batch.input_ids[:1, start : start + PROBE_TOKENS].to(weight_matrix(targets[0]).device)
-    with torch.no_grad():
-        return leaders(targets, lambda: model(input_ids=ids, attention_mask=torch.ones_like(ids)))
-
-
-def leaders(targets: Sequence[Target], run: Callable[[], object]) -> dict[str, str]:
-    """Module name -> first module that reads the very same tensor while `run` runs the model forward.
-
-    Raises:
-        ModelError: if a target is not used at all.
-    """
-    seen: list[tuple[str, Tensor]] = []  # tensors are held, so that no two of them can be one after the other
-
-    def watch(target: Target) -> Callable[[Tensor], Tensor]:
-        original = target.module.forward
-
-        def forward(h: Tensor) -> Tensor:
-            seen.append((target.name, h))
-            return original(h)
-
-        return forward
-
-    with replaced_forwards({target: watch(target) for target in targets}):
-        run()
-    found: dict[str, str] = {}
-    for name, h in seen:
-        found.setdefault(name, next(other for other, read in seen if read is h))
-    unused = [target.name for target in targets if target.name not in found]
-    if unused:
-        raise ModelError("a target is never used", where=", ".join(unused[:3]), got=len(unused), do="exclude it")
-    return found
+    def see_gradient(self, delta: Tensor, weight: Tensor, g: Tensor, h: Tensor | None) -> None:
+        """Count the output gradient, or g = W' delta on a tall module."""
+        if self.delta is not None:
+            self.delta.add(self.run.select(delta, self.target))
+        if self.g is not None and g.dtype in HALF:
+            self.g.add(_exact_product(self.run.select(delta, self.target), weight))
+        elif self.g is not None:
+            self.g.add(self.run.select(g, self.target))
 
 
-def keep_checkpointing(model: nn.Module) -> None:
-    """Put checkpointed blocks, not their children, in training mode, the only one in which transformers checkpoints."""
-    for module in model.modules():
-        if getattr(module, "gradient_checkpointing", False) and not _drops_out(module):
-            module.training = True
-
-
-def _drops_out(module: nn.Module) -> bool:
-    rates = (value for name, value in vars(module).items() if "drop" in name and isinstance(value, float))
-    return any(rate > 0 for rate in rates)
+def _exact_product(a: Tensor, b: Tensor) -> Tensor:
+    """`a b` in float32 at least; products of half-precision numbers are exact there and only their sums round."""
+    if a.dtype not in HALF:
+        return a @ b
+    if a.device.type == "cuda":
+        return torch.mm(a, b, out_dtype=torch.float32)
+    return a.float() @ b.float()

@@ -8,27 +8,19 @@ sequences at once; what is kept of each module is one number.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal, Self
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from farss.config import Fisher
-from farss.errors import DataError, ModelError, NumericalError, StorageError
+from farss.errors import DataError, ModelError, StorageError
 from farss.model.calibration import Batch
-from farss.model.curvature import Progress, check_supervision, keep_checkpointing
 from farss.model.loss import SupervisedLoss
-from farss.model.observation import (
-    FLOAT16_LOSS_SCALE,
-    full_precision_products,
-    reading_only,
-    replaced_forwards,
-)
+from farss.model.observing import DataPass, Observer, Progress, observe
 from farss.model.targets import Target, weight_matrix
 from farss.storage import write_json
 
@@ -120,23 +112,15 @@ def collect_layer_fisher(
         ModelError: if a target is not used exactly once per pass, or does not see one row per token.
         NumericalError: if the loss or a gradient is not finite; the batch is named.
     """
-    queue = list(batches)[:max_batches]
-    check_supervision(queue)
-    run = _Pass(targets)
-    total, done = sum(batch.tokens for batch in queue), 0
-    with ExitStack() as stack:
-        stack.enter_context(reading_only(model))
-        stack.enter_context(full_precision_products())
-        keep_checkpointing(model)
-        stack.enter_context(run.observing())
-        reader = stack.enter_context(SupervisedLoss(model, "token_sum", fisher, seed).reading())
-        for number, batch in enumerate(queue):
-            run.batch(reader, batch, f"batch {number}")
-            done += batch.tokens
-            if progress is not None:
-                progress(done, total)
-    sums = {name: float(value) / run.loss_scale**2 for name, value in run.sums.items()}
-    return LayerFisher(sums, sum(batch.input_ids.shape[0] for batch in queue), {"fisher": fisher, "seed": seed})
+    run = observe(
+        model,
+        list(batches)[:max_batches],
+        targets,
+        lambda inputs: _ScorePass(targets, inputs),
+        SupervisedLoss(model, "token_sum", fisher, seed),
+        progress,
+    )
+    return LayerFisher(run.finished(), run.examples, {"fisher": fisher, "seed": seed})
 
 
 def squared_gradients(h: Tensor, delta: Tensor) -> Tensor:
@@ -159,76 +143,47 @@ def squared_gradients(h: Tensor, delta: Tensor) -> Tensor:
     return torch.stack([(d.T @ x).to(torch.float64).square().sum() for x, d in zip(h, delta, strict=True)])
 
 
-class _ScoredLinear(torch.autograd.Function):
-    """`y = W h + b` whose backward shows h and the gradient of y, and computes no weight gradient."""
+class _ScorePass(DataPass):
+    """The growing sums of one data pass, and how often each target was used in the batch under way."""
 
-    @staticmethod
-    def forward(
-        ctx: Any, h: Tensor, weight: Tensor, bias: Tensor | None, see: Callable[[Tensor, Tensor], None]
-    ) -> Tensor:
-        ctx.see = see
-        ctx.save_for_backward(h, weight)
-        return functional.linear(h, weight, bias)
-
-    @staticmethod
-    def backward(ctx: Any, delta: Tensor) -> tuple[Tensor, None, None, None]:  # type: ignore[override] # fixed arity
-        h, weight = ctx.saved_tensors
-        ctx.see(h, delta)
-        return delta @ weight, None, None, None
-
-
-class _Pass:
-    """The growing sums of one data pass, and the shape of the batch in it."""
-
-    def __init__(self, targets: Sequence[Target]) -> None:
-        weight = weight_matrix(targets[0])
-        self.targets, self.device = targets, weight.device
-        self.loss_scale = FLOAT16_LOSS_SCALE if weight.dtype is torch.float16 else 1.0
-        zero = torch.zeros((), dtype=torch.float64, device=weight.device)
-        self.sums = {target.name: zero.clone() for target in targets}
-        self.uses = dict.fromkeys(self.sums, 0)
+    def __init__(self, targets: Sequence[Target], inputs: dict[str, str]) -> None:
+        super().__init__(targets, inputs, tokens="all")  # what padding adds is zero
+        self.scores = [_Scores(self, target) for target in targets]
+        self.observers = self.scores
         self.shape = torch.Size(())
-
-    @contextmanager
-    def observing(self) -> Iterator[None]:
-        """Replace the targets' forward functions, and put them back."""
-        with replaced_forwards({target: self._forward(target) for target in self.targets}):
-            yield
-
-    def _forward(self, target: Target) -> Callable[[Tensor], Tensor]:
-        def see(h: Tensor, delta: Tensor) -> None:
-            self._add(target, h, delta)
-
-        def forward(h: Tensor) -> Tensor:
-            weight = target.module.get_parameter("weight")
-            bias = target.module._parameters["bias"]
-            return _ScoredLinear.apply(h, weight.t() if target.transposed else weight, bias, see)  # type: ignore[no-any-return] # untyped in torch
-
-        return forward
-
-    def _add(self, target: Target, h: Tensor, delta: Tensor) -> None:
-        rows = h.numel() // h.shape[-1]
-        if rows != self.shape.numel():
-            raise ModelError(
-                "the module does not see one row per token",
-                where=target.name,
-                expected=f"{self.shape.numel()} rows",
-                got=f"{rows} rows",
-                do="exclude the module",
-            )
-        h, delta = h.reshape(*self.shape, -1), delta.reshape(*self.shape, -1)
-        self.sums[target.name] += squared_gradients(h, delta).sum()
-        self.uses[target.name] += 1
+        self.examples = 0
 
     def batch(self, reader: SupervisedLoss, batch: Batch, where: str) -> None:
         """Run one batch forward and backward, adding to the sums."""
-        self.shape, self.uses = batch.input_ids.shape, dict.fromkeys(self.uses, 0)
-        loss = reader.loss(batch.to(self.device))
-        if not bool(torch.isfinite(loss)):
-            raise NumericalError("the loss is not finite", where=where, got=loss.item(), do="check model and data")
-        (loss * self.loss_scale).backward()
-        if not reader.gradient_is_finite():
-            raise NumericalError("a gradient is not finite", where=where, do="run the model in float32 or bfloat16")
-        odd = [f"{name}: {times}" for name, times in self.uses.items() if times != 1]
+        self.shape = batch.input_ids.shape
+        for observer in self.scores:
+            observer.uses = 0
+        super().batch(reader, batch, where)
+        odd = [f"{observer.target.name}: {observer.uses}" for observer in self.scores if observer.uses != 1]
         if odd:  # gradients of several uses would have to be added before they are squared
             raise ModelError("a target is not used once per pass", where=where, got=", ".join(odd[:3]), do="exclude it")
+
+    def count(self, batch: Batch) -> None:
+        """Add the batch to the number of examples."""
+        self.examples += batch.input_ids.shape[0]
+
+    def finished(self) -> dict[str, float]:
+        """The sums, freed of the loss scale."""
+        return {observer.target.name: float(observer.total) / self.loss_scale**2 for observer in self.scores}
+
+
+class _Scores(Observer):
+    keeps_input = True
+
+    def __init__(self, run: _ScorePass, target: Target) -> None:
+        super().__init__(run, target)
+        self.score_pass, self.uses = run, 0
+        self.total = torch.zeros((), dtype=torch.float64, device=weight_matrix(target).device)
+
+    def see_gradient(self, delta: Tensor, weight: Tensor, g: Tensor, h: Tensor | None) -> None:
+        """Add the squared gradients of the batch's sequences."""
+        assert h is not None
+        shape = (*self.score_pass.shape, -1)
+        inputs, deltas = (self.run.select(x, self.target).reshape(shape) for x in (h, delta))
+        self.total += squared_gradients(inputs, deltas).sum()
+        self.uses += 1

@@ -73,6 +73,12 @@ class SupervisedLoss:
         labels = self._drawn(logits) if self.fisher == "sampled" else labels
         return functional.cross_entropy(logits, labels, reduction="mean" if self.loss_norm == "batch_mean" else "sum")
 
+    def read(self, batch: Batch) -> None:
+        """Run the model over the batch without gradients and without a single row of logits."""
+        self.wanted = torch.zeros_like(batch.supervised)
+        with torch.no_grad():
+            self.model(**self.arguments(batch), return_dict=True)
+
     def arguments(self, batch: Batch) -> dict[str, Any]:
         """What the model's forward is called with for `batch`.
 

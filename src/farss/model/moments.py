@@ -7,13 +7,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from farss.errors import DataError, NumericalError, StorageError
+from farss.model.calibration import Batch
 from farss.model.targets import Target, weight_matrix
 from farss.storage import read_tensors, write_tensors
 
@@ -22,8 +23,6 @@ STRIPS = 4
 
 MIN_STRIP = 96
 """Strips narrower than this cost more in small products than they save."""
-
-FORMAT = "farss-curvature-1"
 
 
 class SymmetricSum:
@@ -65,21 +64,21 @@ class SymmetricSum:
 
 
 @dataclass
-class Curvature:
-    """Sums of outer products over token positions for every target, on its smaller side, and the number of positions.
-
-    With input rows h, output gradients delta, `Wh` (bias left out) and g = W' delta, the kinds of sum are "h", "delta",
-    "y" and "g". Modules that read the same input share one "h". Sums add up over any partition of the data.
+class Moments:
+    """Sums of outer products over token positions, and the number of positions. They add up over any partition.
 
     Attributes:
         sums: "kind/module name" -> sum.
-        inputs: module name -> the module whose "h" is its own.
+        inputs: module name -> the module whose "h", the sum over inputs, is its own.
         shapes: module name -> (m, n).
         settings: how rows were chosen and weighted; only equal settings can be merged.
         tokens: positions counted in every sum.
         supervised: positions with a loss.
         sequences: sequences seen.
     """
+
+    FORMAT: ClassVar[str]
+    HEAD: ClassVar[str]
 
     sums: dict[str, SymmetricSum]
     inputs: dict[str, str]
@@ -93,6 +92,101 @@ class Curvature:
     def bytes(self) -> int:
         """Memory of all sums."""
         return sum(s.packed.numel() * s.packed.element_size() for s in self.sums.values())
+
+    def count(self, rows: int, batch: Batch) -> None:
+        """Add `rows` counted positions of one batch, with its supervised positions and its sequences."""
+        self.tokens += rows
+        self.supervised += int(batch.supervised.sum())
+        self.sequences += batch.input_ids.shape[0]
+
+    def _mean(self, key: str) -> Tensor:
+        return self.sums[key].dense().div_(max(self.tokens, 1))
+
+    def merge(self, other: Self) -> Self:
+        """The moments of both data sets together; sums and counts are added, neither operand changes.
+
+        Raises:
+            DataError: if the two were collected for different modules or with different settings.
+        """
+        self._check_like(other)
+        sums = {}
+        for key, mine in self.sums.items():
+            sums[key] = SymmetricSum(mine.k, mine.packed.dtype, mine.packed.device)
+            sums[key].packed = mine.packed + other.sums[key].packed.to(mine.packed.device)
+        counts = (
+            self.tokens + other.tokens,
+            self.supervised + other.supervised,
+            self.sequences + other.sequences,
+        )
+        return type(self)(sums, dict(self.inputs), dict(self.shapes), dict(self.settings), *counts)
+
+    def take(self, other: Self) -> None:
+        """Become equal to `other`, in place, on the own device.
+
+        Raises:
+            DataError: if `other` is of other modules or settings.
+        """
+        self._check_like(other)
+        for key, mine in self.sums.items():
+            mine.packed.copy_(other.sums[key].packed)
+        self.tokens, self.supervised, self.sequences = other.tokens, other.supervised, other.sequences
+
+    def _check_like(self, other: Self) -> None:
+        if (self.shapes, self.inputs, self.settings) != (other.shapes, other.inputs, other.settings):
+            raise DataError(
+                "statistics of different modules or settings cannot be merged",
+                expected=self.settings,
+                got=other.settings,
+            )
+
+    def save(self, path: str | Path, notes: Mapping[str, str] | None = None) -> None:
+        """Write sums, counts and settings as one safetensors file.
+
+        Args:
+            path: the file.
+            notes: further metadata, given back by `notes_of`.
+
+        Raises:
+            StorageError: if the file cannot be written.
+        """
+        head = {name: getattr(self, name) for name in ("inputs", "settings", "tokens", "supervised", "sequences")}
+        head |= {"format": self.FORMAT, "shapes": {name: list(shape) for name, shape in self.shapes.items()}}
+        head |= {"columns": {key: s.k for key, s in self.sums.items()}}
+        tensors = {key: s.packed for key, s in self.sums.items()}
+        write_tensors(path, tensors, {**(notes or {}), self.HEAD: json.dumps(head)})
+
+    @classmethod
+    def load(cls, path: str | Path) -> Self:
+        """Read what `save` wrote, on the CPU.
+
+        Raises:
+            StorageError: if the file is missing, damaged, or holds something else.
+        """
+        tensors, metadata = read_tensors(path)
+        head = _head(metadata, cls.HEAD)
+        if head.get("format") != cls.FORMAT or set(head.get("columns", ())) != set(tensors):
+            raise StorageError(f"the file holds no {cls.HEAD} of this version", where=path, expected=cls.FORMAT)
+        sums = {}
+        for key, packed in tensors.items():
+            sums[key] = SymmetricSum(head["columns"][key], packed.dtype)
+            if sums[key].packed.shape != packed.shape:
+                raise StorageError("a moment has the wrong size", where=f"{path}: {key}", got=tuple(packed.shape))
+            sums[key].packed = packed
+        shapes = {name: (m, n) for name, (m, n) in head["shapes"].items()}
+        counts = head["tokens"], head["supervised"], head["sequences"]
+        return cls(sums, head["inputs"], shapes, head["settings"], *counts)
+
+
+@dataclass
+class Curvature(Moments):
+    """Sums of outer products over token positions for every target, on its smaller side, and the number of positions.
+
+    With input rows h, output gradients delta, `Wh` (bias left out) and g = W' delta, the kinds of sum are "h", "delta",
+    "y" and "g". Modules that read the same input share one "h".
+    """
+
+    FORMAT = "farss-curvature-1"
+    HEAD = "curvature"
 
     def pair(self, target: Target | str, weight: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """The two mean second moments that score the directions of one module.
@@ -128,83 +222,6 @@ class Curvature:
             raise NumericalError("a second moment is not finite", where=target, do="run the model in float32")
         return pair[0].cpu(), pair[1].cpu()
 
-    def _mean(self, key: str) -> Tensor:
-        return self.sums[key].dense().div_(max(self.tokens, 1))
-
-    def merge(self, other: Curvature) -> Curvature:
-        """The curvature of both data sets together; sums and counts are added, neither operand changes.
-
-        Raises:
-            DataError: if the two were collected for different modules or with different settings.
-        """
-        self._check_like(other)
-        sums = {}
-        for key, mine in self.sums.items():
-            sums[key] = SymmetricSum(mine.k, mine.packed.dtype, mine.packed.device)
-            sums[key].packed = mine.packed + other.sums[key].packed.to(mine.packed.device)
-        counts = (
-            self.tokens + other.tokens,
-            self.supervised + other.supervised,
-            self.sequences + other.sequences,
-        )
-        return Curvature(sums, dict(self.inputs), dict(self.shapes), dict(self.settings), *counts)
-
-    def take(self, other: Curvature) -> None:
-        """Become equal to `other`, in place, on the own device.
-
-        Raises:
-            DataError: if `other` is of other modules or settings.
-        """
-        self._check_like(other)
-        for key, mine in self.sums.items():
-            mine.packed.copy_(other.sums[key].packed)
-        self.tokens, self.supervised, self.sequences = other.tokens, other.supervised, other.sequences
-
-    def _check_like(self, other: Curvature) -> None:
-        if (self.shapes, self.inputs, self.settings) != (other.shapes, other.inputs, other.settings):
-            raise DataError(
-                "statistics of different modules or settings cannot be merged",
-                expected=self.settings,
-                got=other.settings,
-            )
-
-    def save(self, path: str | Path, notes: Mapping[str, str] | None = None) -> None:
-        """Write sums, counts and settings as one safetensors file.
-
-        Args:
-            path: the file.
-            notes: further metadata, given back by `notes_of`.
-
-        Raises:
-            StorageError: if the file cannot be written.
-        """
-        head = {name: getattr(self, name) for name in ("inputs", "settings", "tokens", "supervised", "sequences")}
-        head |= {"format": FORMAT, "shapes": {name: list(shape) for name, shape in self.shapes.items()}}
-        head |= {"columns": {key: s.k for key, s in self.sums.items()}}
-        tensors = {key: s.packed for key, s in self.sums.items()}
-        write_tensors(path, tensors, {**(notes or {}), "curvature": json.dumps(head)})
-
-    @classmethod
-    def load(cls, path: str | Path) -> Self:
-        """Read what `save` wrote, on the CPU.
-
-        Raises:
-            StorageError: if the file is missing, damaged, or holds something else.
-        """
-        tensors, metadata = read_tensors(path)
-        head = _head(metadata)
-        if head.get("format") != FORMAT or set(head.get("columns", ())) != set(tensors):
-            raise StorageError("the file holds no curvature of this version", where=path, expected=FORMAT)
-        sums = {}
-        for key, packed in tensors.items():
-            sums[key] = SymmetricSum(head["columns"][key], packed.dtype)
-            if sums[key].packed.shape != packed.shape:
-                raise StorageError("a moment has the wrong size", where=f"{path}: {key}", got=tuple(packed.shape))
-            sums[key].packed = packed
-        shapes = {name: (m, n) for name, (m, n) in head["shapes"].items()}
-        counts = head["tokens"], head["supervised"], head["sequences"]
-        return cls(sums, head["inputs"], shapes, head["settings"], *counts)
-
 
 def notes_of(path: str | Path) -> dict[str, str]:
     """The notes that were saved with a curvature.
@@ -214,14 +231,14 @@ def notes_of(path: str | Path) -> dict[str, str]:
     """
     try:
         with safe_open(path, framework="pt") as file:
-            return {key: value for key, value in (file.metadata() or {}).items() if key != "curvature"}
+            return {key: value for key, value in (file.metadata() or {}).items() if key != Curvature.HEAD}
     except (OSError, SafetensorError) as error:
         raise StorageError("the tensor file cannot be read", where=path, got=str(error)) from error
 
 
-def _head(metadata: Mapping[str, str]) -> dict[str, Any]:
+def _head(metadata: Mapping[str, str], name: str) -> dict[str, Any]:
     try:
-        head = json.loads(metadata.get("curvature", "{}"))
+        head = json.loads(metadata.get(name, "{}"))
     except json.JSONDecodeError:
         return {}
     return head if isinstance(head, dict) else {}

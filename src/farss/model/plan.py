@@ -7,17 +7,20 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Self
 
 from farss.errors import PlanError
+from farss.model.start import Factors, factors_path, read_start, write_start
 from farss.storage import write_json
 
 SCHEMA_VERSION = 1
 
 Region = Literal["shallow", "deep"]
-Initialisation = Literal["spectral", "random", "constrained", "none"]
+Initialisation = Literal["spectral", "factors", "random", "constrained", "none"]
+Frozen = Literal["none", "up", "down"]
 
 
 @dataclass(frozen=True)
@@ -31,7 +34,7 @@ class TargetPlan:
         shape: (m, n), out-features by in-features.
         rank: adapter rank, 1 to min(m, n).
         scale: the factor in front of BA.
-        indices: ascending positions in the descending spectrum of W, `rank` of them; None for random initialisation.
+        indices: ascending positions in the descending spectrum of W, `rank` of them; None unless spectral.
         importance: Eq. 8, or None where it was not measured.
         log_score_quantiles: natural logarithm of the 0, 25, 50, 75, 100 % quantiles of the scores, or None.
     """
@@ -53,17 +56,21 @@ class Plan:
 
     Attributes:
         method: registry name.
-        initialisation: "spectral" (B0 A0 = chosen part of W / scale), "random" (LoRA: B0 = 0), "constrained" (FoRA:
-            one factor orthonormal, a gate of zero in front) or "none" (all weights are trained, no adapter).
+        initialisation: "spectral" (B0 A0 = chosen part of W / scale), "factors" (B0 and A0 are the method's own,
+            kept beside the plan), "random" (LoRA: B0 = 0), "constrained" (FoRA: one factor orthonormal, a gate of zero
+            in front) or "none" (all weights are trained, no adapter).
         base: "reference" (base untouched, B0 A0 subtracted by a frozen adapter) or "residual" (subtracted from W).
         factor_scaling: "divided" makes `scale * B0 A0` the chosen part of W; "published" takes sqrt(sigma) as is, so
             that `scale` times the chosen part is subtracted (methods of the published code).
         model_fingerprint: `farss.model.sources.fingerprint` of the weights it was made for.
         settings: the full `FarssConfig` mapping it was made with.
         data: fingerprint of the calibration data (rows, tokens, seed, sha256), or None if none was used.
+        frozen: the side of the adapter that training leaves as it starts: "none", "up" (B) or "down" (A).
+        factors_digest: `farss.model.start.factors_digest` of the factors an initialisation "factors" starts from.
         requested_rank_total, realised_rank_total: the shallow budget asked for and kept (equal where there is none).
         targets: one entry per adapted module, in model order.
         layer_scores: layer index, as text, -> the score that layers were chosen by; None where all are adapted.
+        start: the factors themselves, per module name, where they are in memory; no part of what the plan says.
     """
 
     method: str
@@ -74,12 +81,21 @@ class Plan:
     targets: tuple[TargetPlan, ...]
     data: dict[str, Any] | None = None
     factor_scaling: Literal["divided", "published"] = "divided"
+    frozen: Frozen = "none"
+    factors_digest: str | None = None
     requested_rank_total: int = 0
     realised_rank_total: int = 0
     layer_scores: dict[str, float] | None = None
     schema_version: int = field(default=SCHEMA_VERSION)
+    start: Mapping[str, Factors] | None = field(default=None, repr=False, compare=False)
 
     def __post_init__(self) -> None:
+        if (self.factors_digest is not None) != (self.initialisation == "factors"):
+            raise PlanError(
+                "a plan with factors of its own names their digest, and no other plan does",
+                expected="initialisation: factors, with factors_digest",
+                got=f"{self.initialisation}, {self.factors_digest}",
+            )
         for target in self.targets:
             _check_target(target, self.initialisation)
         names = [t.name for t in self.targets]
@@ -88,13 +104,19 @@ class Plan:
 
     @property
     def trainable_parameters(self) -> int:
-        """Number of adapter parameters that training will update: sum of rank * (m + n), and gates where there are."""
+        """Number of adapter parameters that training will update.
+
+        The sum of rank * (m + n), less a frozen side, and a gate per module where there are gates.
+        """
+        sides = slice(1 if self.frozen == "up" else 0, 1 if self.frozen == "down" else 2)
         gates = len(self.targets) if self.initialisation == "constrained" else 0
-        return sum(t.rank * sum(t.shape) for t in self.targets) + gates
+        return sum(t.rank * sum(t.shape[sides]) for t in self.targets) + gates
 
     def to_mapping(self) -> dict[str, Any]:
-        """The plan as JSON-ready dictionaries."""
-        return dataclasses.asdict(self)
+        """The plan as JSON-ready dictionaries, without the factors in memory."""
+        mapping = dataclasses.asdict(dataclasses.replace(self, start=None))
+        del mapping["start"]
+        return mapping
 
     @classmethod
     def from_mapping(cls, mapping: dict[str, Any], where: object = "plan") -> Self:
@@ -108,24 +130,32 @@ class Plan:
             raise PlanError("not a plan of a known version", where=where, expected=SCHEMA_VERSION, got=got)
         try:
             targets = tuple(TargetPlan(**_with_tuples(row)) for row in mapping["targets"])
+            if "start" in mapping:
+                raise KeyError("start")
             return cls(**{**mapping, "targets": targets})
         except (TypeError, KeyError, AttributeError) as error:
             raise PlanError("the plan lacks a key or has an unknown one", where=where, got=str(error)) from None
 
     def save(self, path: str | Path) -> None:
-        """Write the plan as JSON, atomically.
+        """Write the plan as JSON, atomically, and beside it the factors it holds (`PLAN.safetensors`).
 
         Raises:
-            StorageError: if the file cannot be written.
+            StorageError: if a file cannot be written.
         """
+        if self.start is not None:
+            write_start(factors_path(path), self.start)
         write_json(path, self.to_mapping())
 
     @classmethod
-    def load(cls, path: str | Path) -> Self:
+    def load(cls, path: str | Path, *, start: bool = False) -> Self:
         """Read a plan written by `save`, perhaps edited since.
 
+        Args:
+            path: of the JSON file.
+            start: read the factors beside it too, where the plan has some.
+
         Raises:
-            PlanError: if it is missing, not JSON, or not a possible plan.
+            PlanError: if it is missing, not JSON, or not a possible plan, or its factors are asked for and missing.
         """
         try:
             mapping = json.loads(Path(path).read_text(encoding="utf-8"))
@@ -133,7 +163,10 @@ class Plan:
             raise PlanError("the plan file does not exist", where=path, do="make one with `farss init`") from None
         except json.JSONDecodeError as error:
             raise PlanError("the plan is not valid JSON", where=path, got=str(error)) from None
-        return cls.from_mapping(mapping, where=path)
+        plan = cls.from_mapping(mapping, where=path)
+        if not start or plan.initialisation != "factors":
+            return plan
+        return dataclasses.replace(plan, start=read_start(factors_path(path)))
 
 
 def _with_tuples(row: dict[str, Any]) -> dict[str, Any]:

@@ -19,13 +19,15 @@ from farss.config import Fisher, LossNorm, Tokens
 from farss.errors import NumericalError
 from farss.model.blocks import BlockChain, Call
 from farss.model.calibration import Batch
-from farss.model.curvature import Progress, check_supervision, leaders
+from farss.model.curvature import CurvaturePass
 from farss.model.lazy import LazyWeights
 from farss.model.loss import SupervisedLoss
 from farss.model.moments import Curvature
-from farss.model.observation import (
-    Observation,
+from farss.model.observing import (
+    Progress,
+    check_supervision,
     full_precision_products,
+    leaders,
     loss_scale,
     reading_only,
 )
@@ -191,7 +193,7 @@ class Walk:
         """The moments of block `index`, and the gradient at its input."""
         targets = self.chain.targets[index]
         with self._loaded(index):
-            watch = Observation(targets, self._shared_inputs(index), self.settings) if targets else None
+            watch = CurvaturePass(targets, self._shared_inputs(index), self.settings) if targets else None
             for number, batch in enumerate(self.batches):
                 hidden = self.states.read(HIDDEN, index, number).to(self.device).requires_grad_()
                 gradient = self.states.read(GRADIENT, index + 1, number).to(self.device)

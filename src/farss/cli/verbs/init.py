@@ -43,7 +43,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def act(arguments: argparse.Namespace) -> int:
     """Initialise and say where the plan and the adapter are."""
-    from farss.experiment.initialising import initialise, initialise_shard
+    from farss.experiment.initialising import initialise
+    from farss.experiment.sharding import initialise_shard
     from farss.experiment.statistics import Shard
     from farss.model.cost import format_bytes
 

@@ -1,0 +1,95 @@
+"""The second moments of the calibration examples, of all or of a shard of them: `farss init --shard`."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+from farss.config import Recipe
+from farss.errors import ConfigError
+from farss.experiment import materials
+from farss.experiment.planning import calibration_batches, collect_with, resolved
+from farss.experiment.progress import ProgressLine
+from farss.experiment.stages import stage_key
+from farss.experiment.statistics import STATISTICS, Origin, Shard, save_statistics
+from farss.experiment.steps import RECIPE, require_new
+from farss.experiment.work import calibration_of
+from farss.model.calibration import Batch, Example, data_fingerprint
+from farss.model.curvature import Curvature, Keep
+from farss.model.sources import LoadedModel
+from farss.model.targets import find_targets
+from farss.storage import held, new_folder
+
+
+def take_statistics(
+    recipe: Recipe, loaded: LoadedModel, shard: Shard, kept: Path, progress: ProgressLine | None = None
+) -> tuple[Curvature, Origin]:
+    """The second moments of a shard of the recipe's calibration examples.
+
+    Args:
+        recipe: data and init settings.
+        loaded: the model.
+        shard: which part of the examples.
+        kept: where the sums so far are kept, so that an interrupted call goes on from them.
+        progress: told how far it is.
+
+    Raises:
+        ConfigError: if the published code's choices, which depend on the order of all examples, are asked of a shard.
+        DataError: if there are fewer examples than shards.
+    """
+    config = resolved(recipe.init)
+    examples = calibration_of(recipe, loaded.tokenizer)
+    origin = Origin(
+        loaded.fingerprint,
+        str(loaded.dtype),
+        data_fingerprint(examples, recipe.data.seed),
+        (shard.number,),
+        shard.count,
+    )
+    batches = shard_batches(recipe, loaded.tokenizer, examples, shard)
+    targets = find_targets(loaded.model, config.targets, config.exclude)
+    keep = Keep(kept, stage_key(origin.notes(), config.to_mapping()))
+    return collect_with(loaded.model, batches, targets, config, progress, keep), origin
+
+
+def shard_batches(recipe: Recipe, tokenizer: Any, examples: list[Example], shard: Shard) -> list[Batch]:
+    """The batches of a shard.
+
+    Raises:
+        ConfigError: if the published code's choices, which depend on the order of all examples, are asked of a shard.
+        DataError: if there are fewer examples than shards.
+    """
+    if shard.count > 1 and recipe.init.compat == "published-code":
+        raise ConfigError(
+            "the published code takes the first examples as they come, so they cannot be divided",
+            where="init.compat",
+            do="use one process and no shards",
+        )
+    return calibration_batches(shard.of(examples), recipe.init, tokenizer, recipe.data.max_length)
+
+
+def initialise_shard(recipe: Recipe, out: str | Path, shard: Shard) -> dict[str, Any]:
+    """Take the statistics of a shard of the calibration examples; leaves `stats.safetensors` and the recipe.
+
+    Raises:
+        DataError: if rows are missing or lack fields, or there are fewer than shards.
+        ConfigError: if `out` is not empty.
+        StorageError: if `out` cannot be written, or another process initialises there.
+    """
+    require_new(out)
+    materials.training_rows(recipe)
+    loaded = materials.load_for_statistics(recipe)
+    work = Path(out).with_name(f".{Path(out).name}.work")
+    with held(work), ProgressLine(f"statistics of shard {shard.number}/{shard.count}") as line:
+        curvature, origin = take_statistics(recipe, loaded, shard, work / "partial.safetensors", line)
+        with new_folder(out) as folder:
+            save_statistics(curvature, origin, folder / STATISTICS)
+            (folder / RECIPE).write_text(recipe.to_yaml(), encoding="utf-8")
+    shutil.rmtree(work)
+    return {
+        "shard": f"{shard.number}/{shard.count}",
+        "sequences": curvature.sequences,
+        "tokens": curvature.tokens,
+        "statistics": str(Path(out) / STATISTICS),
+    }
