@@ -78,3 +78,13 @@ def test_a_folder_that_cannot_be_made_is_said(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(StorageError, match="cannot be used"), held(tmp_path / "file" / "run"):
         pass
+
+
+def test_equal_content_gives_equal_bytes(tmp_path):
+    notes = {f"key {i}": f'value "{i}" é' for i in range(9)}
+    tensors = {"a": torch.arange(5.0), "b": torch.ones(2, 3, dtype=torch.bfloat16)}
+    write_tensors(tmp_path / "one", tensors, notes)
+    write_tensors(tmp_path / "other", tensors, dict(reversed(notes.items())))
+    assert (tmp_path / "one").read_bytes() == (tmp_path / "other").read_bytes()
+    read, metadata = read_tensors(tmp_path / "one")
+    assert metadata == notes and all(torch.equal(value, tensors[name]) for name, value in read.items())

@@ -17,6 +17,9 @@ from torch import Tensor
 
 from farss.errors import StorageError
 
+HEADER_LENGTH_BYTES, METADATA = 8, "__metadata__"
+"""A safetensors file begins with the length of its header, a JSON object; metadata is one of its entries."""
+
 LOCK = ".lock"
 """The file by which a process holds a folder."""
 
@@ -53,9 +56,30 @@ def write_json(path: str | Path, content: Any) -> None:
 
 
 def write_tensors(path: str | Path, tensors: dict[str, Tensor], metadata: dict[str, str] | None = None) -> None:
-    """Write named tensors as safetensors, atomically; `metadata` maps strings to strings."""
+    """Write named tensors as safetensors, atomically; `metadata` maps strings to strings.
+
+    Equal content gives equal bytes.
+    """
     contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    write_atomically(path, lambda file: save_file(contiguous, file, metadata=metadata))
+
+    def write(file: Path) -> None:
+        save_file(contiguous, file, metadata=metadata)
+        if metadata and len(metadata) > 1:
+            _sort_metadata(file)
+
+    write_atomically(path, write)
+
+
+def _sort_metadata(file: Path) -> None:
+    """Put the metadata of a safetensors file in the order of its keys; the library writes it in a random one."""
+    with file.open("r+b") as stream:
+        length = int.from_bytes(stream.read(HEADER_LENGTH_BYTES), "little")
+        header = json.loads(stream.read(length))
+        header[METADATA] = dict(sorted(header[METADATA].items()))
+        text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+        if len(text) <= length:  # the format allows spaces behind the header, and nothing may move
+            stream.seek(HEADER_LENGTH_BYTES)
+            stream.write(text.ljust(length))
 
 
 def read_tensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str]]:
