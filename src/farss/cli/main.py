@@ -14,7 +14,20 @@ from farss.errors import FarssError
 from farss.training.allocator import restart_with_preload
 
 TRAINING_VERBS = ("demo", "run", "train")
-VERBS = ("demo", "run", "init", "merge-stats", "train", "export", "eval", "compare", "methods", "tasks", "models")
+VERBS = (
+    "demo",
+    "run",
+    "inspect",
+    "init",
+    "merge-stats",
+    "train",
+    "export",
+    "eval",
+    "compare",
+    "methods",
+    "tasks",
+    "models",
+)
 INTERRUPTED = 130
 
 

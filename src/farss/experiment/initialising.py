@@ -20,6 +20,7 @@ from farss.errors import ConfigError
 from farss.experiment import materials
 from farss.experiment.crew import Crew, crew
 from farss.experiment.environment import peak_bytes
+from farss.experiment.outlook import outlook
 from farss.experiment.planning import calibration_batches, collect_with, prepare, resolved, spectrum_folder
 from farss.experiment.progress import ProgressLine
 from farss.experiment.stages import stage_key
@@ -37,13 +38,12 @@ from farss.methods import get_method
 from farss.methods.base import FROM_DATA
 from farss.model.blocks import BlockChain
 from farss.model.calibration import Batch, Example, data_fingerprint
-from farss.model.cost import MemoryCost, choose_engine, resident_cost, streamed_cost
+from farss.model.cost import MemoryCost, choose_engine
 from farss.model.curvature import Curvature, Keep
-from farss.model.lazy import skeleton
 from farss.model.plan import Plan
-from farss.model.sources import LoadedModel, resolve
+from farss.model.sources import LoadedModel
 from farss.model.spectra import SpectrumCache
-from farss.model.targets import chain_prefixes, find_targets
+from farss.model.targets import find_targets
 from farss.storage import held, new_folder
 
 Engine = Literal["auto", "resident", "streamed"]
@@ -165,24 +165,22 @@ def engine_for(recipe: Recipe, engine: Engine) -> tuple[Literal["resident", "str
         ModelError: if the model is not found, or has no module to adapt.
         ResourceError: if `engine` is "auto" and the model fits neither way.
     """
-    config = resolved(recipe.init)
-    folder = resolve(recipe.model.name, recipe.model.revision)
-    dtype = recipe.model.dtype if config.dtype == "auto" else config.dtype
-    model, kind = skeleton(folder, dtype, trust_remote_code=recipe.model.trust_remote_code)
-    targets = find_targets(model, config.targets, config.exclude, in_memory=False)
-    resident = resident_cost(model, targets, kind, config.batch_tokens)
-    walkable = len(chain_prefixes(model)) == 1 and all(target.layer is not None for target in targets)
-    streamed = streamed_cost(model, targets, kind, config.batch_tokens) if walkable else None
-    chosen = choose_engine(resident, streamed) if engine == "auto" else engine
+    seen = outlook(recipe)
+    chosen = choose_engine(seen.resident, seen.streamed) if engine == "auto" else engine
     if chosen == "resident":
-        return chosen, resident
-    BlockChain(model, targets)  # says why, if it cannot be walked
-    assert streamed is not None, "a chain can be walked"
-    return chosen, streamed
+        return chosen, seen.resident
+    BlockChain(seen.model, seen.targets)  # says why, if it cannot be walked
+    assert seen.streamed is not None, "a chain can be walked"
+    return chosen, seen.streamed
 
 
 def take_statistics(
-    recipe: Recipe, loaded: LoadedModel, shard: Shard, kept: Path, progress: ProgressLine | None = None
+    recipe: Recipe,
+    loaded: LoadedModel,
+    shard: Shard,
+    kept: Path,
+    progress: ProgressLine | None = None,
+    examples: list[Example] | None = None,
 ) -> tuple[Curvature, Origin]:
     """The second moments of a shard of the recipe's calibration examples.
 
@@ -192,13 +190,14 @@ def take_statistics(
         shard: which part of the examples.
         kept: where the sums so far are kept, so that an interrupted call goes on from them.
         progress: told how far it is.
+        examples: all calibration examples, where they are at hand; None encodes them.
 
     Raises:
         ConfigError: if the published code's choices, which depend on the order of all examples, are asked of a shard.
         DataError: if there are fewer examples than shards.
     """
     config = resolved(recipe.init)
-    examples = calibration_of(recipe, loaded.tokenizer)
+    examples = calibration_of(recipe, loaded.tokenizer) if examples is None else examples
     origin = Origin(
         loaded.fingerprint,
         str(loaded.dtype),

@@ -29,13 +29,13 @@ def render(report: dict[str, Any]) -> str:
     """
     runs = catalogue(report)
     maps, uniform = drawings.plan_maps(runs)
-    page = _environment().get_template(TEMPLATE)
+    page = environment().get_template(TEMPLATE)
     text = page.render(
         report=report,
         created=str(report.get("created") or "").partition("T")[0],
         runs=runs,
-        style=Markup(_asset("report.css")),  # ours, not the report's
-        script=Markup(_asset("report.js")),
+        style=Markup(asset("report.css")),  # ours, not the report's
+        script=Markup(asset("report.js")),
         headline=findings.markup(findings.headline(report)),
         headline_text=findings.plain(findings.headline(report)),
         standfirst=[findings.markup(s) for s in findings.standfirst(report)],
@@ -71,20 +71,22 @@ def _legend(runs: list[Run]) -> dict[str, list[tuple[Markup, Markup]]]:
 
 
 @cache
-def _environment() -> Environment:
-    environment = Environment(
+def environment() -> Environment:
+    """The templates of all pages; text is escaped, and a name that is not given is an error."""
+    made = Environment(
         loader=PackageLoader("farss.report", "assets"),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters.update(
+    made.filters.update(
         count=lambda raw: shown(raw, count), size=lambda raw: shown(raw, size), measure=tables.measure_name
     )
-    return environment
+    return made
 
 
 @cache
-def _asset(name: str) -> str:
+def asset(name: str) -> str:
+    """The text of a file of the package's own assets."""
     return resources.files("farss.report").joinpath("assets", name).read_text(encoding="utf-8")
