@@ -13,10 +13,11 @@ from farss import __version__
 from farss.errors import FarssError
 from farss.training.allocator import restart_with_preload
 
-PRELOADED_VERBS = ("demo", "run", "init", "train")
+PRELOADED_VERBS = ("demo", "run", "inspect", "init", "train")
 VERBS = (
     "demo",
     "run",
+    "inspect",
     "init",
     "merge-stats",
     "train",

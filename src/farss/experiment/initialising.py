@@ -20,6 +20,7 @@ from farss.errors import ConfigError
 from farss.experiment import materials
 from farss.experiment.crew import Crew, crew
 from farss.experiment.environment import peak_bytes
+from farss.experiment.outlook import outlook
 from farss.experiment.planning import prepare, resolved, spectrum_folder
 from farss.experiment.progress import ProgressLine
 from farss.experiment.sharding import shard_batches, take_statistics
@@ -32,13 +33,12 @@ from farss.methods import get_method
 from farss.methods.base import FROM_DATA, KNOWLEDGE, STATISTICS
 from farss.model.blocks import BlockChain
 from farss.model.calibration import Batch, data_fingerprint
-from farss.model.cost import MemoryCost, choose_engine, resident_cost, streamed_cost
+from farss.model.cost import MemoryCost, choose_engine
 from farss.model.curvature import Curvature
-from farss.model.lazy import skeleton
 from farss.model.plan import Plan
-from farss.model.sources import LoadedModel, resolve
+from farss.model.sources import LoadedModel
 from farss.model.spectra import SpectrumCache
-from farss.model.targets import chain_prefixes, find_targets
+from farss.model.targets import find_targets
 from farss.storage import held, new_folder
 
 Engine = Literal["auto", "resident", "streamed"]
@@ -173,23 +173,16 @@ def engine_for(
         ConfigError: if the streamed engine is asked for and does not take what the method needs.
         ResourceError: if `engine` is "auto" and the model fits neither way.
     """
-    streams = method is None or streamable(method)
     if engine == "streamed" and method is not None:
         check_streamable(method)
-    config = resolved(recipe.init)
-    folder = resolve(recipe.model.name, recipe.model.revision)
-    dtype = recipe.model.dtype if config.dtype == "auto" else config.dtype
-    model, kind = skeleton(folder, dtype, trust_remote_code=recipe.model.trust_remote_code)
-    targets = find_targets(model, config.targets, config.exclude, in_memory=False)
-    resident = resident_cost(model, targets, kind, config.batch_tokens)
-    walkable = len(chain_prefixes(model)) == 1 and all(target.layer is not None for target in targets)
-    streamed = streamed_cost(model, targets, kind, config.batch_tokens) if walkable and streams else None
-    chosen = choose_engine(resident, streamed) if engine == "auto" else engine
+    seen = outlook(recipe)
+    streams = method is None or streamable(method)
+    chosen = choose_engine(seen.resident, seen.streamed if streams else None) if engine == "auto" else engine
     if chosen == "resident":
-        return chosen, resident
-    BlockChain(model, targets)  # says why, if it cannot be walked
-    assert streamed is not None, "a chain can be walked"
-    return chosen, streamed
+        return chosen, seen.resident
+    BlockChain(seen.model, seen.targets)  # says why, if it cannot be walked
+    assert seen.streamed is not None, "a chain can be walked"
+    return chosen, seen.streamed
 
 
 def _resident(request: Request) -> tuple[Plan, float]:

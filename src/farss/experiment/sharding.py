@@ -23,7 +23,12 @@ from farss.storage import held, new_folder
 
 
 def take_statistics(
-    recipe: Recipe, loaded: LoadedModel, shard: Shard, kept: Path, progress: ProgressLine | None = None
+    recipe: Recipe,
+    loaded: LoadedModel,
+    shard: Shard,
+    kept: Path,
+    progress: ProgressLine | None = None,
+    examples: list[Example] | None = None,
 ) -> tuple[Curvature, Origin]:
     """The second moments of a shard of the recipe's calibration examples.
 
@@ -33,13 +38,14 @@ def take_statistics(
         shard: which part of the examples.
         kept: where the sums so far are kept, so that an interrupted call goes on from them.
         progress: told how far it is.
+        examples: all calibration examples, where they are at hand; None encodes them.
 
     Raises:
         ConfigError: if the published code's choices, which depend on the order of all examples, are asked of a shard.
         DataError: if there are fewer examples than shards.
     """
     config = resolved(recipe.init)
-    examples = calibration_of(recipe, loaded.tokenizer)
+    examples = calibration_of(recipe, loaded.tokenizer) if examples is None else examples
     origin = Origin(
         loaded.fingerprint,
         str(loaded.dtype),

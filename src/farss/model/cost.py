@@ -177,6 +177,12 @@ def _inputs(block: Sequence[Target]) -> dict[tuple[str, int], list[Target]]:
     return apart
 
 
+def kept_inputs(targets: Sequence[Target]) -> list[int]:
+    """In-features n of every distinct input whose second moment S_h, [n, n], the pass keeps."""
+    groups = [(n, group) for block in _blocks(targets).values() for (_, n), group in _inputs(block).items()]
+    return [n for n, group in groups if any(target.shape[0] >= n for target in group)]
+
+
 def _moment_bytes(block: Sequence[Target], dtype: torch.dtype) -> int:
     """Sums of one block: h once per shared input that a tall or square module reads, and one of g, delta, y each."""
     numbers = 0

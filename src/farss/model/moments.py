@@ -222,6 +222,11 @@ class Curvature(Moments):
             raise NumericalError("a second moment is not finite", where=target, do="run the model in float32")
         return pair[0].cpu(), pair[1].cpu()
 
+    def input_moment(self, name: str) -> Tensor | None:
+        """S_h of the hidden states that a module reads, [n, n] float64; None where only S_y was kept."""
+        key = f"h/{self.inputs[name]}"
+        return self._mean(key) if key in self.sums else None
+
 
 def notes_of(path: str | Path) -> dict[str, str]:
     """The notes that were saved with a curvature.

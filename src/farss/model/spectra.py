@@ -25,11 +25,15 @@ class SpectrumCache:
     Args:
         folder: where spectra are kept, one safetensors file each; None keeps nothing on disk.
         memo: whether this object also keeps what it has returned (k*k numbers per weight).
+
+    Attributes:
+        decomposed: how many weights this object has decomposed, rather than read.
     """
 
     def __init__(self, folder: str | Path | None, *, memo: bool = False) -> None:
         self.folder = None if folder is None else Path(folder)
         self._memo: dict[str, Spectrum] | None = {} if memo else None
+        self.decomposed = 0
 
     def get(self, target: Target, route: Choice = "gram") -> Spectrum:
         """The spectrum of the target's weight [m, n]: from memory, from disk, or decomposed now.
@@ -51,6 +55,7 @@ class SpectrumCache:
         spectrum = self._read(key, target)
         if spectrum is None:
             spectrum = decompose(weight_matrix(target), named)
+            self.decomposed += 1
             self._write(key, spectrum)
         if self._memo is not None:
             self._memo[key] = spectrum

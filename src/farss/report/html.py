@@ -73,17 +73,17 @@ def _legend(runs: list[Run]) -> dict[str, list[tuple[Markup, Markup]]]:
 @cache
 def environment() -> Environment:
     """The templates of all pages: text is escaped, and what a template asks for must be there."""
-    environment = Environment(
+    made = Environment(
         loader=PackageLoader("farss.report", "assets"),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters.update(
+    made.filters.update(
         count=lambda raw: shown(raw, count), size=lambda raw: shown(raw, size), measure=tables.measure_name
     )
-    return environment
+    return made
 
 
 @cache

@@ -1,0 +1,64 @@
+"""`farss inspect`: a model seen through a task, before anything is decided."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import Any
+
+from farss.cli.options import add_recipe_options, recipe_from
+from farss.cli.output import emit
+
+SUMMARY = "look at a model through a task: importances, spectra, stability, a suggested boundary, costs; no training"
+EXAMPLE = "farss inspect --model smollm2-135m --data gsm8k --data-dir DATA --out runs/inspect"
+DEFAULT_OUT = Path("runs") / "inspect"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Model, data, and what bears on the plan that is inspected."""
+    add_recipe_options(
+        parser,
+        (
+            "--model",
+            "--dtype",
+            "--data",
+            "--data-dir",
+            "--calibration-rows",
+            "--max-length",
+            "--rank",
+            "--shallow-layers",
+        ),
+    )
+    engines = "auto (refuse a model that does not fit in memory) or resident (try it)"
+    parser.add_argument("--engine", default="auto", choices=("auto", "resident"), help=engines)
+    text = f"folder for inspect.html and inspect.json (default {DEFAULT_OUT})"
+    parser.add_argument("--out", metavar="DIR", default=str(DEFAULT_OUT), help=text)
+
+
+def act(arguments: argparse.Namespace) -> int:
+    """Inspect, and print the main numbers and where the page is."""
+    from farss.experiment.inspecting import inspect
+    from farss.report.inspection import print_inspection
+
+    report = inspect(recipe_from(arguments), arguments.out, arguments.engine, announce=_announce)
+    if arguments.json:
+        return emit(arguments, report, ())
+    print_inspection(report)
+    place = Path(arguments.out)
+    print(f"\npage: {place / 'inspect.html'}\nfigures: {place / 'inspect.json'}")
+    return 0
+
+
+def _announce(predicted: dict[str, Any]) -> None:
+    from farss.experiment.progress import format_duration
+    from farss.model.cost import format_bytes
+
+    seconds = predicted["seconds"]
+    parts = ", ".join(f"{name} {format_duration(seconds[name])}" for name in ("statistics", "decomposition", "scoring"))
+    print(
+        f"predicted: peak memory {format_bytes(predicted['peak_bytes'])} (host; nothing on another device), "
+        f"{format_duration(seconds['total'])} for {predicted['tokens']:,} tokens ({parts})",
+        file=sys.stderr,
+        flush=True,
+    )

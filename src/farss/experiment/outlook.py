@@ -1,0 +1,56 @@
+"""What work on a recipe's model will need, before anything is loaded: from its configuration alone."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from farss.config import Recipe
+from farss.experiment.planning import resolved
+from farss.model.cost import MemoryCost, resident_cost, streamed_cost
+from farss.model.lazy import skeleton
+from farss.model.sources import resolve
+from farss.model.targets import Target, chain_prefixes, find_targets
+
+
+@dataclass(frozen=True)
+class Outlook:
+    """A model without its weights, and the memory that either engine needs for it.
+
+    Attributes:
+        model: its modules, weights empty.
+        targets: the modules to adapt.
+        dtype: of the weights during the pass.
+        resident: memory with the whole model loaded.
+        streamed: memory block by block; None where the model cannot be walked.
+    """
+
+    model: nn.Module
+    targets: list[Target]
+    dtype: torch.dtype
+    resident: MemoryCost
+    streamed: MemoryCost | None
+
+
+def outlook(recipe: Recipe, batch_tokens: int | None = None) -> Outlook:
+    """The outlook on initialising the recipe's model.
+
+    Args:
+        recipe: model and init settings.
+        batch_tokens: padded tokens of the largest batch, where the data are known; `init.batch_tokens` otherwise.
+
+    Raises:
+        ModelError: if the model is not found, or has no module to adapt.
+    """
+    config = resolved(recipe.init)
+    folder = resolve(recipe.model.name, recipe.model.revision)
+    dtype = recipe.model.dtype if config.dtype == "auto" else config.dtype
+    model, kind = skeleton(folder, dtype, trust_remote_code=recipe.model.trust_remote_code)
+    targets = find_targets(model, config.targets, config.exclude, in_memory=False)
+    largest = config.batch_tokens if batch_tokens is None else batch_tokens
+    resident = resident_cost(model, targets, kind, largest)
+    walkable = len(chain_prefixes(model)) == 1 and all(target.layer is not None for target in targets)
+    streamed = streamed_cost(model, targets, kind, largest) if walkable else None
+    return Outlook(model, targets, kind, resident, streamed)

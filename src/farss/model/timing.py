@@ -1,0 +1,158 @@
+"""How long the statistics and decompositions of a model will take: a short calibration of the machine, then shapes.
+
+What is counted are the matrix products and decompositions, which dominate on models worth predicting. Attention over
+long sequences, norms, loading and reading files are not, so the prediction is a lower estimate of the pass; small
+matrices are calibrated less efficient than large ones run, which errs the other way for the decompositions.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from farss.maths.choice import Choice, named_route, sample_weight, timed
+from farss.model.cost import MOMENT_BYTES, kept_inputs, resident_cost
+from farss.model.targets import Target
+
+SIZE = 384
+"""Side of the matrices that are timed."""
+
+ROWS = 512
+"""Tokens of the products that are timed."""
+
+ENOUGH_SECONDS = 0.1
+"""A piece of work is repeated until its runs have taken this long together, and its shortest run counts; five pieces
+make half a second."""
+
+PASS_FLOPS = 4
+"""Per weight and token: a multiplication and an addition forward, and again for the gradient of the input."""
+
+SCORING_PRODUCTS = 6
+"""Products of a moment with the basis, per weight: two moments, for the whole and for each half of the data."""
+
+CONGRUENCE_PRODUCTS = 4
+"""Products that bring a moment to the weight's side, for each half: two where the sides are equal, none on a tall
+weight whose moments were taken there."""
+
+
+@dataclass(frozen=True)
+class Speed:
+    """What this machine does, measured on one size.
+
+    Attributes:
+        model_flops: per second, products in the model's dtype.
+        moment_flops: per second, products in the dtype of the moments.
+        exact_flops: per second, products in float64.
+        decomposition: seconds per `max(m, n) * min(m, n)^2` of a weight, checks included.
+        eigenvalues: seconds per `n^3` of a second moment.
+    """
+
+    model_flops: float
+    moment_flops: float
+    exact_flops: float
+    decomposition: float
+    eigenvalues: float
+
+
+@dataclass(frozen=True)
+class TimeCost:
+    """Predicted seconds.
+
+    Attributes:
+        statistics: of the pass over the calibration data.
+        decomposition: of all weights, none of them in the cache.
+        scoring: of all directions and hidden states, for the whole data and two halves.
+    """
+
+    statistics: float
+    decomposition: float
+    scoring: float
+
+    @property
+    def total(self) -> float:
+        """All together."""
+        return self.statistics + self.decomposition + self.scoring
+
+
+def calibrate(dtype: torch.dtype, route: Choice = "gram") -> Speed:
+    """The speed of this machine, measured in about half a second on the CPU.
+
+    Args:
+        dtype: of the model.
+        route: by which weights will be decomposed.
+    """
+    moments = torch.float64 if dtype == torch.float64 else torch.float32
+    weight = sample_weight(SIZE, SIZE, torch.float32, "cpu")
+    chosen = named_route(route, weight)
+    moment = (weight.T @ weight).to(torch.float64)
+    return Speed(
+        model_flops=_product_flops(dtype),
+        moment_flops=_product_flops(moments),
+        exact_flops=_product_flops(torch.float64),
+        decomposition=_shortest(lambda: timed(weight, chosen)) / SIZE**3,
+        eigenvalues=_shortest(lambda: torch.linalg.eigvalsh(moment)) / SIZE**3,
+    )
+
+
+def predict(model: nn.Module, targets: Sequence[Target], dtype: torch.dtype, tokens: int, speed: Speed) -> TimeCost:
+    """Seconds of statistics, decompositions and scores, from shapes alone.
+
+    Args:
+        model: with or without its weights.
+        targets: of it.
+        dtype: of its weights during the pass.
+        tokens: of all calibration examples.
+        speed: of the machine.
+    """
+    sums = resident_cost(model, targets, dtype, 0).moments / MOMENT_BYTES.get(dtype, 4)
+    rounded = dtype in (torch.float16, torch.bfloat16)  # their outputs are computed once more, in float32
+    exact = sum(m * n for m, n in (target.shape for target in targets) if m != n) if rounded else 0
+    per_token = PASS_FLOPS * _multiplied_weights(model) / speed.model_flops + 2 * (sums + exact) / speed.moment_flops
+    products = sum(_scoring_products(target.shape) for target in targets)
+    return TimeCost(
+        statistics=tokens * per_token,
+        decomposition=speed.decomposition * sum(max(t.shape) * min(t.shape) ** 2 for t in targets),
+        scoring=2 * products / speed.exact_flops + speed.eigenvalues * sum(n**3 for n in kept_inputs(targets)),
+    )
+
+
+def _scoring_products(shape: tuple[int, int]) -> int:
+    """Multiplications of one weight's scores."""
+    m, n = shape
+    k = min(m, n)
+    return SCORING_PRODUCTS * k**3 + (CONGRUENCE_PRODUCTS * max(m, n) ** 2 * k if m <= n else 0)
+
+
+def _multiplied_weights(model: nn.Module) -> int:
+    """Numbers in all matrices that every token is multiplied with: all but an input embedding that is no output head.
+
+    A mixture of experts uses fewer, so its time is overestimated.
+    """
+    looked_up, head = (_weight_of(model, getter) for getter in ("get_input_embeddings", "get_output_embeddings"))
+    tied = looked_up is not None and looked_up is head
+    return sum(p.numel() for p in model.parameters() if p.ndim == 2 and (tied or p is not looked_up))
+
+
+def _weight_of(model: nn.Module, getter: str) -> nn.Parameter | None:
+    module = getattr(model, getter)() if hasattr(model, getter) else None
+    return getattr(module, "weight", None)
+
+
+def _product_flops(dtype: torch.dtype) -> float:
+    weight = sample_weight(SIZE, SIZE, torch.float32, "cpu").to(dtype)
+    rows = sample_weight(ROWS, SIZE, torch.float32, "cpu").to(dtype)
+    return 2 * ROWS * SIZE * SIZE / _shortest(lambda: rows @ weight)
+
+
+def _shortest(work: Callable[[], object]) -> float:
+    work()  # no library's start-up is timed
+    runs: list[float] = []
+    while sum(runs) < ENOUGH_SECONDS:
+        started = time.perf_counter()
+        work()
+        runs.append(time.perf_counter() - started)
+    return max(min(runs), torch.finfo(torch.float32).eps)
