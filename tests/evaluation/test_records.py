@@ -53,3 +53,10 @@ def test_task_loss_is_per_token():
 
 def test_right_is_words_before_path():
     assert not KNOWLEDGE[0].right and KNOWLEDGE[1].right
+
+
+def test_words_with_strange_line_ends_survive(tmp_path):
+    words = "a\u2028b\u2029c\x85d\x0be\x0cf\x1cg\nh\r\ni"
+    kept = Measurement([KnowledgeSample("facts", "1", "Q", "A", -1.0, 1, False, None, words, False)], [])
+    kept.save(tmp_path / "samples.jsonl.gz")
+    assert Measurement.load(tmp_path / "samples.jsonl.gz") == kept

@@ -127,7 +127,8 @@ class Measurement:
         """
         try:
             text = gzip.decompress(Path(path).read_bytes()).decode("utf-8")
-            records = [json.loads(line) for line in text.splitlines()]
+            # A model's words may hold characters that `splitlines` takes for line ends, such as U+2028.
+            records = [json.loads(line) for line in text.split("\n") if line]
             knowledge = [KnowledgeSample(**_fields(r)) for r in records if r["kind"] == "knowledge"]
             task = [TaskSample(**_fields(r)) for r in records if r["kind"] == "task"]
         except (OSError, EOFError, zlib.error, ValueError, KeyError, TypeError) as error:
