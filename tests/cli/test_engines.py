@@ -179,3 +179,28 @@ def test_two_processes_started_together_plan_as_one(farss, workshop, tmp_path):
     one, other = (Plan.load(tmp_path / place / "plan.json") for place in ("whole", "crew"))
     assert [(t.name, t.rank, t.indices) for t in one.targets] == [(t.name, t.rank, t.indices) for t in other.targets]
     assert not (tmp_path / ".crew.work").exists()
+
+
+@pytest.mark.parametrize(
+    ("method", "says"), [("farss", "tokens"), ("pissa", "with nothing cached"), ("lora", "resident engine")]
+)
+def test_what_is_expected_is_said_before_the_work(farss, workshop, tmp_path, method, says):
+    code, text, err = init(farss, workshop, tmp_path / "init", method=method)
+    assert code == 0
+    first = err.splitlines()[0]
+    assert first.startswith("predicted: peak memory") and says in first
+    expected = json.loads(text)
+    assert expected["predicted_peak_bytes"] > 0
+    assert (expected["predicted_seconds"] is None) == (method == "lora")
+
+
+def test_a_forecast_grows_with_the_tokens_and_by_streaming(workshop):
+    from farss.config import Recipe
+    from farss.experiment.outlook import forecast, outlook
+
+    seen = outlook(Recipe.from_yaml(workshop.recipe()))
+    none = forecast(seen, "resident", 0, decomposes=False)
+    assert none.seconds is None and none.peak_bytes == seen.resident.peak
+    few, many = (forecast(seen, "resident", tokens, decomposes=False).seconds for tokens in (1_000, 1_000_000))
+    assert 0 < few < many
+    assert forecast(seen, "streamed", 10, decomposes=False).peak_bytes == seen.streamed.peak

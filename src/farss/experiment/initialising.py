@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import shutil
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -20,7 +21,7 @@ from farss.errors import ConfigError
 from farss.experiment import materials
 from farss.experiment.crew import Crew, crew
 from farss.experiment.environment import peak_bytes
-from farss.experiment.outlook import outlook
+from farss.experiment.outlook import Forecast, Outlook, forecast, outlook
 from farss.experiment.planning import prepare, resolved, spectrum_folder
 from farss.experiment.progress import ProgressLine
 from farss.experiment.sharding import shard_batches, take_statistics
@@ -33,10 +34,11 @@ from farss.methods import get_method
 from farss.methods.base import FROM_DATA, KNOWLEDGE, STATISTICS
 from farss.model.blocks import BlockChain
 from farss.model.calibration import Batch, data_fingerprint
-from farss.model.cost import MemoryCost, choose_engine
+from farss.model.checkpoint import load_tokenizer
+from farss.model.cost import choose_engine
 from farss.model.curvature import Curvature
 from farss.model.plan import Plan
-from farss.model.sources import LoadedModel
+from farss.model.sources import LoadedModel, resolve
 from farss.model.spectra import SpectrumCache
 from farss.model.targets import find_targets
 from farss.storage import held, new_folder
@@ -53,6 +55,7 @@ def initialise(
     plan_file: str | Path | None = None,
     engine: Engine = "auto",
     statistics: str | Path | None = None,
+    announce: Callable[[Forecast], None] | None = None,
 ) -> dict[str, Any] | None:
     """Decide a plan, or obey one, and build its adapter; leaves `plan.json`, `adapter/`, statistics and recipe.
 
@@ -69,6 +72,7 @@ def initialise(
         engine: "resident" (the model in memory), "streamed" (one block of it at a time) or "auto" (streamed where the
             model does not fit and the method allows it).
         statistics: use these instead of the data, a file or folder of `farss init`, `farss run` or `farss merge-stats`.
+        announce: called with what is expected to be needed, before the model is loaded.
 
     Raises:
         DataError: if the method needs data, and rows are missing or lack fields.
@@ -92,10 +96,13 @@ def initialise(
         materials.training_rows(recipe)
     if KNOWLEDGE in request.to_take:
         materials.knowledge_prompts(recipe)
-    chosen, cost = engine_for(recipe, engine, None if given else method)
+    chosen, seen = engine_for(recipe, engine, None if given else method)
     started = time.perf_counter()
     with crew() as hands:
         request = dataclasses.replace(request, hands=hands)
+        expected = _forecast(request, chosen, seen)
+        if announce is not None and hands.leads:
+            announce(expected)
         if not hands.leads:
             _help(request, chosen)
             return None
@@ -108,7 +115,8 @@ def initialise(
         "modules": len(plan.targets),
         "trainable_params": plan.trainable_parameters,
         "seconds": time.perf_counter() - started,
-        "predicted_peak_bytes": cost.peak,
+        "predicted_peak_bytes": expected.peak_bytes,
+        "predicted_seconds": expected.seconds,
         "peak_bytes": peak_bytes(),
         "max_logit_difference": difference,
         "plan": str(Path(out) / "plan.json"),
@@ -160,8 +168,8 @@ class Request:
 
 def engine_for(
     recipe: Recipe, engine: Engine, method: str | None = None
-) -> tuple[Literal["resident", "streamed"], MemoryCost]:
-    """The engine to use and what it will need, from the model's configuration alone.
+) -> tuple[Literal["resident", "streamed"], Outlook]:
+    """The engine to use, and the model's outlook it was chosen by, from the model's configuration alone.
 
     Args:
         recipe: model and init settings.
@@ -179,10 +187,21 @@ def engine_for(
     streams = method is None or streamable(method)
     chosen = choose_engine(seen.resident, seen.streamed if streams else None) if engine == "auto" else engine
     if chosen == "resident":
-        return chosen, seen.resident
+        return chosen, seen
     BlockChain(seen.model, seen.targets)  # says why, if it cannot be walked
     assert seen.streamed is not None, "a chain can be walked"
-    return chosen, seen.streamed
+    return chosen, seen
+
+
+def _forecast(request: Request, engine: Literal["resident", "streamed"], seen: Outlook) -> Forecast:
+    tokens = 0
+    if "curvature" in request.to_take:
+        named = request.recipe.model
+        tokenizer = load_tokenizer(resolve(named.name, named.revision), named.trust_remote_code)
+        examples = request.hands.shard.of(calibration_of(request.recipe, tokenizer))
+        tokens = sum(len(example) for example in examples)
+    decomposes = request.given is None and "spectrum" in get_method(request.method).needs
+    return forecast(seen, engine, tokens, decomposes=decomposes, route=request.config.route)
 
 
 def _resident(request: Request) -> tuple[Plan, float]:

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import nn
 
 from farss.config import Recipe
 from farss.experiment.planning import resolved
+from farss.maths.choice import Choice
 from farss.model.cost import MemoryCost, resident_cost, streamed_cost
 from farss.model.lazy import skeleton
 from farss.model.sources import resolve
 from farss.model.targets import Target, chain_prefixes, find_targets
+from farss.model.timing import calibrate, predict
 
 
 @dataclass(frozen=True)
@@ -32,6 +35,48 @@ class Outlook:
     dtype: torch.dtype
     resident: MemoryCost
     streamed: MemoryCost | None
+
+
+STREAMED_PASS = 1.5
+"""A walk over blocks runs each of them forward twice and backward once; the resident pass forward once."""
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """What an initialisation is expected to need, before anything is loaded.
+
+    Attributes:
+        engine: that will be used.
+        peak_bytes: memory of the process; nothing is put on another device.
+        seconds: of the pass and the decompositions, with no spectrum in the cache; None where neither is needed.
+        tokens: of the calibration examples, 0 where none are read.
+    """
+
+    engine: Literal["resident", "streamed"]
+    peak_bytes: int
+    seconds: float | None
+    tokens: int
+
+
+def forecast(
+    seen: Outlook, engine: Literal["resident", "streamed"], tokens: int, *, decomposes: bool, route: Choice = "gram"
+) -> Forecast:
+    """What the chosen engine will need; measures the machine's speed for half a second if time is asked for.
+
+    Args:
+        seen: of `outlook`.
+        engine: the chosen one.
+        tokens: of the calibration examples, 0 if none are read.
+        decomposes: whether weights are decomposed.
+        route: by which.
+    """
+    memory = seen.resident if engine == "resident" else seen.streamed
+    assert memory is not None, "an engine that is chosen has a cost"
+    if not tokens and not decomposes:
+        return Forecast(engine, memory.peak, None, 0)
+    cost = predict(seen.model, seen.targets, seen.dtype, tokens, calibrate(seen.dtype, route))
+    statistics = cost.statistics * (STREAMED_PASS if engine == "streamed" else 1.0)
+    return Forecast(engine, memory.peak, statistics + decomposes * cost.decomposition, tokens)
 
 
 def outlook(recipe: Recipe, batch_tokens: int | None = None) -> Outlook:

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import argparse
+import sys
+from typing import TYPE_CHECKING
 
 from farss.cli.options import add_recipe_options, recipe_from
 from farss.cli.output import emit
 from farss.errors import ConfigError
+
+if TYPE_CHECKING:
+    from farss.experiment.outlook import Forecast
 
 SUMMARY = "take statistics, decide a plan (an editable plan.json) and build the adapter it describes"
 EXAMPLE = "farss init --model smollm2-135m --data gsm8k --data-dir DATA --method farss --out init/"
@@ -62,6 +67,7 @@ def act(arguments: argparse.Namespace) -> int:
         plan_file=arguments.plan,
         engine=arguments.engine,
         statistics=arguments.stats,
+        announce=_announce,
     )
     if result is None:
         return 0  # another process of the crew speaks
@@ -75,6 +81,20 @@ def act(arguments: argparse.Namespace) -> int:
         f"adapter: {result['adapter']}",
     ]
     return emit(arguments, result, lines)
+
+
+def _announce(expected: Forecast) -> None:
+    from farss.experiment.progress import format_duration
+    from farss.model.cost import format_bytes
+
+    time = "" if expected.seconds is None else f", {format_duration(expected.seconds)} with nothing cached"
+    tokens = f" for {expected.tokens:,} tokens" if expected.tokens else ""
+    print(
+        f"predicted: peak memory {format_bytes(expected.peak_bytes)} (host; nothing on another device){time}{tokens}, "
+        f"{expected.engine} engine",
+        file=sys.stderr,
+        flush=True,
+    )
 
 
 def _start(difference: float | None) -> str:
