@@ -6,6 +6,7 @@ Each leaves a folder that the next one reads, with the recipe beside it, so that
 from __future__ import annotations
 
 import dataclasses
+import json
 import time
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,8 @@ from farss.adapters.export import Form, export
 from farss.adapters.files import base_name_of, load_adapter, save_adapter
 from farss.config import ModelConfig, Recipe
 from farss.errors import AdapterError, ConfigError
+from farss.evaluation.harness import PREFIX, HarnessResult, check_tasks, run_tasks
+from farss.evaluation.records import Measurement
 from farss.evaluation.scores import summarise
 from farss.experiment import materials
 from farss.experiment.environment import device, versions
@@ -24,6 +27,7 @@ from farss.storage import write_atomically, write_json
 from farss.training.sft import train
 
 RECIPE = "recipe.yaml"
+HARNESS_SAMPLES = "lm-eval-samples.json"
 ADAPTER_FORMS = ("peft", "portable")
 
 
@@ -127,7 +131,10 @@ def export_adapter(
 def evaluate(
     recipe: Recipe, tasks: tuple[str, ...], out: str | Path, *, adapter: str | Path | None = None
 ) -> dict[str, Any]:
-    """Score a model on knowledge sets and at most one task; leaves `results.json` and the samples.
+    """Score a model on knowledge sets, at most one task, and tasks of lm-eval; leaves `results.json` and the samples.
+
+    Names that begin with `lm-eval:` are tasks of lm-eval, run by its own code on the rows of the data directory;
+    `eval.task_rows` limits their documents.
 
     Raises:
         ConfigError: if no task, or more than one training task, is named, or `out` is not empty.
@@ -137,10 +144,14 @@ def evaluate(
     from farss.datasets import describe
 
     kinds = {row["name"]: row["kind"] for row in describe()}
-    trained_on = [name for name in tasks if kinds.get(name) == "task"]
-    knowledge = tuple(name for name in tasks if name not in trained_on)
+    foreign = [name.removeprefix(PREFIX) for name in tasks if name.startswith(PREFIX)]
+    ours = [name for name in tasks if not name.startswith(PREFIX)]
+    trained_on = [name for name in ours if kinds.get(name) == "task"]
+    knowledge = tuple(name for name in ours if name not in trained_on)
     if not tasks or len(trained_on) > 1:
         raise ConfigError("name knowledge sets and at most one task", got=", ".join(tasks))
+    if foreign:
+        check_tasks(foreign, _data_dir(recipe))
     recipe = recipe.override(
         {"eval.knowledge": list(knowledge), **({"data.task": trained_on[0]} if trained_on else {})}
     )
@@ -152,16 +163,23 @@ def evaluate(
     model = load_adapter(loaded.model, adapter) if adapter else loaded.model
     model.eval()
     started = time.perf_counter()
-    with ProgressLine("evaluating") as line:
-        measurement = measure(
-            recipe, model, loaded.tokenizer, rows=None, words=True, task=bool(trained_on), progress=line
-        )
-    place = Path(out)
+    place, measurement = Path(out), Measurement()
+    if ours:
+        with ProgressLine("evaluating") as line:
+            measurement = measure(
+                recipe, model, loaded.tokenizer, rows=None, words=True, task=bool(trained_on), progress=line
+            )
     measurement.save(place / SAMPLES)
+    harness = None
+    if foreign:
+        limit = recipe.eval.task_rows
+        harness = run_tasks(model, loaded.tokenizer, foreign, data_dir=_data_dir(recipe), limit=limit)
+        write_json(place / HARNESS_SAMPLES, json.loads(json.dumps(harness.samples, default=str)))
     result = {
         "model": loaded.name,
         "adapter": str(adapter) if adapter else None,
-        "scores": summarise(measurement),
+        "scores": summarise(measurement) | (_harness_scores(harness) if harness else {}),
+        "lm_eval_versions": harness.versions if harness else {},
         "seconds": time.perf_counter() - started,
         "versions": versions(),
         "device": device(),
@@ -170,3 +188,13 @@ def evaluate(
     }
     write_json(place / "results.json", result)
     return result
+
+
+def _data_dir(recipe: Recipe) -> str:
+    if recipe.data.data_dir is None:
+        raise ConfigError("tasks of lm-eval take their rows from a data directory", do="name it with --data-dir")
+    return recipe.data.data_dir
+
+
+def _harness_scores(found: HarnessResult) -> dict[str, dict[str, Any]]:
+    return {f"lm-eval/{task}/{metric}": score for task, row in found.scores.items() for metric, score in row.items()}

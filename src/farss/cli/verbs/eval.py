@@ -19,7 +19,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         parser, ("--model", "--dtype", "--data-dir", "--knowledge-rows", "--task-rows", "--generate-rows")
     )
     parser.add_argument("--adapter", metavar="DIR", help="any PEFT adapter folder, or one written by `farss train`")
-    parser.add_argument("--tasks", required=True, help="comma-separated names of `farss tasks`")
+    parser.add_argument("--tasks", required=True, help="comma-separated names of `farss tasks`, and lm-eval:NAME")
     parser.add_argument("--out", metavar="DIR", required=True, help="folder for results.json and the samples")
 
 
@@ -30,7 +30,11 @@ def act(arguments: argparse.Namespace) -> int:
     names = tuple(name.strip() for name in arguments.tasks.split(",") if name.strip())
     result = evaluate(recipe_from(arguments), names, arguments.out, adapter=arguments.adapter)
     lines = [
-        f"{key:<32} {score['value']:.4f} +- {score['stderr']:.4f}  n={score['n']}"
+        f"{key:<32} {score['value']:.4f} {_error(score['stderr'])}  n={score['n']}"
         for key, score in result["scores"].items()
     ]
     return emit(arguments, result, [*lines, f"results: {result['path']}"])
+
+
+def _error(error: float | None) -> str:
+    return "" if error is None else f"+- {error:.4f}"
