@@ -43,6 +43,7 @@ ON_OWN_FACTORS = {"corda-kpm train", "corda-kpm eval", "eva train", "eva eval"}
         ("init.start.rank_ratio", 1.0, ON_OWN_FACTORS),
         ("init.start.covariance_scale", "signed_maximum", {*STATISTICS, *ON_OWN_FACTORS} - {"gradient"}),
         ("methods", ["lora"], {"plans"}),
+        ("match", "params", {"plans", *TRAINED} - {"full train", "full eval"}),
         ("train.epochs", 2.0, TRAINED),
         ("train.learning_rate", 1.0, set()),
         ("eval.shots", 1, {"base", *MEASURED, *ON_KNOWLEDGE}),

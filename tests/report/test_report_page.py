@@ -276,3 +276,18 @@ def test_writing_leaves_both_files(report, tmp_path):
     assert json.loads(data.read_text(encoding="utf-8")) == report
     assert page.read_text(encoding="utf-8") == render(report)
     assert sorted(p.name for p in (tmp_path / "run").iterdir()) == ["report.html", "report.json"]
+
+
+def section(report, name: str) -> str:
+    """The text of one section of the page."""
+    found = re.search(rf'<section id="{name}".*?</section>', render(report), re.DOTALL)
+    return " ".join(Page(found[0]).text) if found else ""
+
+
+def test_a_budget_is_shown_with_what_it_was_missed_by(report):
+    assert "asked for" not in section(report, "costs")
+    for run, realised in zip(report["runs"][2:], (19_400_000, 20_020_000), strict=False):
+        run["budget"] = {"requested": 20_000_000, "realised": realised}
+    text = section(report, "costs")
+    assert "asked for" in text and "missed by −3.0\u00a0%" in text and "missed by +0.1\u00a0%" in text
+    assert set(Page(render(report)).values["all"]) >= {20_000_000.0}

@@ -165,6 +165,7 @@ def _run_entry(
 ) -> dict[str, Any]:
     settings = run.recipe.eval
     method = get_method(job.job.method)
+    plan = Plan.load(run.folder / "plans" / f"{job.job.method}.json") if method.trains == "adapter" else None
     moved = facts(before, after)
     points, area = _frontier(settings, job, before, after, full)
     trained = job.trained
@@ -187,7 +188,8 @@ def _run_entry(
         "curve": trained["curve"],
         "frontier": points,
         "frontier_area": area,
-        "plan": _plan_summary(run.folder / "plans" / f"{job.job.method}.json"),
+        "plan": _plan_summary(plan),
+        "budget": _budget(plan),
         "facts": {
             "lost": moved["lost"][:FACTS_SHOWN],
             "gained": moved["gained"][:FACTS_SHOWN],
@@ -225,10 +227,16 @@ def _init_costs(method: Method, run: FinishedRun, trained: dict[str, Any]) -> di
     return {"init_seconds": seconds, "init_peak_bytes": peak}
 
 
-def _plan_summary(file: Path) -> dict[str, Any] | None:
-    if not file.exists():
+def _budget(plan: Plan | None) -> dict[str, int] | None:
+    """The trainable parameters asked for and had, where ranks were solved for a budget."""
+    if plan is None or plan.requested_parameters is None:
         return None
-    plan = Plan.load(file)
+    return {"requested": plan.requested_parameters, "realised": plan.trainable_parameters}
+
+
+def _plan_summary(plan: Plan | None) -> dict[str, Any] | None:
+    if plan is None:
+        return None
     return {
         "targets": [
             {

@@ -40,8 +40,10 @@ class Keys:
         self.base = stage_key(self._model, held_out, _without(self._asked, FRONTIER))
         init = _without(recipe.init.to_mapping(), OWN_SETTINGS | {"start"})
         self.statistics = stage_key(self._model, _without(data, {"knowledge_calibration"}), init)
+        # Nothing stands for a setting that is not used, so that a recipe without it keeps its keys.
+        self._budget = [] if recipe.match == "rank" else [recipe.match, recipe.budget_params]
         own = [part for method in sorted(recipe.methods) for part in self._own(method)]
-        self.plans = stage_key(self.statistics, sorted(recipe.methods), *own)
+        self.plans = stage_key(self.statistics, sorted(recipe.methods), *own, *self._budget)
 
     def gathered(self, kind: str) -> str:
         """Of a pass for statistics beside the curvature."""
@@ -52,8 +54,11 @@ class Keys:
     def training(self, job: Job) -> str:
         """Of a job's training: an adapter depends on its plan, and so on the statistics."""
         config = dataclasses.replace(self.recipe.train, learning_rate=job.learning_rate, seed=job.seed)
-        start = self.statistics if get_method(job.method).trains == "adapter" else None
-        return stage_key(self._model, self._rows, start, config.to_mapping(), job.method, *self._own(job.method))
+        adapter = get_method(job.method).trains == "adapter"
+        start, budget = (self.statistics, self._budget) if adapter else (None, [])
+        return stage_key(
+            self._model, self._rows, start, config.to_mapping(), job.method, *self._own(job.method), *budget
+        )
 
     def evaluation(self, job: Job) -> str:
         """Of a job's measurement."""

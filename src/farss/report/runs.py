@@ -54,6 +54,13 @@ class Run:
         """The learning rate."""
         return finite(self.record.get("learning_rate"))
 
+    @property
+    def missed(self) -> float | None:
+        """By how much its trainable parameters miss their budget, as a share of it; None without a budget."""
+        budget = self.record.get("budget") or {}
+        requested, realised = finite(budget.get("requested")), finite(budget.get("realised"))
+        return realised / requested - 1 if requested and realised is not None else None
+
     def measure(self, key: str) -> Estimate | None:
         """An entry of `compared`, for example `K_p`."""
         return estimate((self.record.get("compared") or {}).get(key))

@@ -72,6 +72,7 @@ FACTS = _record(
     },
     null=True,
 )
+BUDGET = _record({"requested": COUNT, "realised": COUNT}, ("requested", "realised"), null=True)
 COSTS = (
     "trained_share",
     "init_seconds",
@@ -96,6 +97,7 @@ RUN = _record(
         "curve": _list({"type": "array", "items": {"type": "number"}, "minItems": 2, "maxItems": 2}),
         "frontier": _list(FRONTIER_POINT),
         "plan": PLAN,
+        "budget": BUDGET,
         "facts": FACTS,
     },
     ("id", "method"),
