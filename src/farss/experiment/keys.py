@@ -38,9 +38,10 @@ class Keys:
         self._start = recipe.init.start.to_mapping()
         held_out = _without(data, CALIBRATION | {"train_rows", "seed"})
         self.base = stage_key(self._model, held_out, _without(self._asked, FRONTIER))
-        init = _without(recipe.init.to_mapping(), OWN_SETTINGS | {"start"})
-        self.statistics = stage_key(self._model, _without(data, {"knowledge_calibration"}), init)
         # Nothing stands for a setting that is not used, so that a recipe without it keeps its keys.
+        self._division = [] if recipe.select == "none" else [recipe.select, recipe.validation_rows]
+        init = _without(recipe.init.to_mapping(), OWN_SETTINGS | {"start"})
+        self.statistics = stage_key(self._model, _without(data, {"knowledge_calibration"}), init, *self._division)
         self._budget = [] if recipe.match == "rank" else [recipe.match, recipe.budget_params]
         own = [part for method in sorted(recipe.methods) for part in self._own(method)]
         self.plans = stage_key(self.statistics, sorted(recipe.methods), *own, *self._budget)
@@ -57,7 +58,14 @@ class Keys:
         adapter = get_method(job.method).trains == "adapter"
         start, budget = (self.statistics, self._budget) if adapter else (None, [])
         return stage_key(
-            self._model, self._rows, start, config.to_mapping(), job.method, *self._own(job.method), *budget
+            self._model,
+            self._rows,
+            start,
+            config.to_mapping(),
+            job.method,
+            *self._own(job.method),
+            *budget,
+            *self._division,
         )
 
     def evaluation(self, job: Job) -> str:

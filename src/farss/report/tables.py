@@ -160,6 +160,26 @@ def set_table(runs: list[Run]) -> dict[str, Any]:
     return {"sets": sets, "rows": rows if sets else []}
 
 
+TRIAL_MEASURES = ("K_p", "T_l", "KT_l")
+
+
+def trial_rows(runs: list[Run]) -> list[dict[str, Any]]:
+    """Every trial with the loss it was judged by, the chosen ones marked; empty where nothing was chosen so."""
+    if all(run.validation_loss is None for run in runs):
+        return []
+    return [
+        {
+            "name": run_name(run, with_rate=False),
+            "rate": shown(run.rate, rate),
+            "seed": run.record.get("seed"),
+            "loss": cell(estimate(run.record.get("validation_loss"))),
+            "selected": run.selected,
+            "cells": [cell(run.measure(m), why=_why(run, m)) for m in TRIAL_MEASURES],
+        }
+        for run in runs
+    ]
+
+
 def cost_rows(runs: list[Run]) -> list[dict[str, Any]]:
     """What every run cost, in the report's order; `budget` where any run's ranks were solved for one."""
     writers = {

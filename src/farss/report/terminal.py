@@ -10,7 +10,7 @@ from rich.text import Text
 
 from farss.report.findings import headline, plain
 from farss.report.numbers import MISSING, Estimate, decimal, estimate, finite, rate, signed
-from farss.report.runs import Run, catalogue, ranked
+from farss.report.runs import Run, catalogue, ranked, trials
 
 INTERVAL_COLUMNS = (("K_p", "prob. kept"), ("T_l", "task share"), ("KT_l", "balance"))
 PAPER_COLUMNS = ("K", "T", "KT")
@@ -113,5 +113,7 @@ def print_report(report: dict[str, Any], console: Console | None = None) -> None
         console.print(Text(budget, style="dim"))
     console.print()
     console.print(table(report))
+    if left := len(trials(report)) - len(catalogue(report)):
+        console.print(Text(f"chosen by their loss on validation rows; {left} further trials are in the report", "dim"))
     console.print()
     console.print(Text(plain(headline(report)), style="bold"))
