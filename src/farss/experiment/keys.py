@@ -7,7 +7,7 @@ import dataclasses
 from farss.config import Recipe
 from farss.experiment.jobs import Job
 from farss.experiment.stages import stage_key
-from farss.methods import get_method
+from farss.methods import get_method, package_of_method
 from farss.methods.base import KNOWLEDGE, STATISTICS
 from farss.methods.factored import FactorMethod
 
@@ -74,6 +74,10 @@ class Keys:
 
     def _own(self, method: str) -> list[object]:
         """What a method depends on beside model, data and the settings all methods share."""
+        package = package_of_method(method)
+        return [*self._settings_of(method), *([package] if package else [])]
+
+    def _settings_of(self, method: str) -> list[object]:
         if method in OWN_SETTINGS:
             return [self.recipe.init.to_mapping()[method]]
         if isinstance(get_method(method), FactorMethod):
