@@ -11,7 +11,15 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from farss.config import FarssConfig
-from farss.experiment.budget import BudgetWarning, at_rank, budget_of, passing, plan_for, trainable_parameters
+from farss.experiment.budget import (
+    BudgetWarning,
+    at_average,
+    at_rank,
+    budget_of,
+    passing,
+    plan_for,
+    trainable_parameters,
+)
 from farss.experiment.planning import Preparation, prepare
 from farss.methods import METHODS, get_method
 from farss.methods.base import RankCapWarning, SpectralMethod
@@ -116,6 +124,13 @@ def test_shallow_ranks_leave_their_ratio_where_nothing_else_meets_the_budget(rea
     plan = matched(ready, name, config, wanted)
     assert abs(plan.trainable_parameters / wanted - 1) <= 0.01
     assert plan.settings["rank"] in (23, 24)
+    departures = [
+        abs(average / whole.rank - 0.5)
+        for whole in (at_rank(config, 23), at_rank(config, 24))
+        for average in range(1, whole.rank + 1)
+        if abs(at(ready, name, at_average(whole, average)) / wanted - 1) <= 0.01
+    ]
+    assert abs(plan.settings["r_avg"] / plan.settings["rank"] - 0.5) == pytest.approx(min(departures))
 
 
 @pytest.mark.parametrize("name", UNIFORM)

@@ -129,7 +129,8 @@ def solved(count: Count, config: FarssConfig, budget: int, most: int, *, divided
     """The settings whose count of trainable parameters is nearest to the budget.
 
     First R alone moves, `r_avg` and `r_max` with it in their ratio. Where no R comes within the tolerance and the
-    method gives shallow modules ranks of their own, `r_avg` moves too, with `r_max`, at the two nearest R.
+    method gives shallow modules ranks of their own, `r_avg` leaves that ratio, `r_max` with it, at the two nearest R:
+    as little as brings the count within the tolerance.
 
     Args:
         count: settings -> trainable parameters, not decreasing in the ranks.
@@ -148,12 +149,20 @@ def solved(count: Count, config: FarssConfig, budget: int, most: int, *, divided
     best = min(nearest, key=miss)
     if miss(best) <= TOLERANCE * budget or not divided:
         return best
-    finer = [
-        at_average(whole, r)
-        for whole in nearest
-        for r in passing(lambda r, whole=whole: count(at_average(whole, r)), budget, 1, whole.rank)
-    ]
-    return min([best, *finer], key=miss)
+    near = [r for r in _at_averages(count, nearest, budget, TOLERANCE) if miss(r) <= TOLERANCE * budget]
+    if near:
+        return min(near, key=lambda found: abs(Fraction(found.r_avg, found.rank) - Fraction(config.r_avg, config.rank)))
+    return min([best, *_at_averages(count, nearest, budget, Fraction(0))], key=miss)
+
+
+def _at_averages(count: Count, nearest: Sequence[FarssConfig], budget: int, short: Fraction) -> list[FarssConfig]:
+    """Each of the settings with the `r_avg` around which its count gets to within the share `short` of the budget."""
+    found = []
+    for whole in nearest:
+        wanted = budget * (1 - short if count(whole) < budget else 1 + short)
+        ranks = passing(lambda r, whole=whole: count(at_average(whole, r)), wanted, 1, whole.rank)
+        found += [at_average(whole, r) for r in ranks]
+    return found
 
 
 def at_rank(config: FarssConfig, rank: int) -> FarssConfig:
@@ -170,7 +179,7 @@ def at_average(config: FarssConfig, average: int) -> FarssConfig:
     return dataclasses.replace(config, r_avg=average, r_max=largest, r_min=min(config.r_min, average))
 
 
-def passing(count: Callable[[int], int], wanted: int, low: int, high: int) -> tuple[int, ...]:
+def passing(count: Callable[[int], int], wanted: Fraction | int, low: int, high: int) -> tuple[int, ...]:
     """The neighbours between which a count that does not decrease passes `wanted`; one end if it is never reached.
 
     Steps take turns between interpolation, which a count straight in the rank needs one of, and halving.
