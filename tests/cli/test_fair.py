@@ -76,7 +76,10 @@ def test_the_command_says_what_was_asked_and_had(farss, workshop, run_folder):
     code, out, _ = farss("run", workshop.recipe("fair", **FAIR), "--out", run_folder)
     assert code == 0
     words = " ".join(out.split())
-    assert "budget 9,000 trainable parameters: " in words and "1 further trials are in the report" in words
+    assert (
+        "budget 9,000 trainable parameters: " in words
+        and "chosen by their loss on validation rows; not chosen, but in the report: 1" in words
+    )
 
 
 def test_init_solves_ranks_too(farss, workshop, tmp_path):

@@ -114,6 +114,6 @@ def print_report(report: dict[str, Any], console: Console | None = None) -> None
     console.print()
     console.print(table(report))
     if left := len(trials(report)) - len(catalogue(report)):
-        console.print(Text(f"chosen by their loss on validation rows; {left} further trials are in the report", "dim"))
+        console.print(Text(f"chosen by their loss on validation rows; not chosen, but in the report: {left}", "dim"))
     console.print()
     console.print(Text(plain(headline(report)), style="bold"))
