@@ -66,3 +66,19 @@ def test_schema_accepts_the_defaults_and_refuses_unknown_keys():
 def test_settings_are_frozen():
     with pytest.raises(AttributeError):
         FarssConfig().rank = 3  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def test_a_mapping_of_free_names_is_typed():
+    recipe = Recipe().override({"method_learning_rates.lora": ["2e-4", 1]})
+    assert recipe.method_learning_rates == {"lora": (2e-4, 1.0)}
+    assert Recipe.from_mapping(recipe.to_mapping()) == recipe
+    jsonschema.validate(recipe.to_mapping(), Recipe.schema())
+    for wrong in ([1e-4], {"lora": 1e-4}, {"lora": ["fast"]}, {3: [1e-4]}):
+        with pytest.raises(ConfigError, match="method_learning_rates"):
+            Recipe().override({"method_learning_rates": wrong})
+
+
+def test_a_budget_that_nothing_would_read_is_refused():
+    with pytest.raises(ConfigError, match="match: params"):
+        Recipe(budget_params=1000)
+    assert Recipe(budget_params=1000, match="params").budget_params == 1000

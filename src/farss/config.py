@@ -6,17 +6,14 @@ loaded. `Recipe.schema()` returns the JSON schema of the whole tree.
 
 from __future__ import annotations
 
-import dataclasses
-import difflib
-import types
-import typing
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, Self, Union, get_args, get_origin
+from typing import Literal, Self
 
 import yaml
 
 from farss.errors import ConfigError
+from farss.settings import Settings, require
 
 Dtype = Literal["auto", "float32", "bfloat16", "float16", "float64"]
 Budget = Literal["clip", "redistribute"]
@@ -32,137 +29,8 @@ CovarianceScale = Literal["trace", "signed_maximum"]
 SampleScale = Literal["none", "signed_maximum"]
 Damping = Literal["doubled", "fixed"]
 Template = Literal["auto", "plain", "alpaca", "chat"]
-
-
-class Settings:
-    """Base of every node of the recipe tree: reading, checking, overriding and writing."""
-
-    @classmethod
-    def from_mapping(cls, mapping: object, where: str = "recipe") -> Self:
-        """The node described by `mapping`, every key known and every value of its declared type.
-
-        Raises:
-            ConfigError: naming the key, and the nearest known one if the key is unknown.
-        """
-        if not isinstance(mapping, dict):
-            raise ConfigError("settings must be a mapping", where=where, expected="key: value pairs", got=repr(mapping))
-        hints = typing.get_type_hints(cls)
-        known = {f.name: hints[f.name] for f in dataclasses.fields(cls)}  # type: ignore[arg-type]
-        values = {}
-        for key, value in mapping.items():
-            if key not in known:
-                raise _unknown_key(key, list(known), where)
-            values[key] = _coerce(value, known[key], f"{where}.{key}")
-        return cls(**values)
-
-    def to_mapping(self) -> dict[str, Any]:
-        """The node as plain dictionaries, lists and scalars; `from_mapping` reads it back equal."""
-        return _plain(self)
-
-    def override(self, assignments: dict[str, Any]) -> Self:
-        """A copy with dotted keys replaced, for example `{"train.learning_rate": 1e-3}`.
-
-        Raises:
-            ConfigError: for an unknown key or a value of the wrong type.
-        """
-        tree = self.to_mapping()
-        for dotted, value in assignments.items():
-            node, *rest = tree, *dotted.split(".")
-            for key in rest[:-1]:
-                if key not in node:
-                    raise _unknown_key(key, list(node), dotted)
-                if not isinstance(node[key], dict):
-                    raise ConfigError("a dotted key goes through a setting that has no parts", where=dotted)
-                node = node[key]
-            if rest[-1] not in node:
-                raise _unknown_key(rest[-1], list(node), dotted)
-            node[rest[-1]] = value
-        return type(self).from_mapping(tree)
-
-    @classmethod
-    def schema(cls) -> dict[str, Any]:
-        """The JSON schema (draft 2020-12) of this node."""
-        return _schema(cls)
-
-
-def _unknown_key(key: object, known: list[str], where: str) -> ConfigError:
-    near = difflib.get_close_matches(str(key), known, n=1, cutoff=0.4)
-    hint = f"did you mean `{near[0]}`?" if near else f"known keys: {', '.join(known)}"
-    return ConfigError(f"unknown key `{key}`", where=where, do=hint)
-
-
-def _plain(value: object) -> Any:
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {f.name: _plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
-    if isinstance(value, (tuple, list)):
-        return [_plain(v) for v in value]
-    if isinstance(value, dict):
-        return {k: _plain(v) for k, v in value.items()}
-    return value
-
-
-def _coerce(value: object, hint: Any, where: str) -> Any:
-    origin, args = get_origin(hint), get_args(hint)
-    if origin in (Union, types.UnionType):
-        if value is None and type(None) in args:
-            return None
-        inner = [a for a in args if a is not type(None)]
-        return _coerce(value, inner[0], where)
-    if origin is Literal:
-        if value not in args:
-            near = difflib.get_close_matches(str(value), [str(a) for a in args], n=1)
-            raise ConfigError(
-                "value is not one of the named choices",
-                where=where,
-                expected=" | ".join(map(str, args)),
-                got=repr(value),
-                do=f"did you mean `{near[0]}`?" if near else None,
-            )
-        return value
-    if origin is tuple:
-        if isinstance(value, (str, bytes)) or not isinstance(value, (list, tuple)):
-            raise ConfigError("a list is needed", where=where, expected="[...]", got=repr(value))
-        return tuple(_coerce(v, args[0], f"{where}[{i}]") for i, v in enumerate(value))
-    if isinstance(hint, type) and issubclass(hint, Settings):
-        return value if isinstance(value, hint) else hint.from_mapping(value, where)
-    if hint is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
-    if hint is float and isinstance(value, str):  # YAML reads `2e-5` as a string
-        try:
-            return float(value)
-        except ValueError:
-            pass
-    if hint is Any or (type(value) is hint):
-        return value
-    name = getattr(hint, "__name__", str(hint))
-    raise ConfigError("wrong type", where=where, expected=name, got=f"{value!r} ({type(value).__name__})")
-
-
-def _schema(hint: Any) -> dict[str, Any]:
-    origin, args = get_origin(hint), get_args(hint)
-    if isinstance(hint, type) and issubclass(hint, Settings):
-        hints = typing.get_type_hints(hint)
-        names = [f.name for f in dataclasses.fields(hint)]  # type: ignore[arg-type]
-        properties = {name: _schema(hints[name]) for name in names}
-        return {"type": "object", "additionalProperties": False, "properties": properties}
-    if origin in (Union, types.UnionType):
-        return {"anyOf": [_schema(a) for a in args]}
-    if origin is Literal:
-        return {"enum": list(args)}
-    if origin is tuple:
-        return {"type": "array", "items": _schema(args[0])}
-    return {
-        str: {"type": "string"},
-        int: {"type": "integer"},
-        float: {"type": "number"},
-        bool: {"type": "boolean"},
-        type(None): {"type": "null"},
-    }.get(hint, {})
-
-
-def _require(condition: bool, what: str, **details: object) -> None:
-    if not condition:
-        raise ConfigError(what, **details)  # type: ignore[arg-type]
+Match = Literal["rank", "params"]
+Select = Literal["none", "validation"]
 
 
 @dataclass(frozen=True)
@@ -193,8 +61,8 @@ class DataConfig(Settings):
     seed: int = 0
 
     def __post_init__(self) -> None:
-        _require(self.calibration_rows >= 1, "at least one calibration row is needed", got=self.calibration_rows)
-        _require(self.max_length >= 8, "max_length is too short for a prompt and a response", got=self.max_length)
+        require(self.calibration_rows >= 1, "at least one calibration row is needed", got=self.calibration_rows)
+        require(self.max_length >= 8, "max_length is too short for a prompt and a response", got=self.max_length)
 
 
 @dataclass(frozen=True)
@@ -216,8 +84,8 @@ class ForaConfig(Settings):
     rate: float | None = None
 
     def __post_init__(self) -> None:
-        _require(0 < self.rho <= 1, "the share of layers must be in (0, 1]", where="fora.rho", got=self.rho)
-        _require(self.rate is None or self.rate > 0, "the rate must be positive", where="fora.rate", got=self.rate)
+        require(0 < self.rho <= 1, "the share of layers must be in (0, 1]", where="fora.rho", got=self.rho)
+        require(self.rate is None or self.rate > 0, "the rate must be positive", where="fora.rate", got=self.rate)
 
 
 @dataclass(frozen=True)
@@ -238,9 +106,9 @@ class StartConfig(Settings):
     gamma: float = 16.0
 
     def __post_init__(self) -> None:
-        _require(self.iterations >= 0, "the number of iterations cannot be negative", got=self.iterations)
-        _require(self.rank_ratio >= 1, "the rank ratio must be at least 1", got=self.rank_ratio)
-        _require(self.gamma > 0, "gamma must be positive", got=self.gamma)
+        require(self.iterations >= 0, "the number of iterations cannot be negative", got=self.iterations)
+        require(self.rank_ratio >= 1, "the rank ratio must be at least 1", got=self.rank_ratio)
+        require(self.gamma > 0, "gamma must be positive", got=self.gamma)
 
 
 @dataclass(frozen=True)
@@ -279,21 +147,21 @@ class FarssConfig(Settings):
     start: StartConfig = field(default_factory=StartConfig)
 
     def __post_init__(self) -> None:
-        _require(self.rank >= 1, "the rank must be at least 1", where="rank", got=self.rank)
-        _require(
+        require(self.rank >= 1, "the rank must be at least 1", where="rank", got=self.rank)
+        require(
             1 <= self.r_min <= self.r_avg and (self.r_avg <= self.r_max or self.compat == "published-code"),
             "shallow ranks are inconsistent",
             where="r_min, r_avg, r_max",
             expected="1 <= r_min <= r_avg <= r_max",
             got=f"{self.r_min}, {self.r_avg}, {self.r_max}",
         )
-        _require(
+        require(
             self.shallow_layers is None or self.shallow_layers >= 0,
             "the number of shallow layers cannot be negative",
             where="shallow_layers",
             got=self.shallow_layers,
         )
-        _require(self.epsilon > 0, "epsilon must be positive", where="epsilon", got=self.epsilon)
+        require(self.epsilon > 0, "epsilon must be positive", where="epsilon", got=self.epsilon)
 
 
 @dataclass(frozen=True)
@@ -315,10 +183,10 @@ class TrainConfig(Settings):
     seed: int = 0
 
     def __post_init__(self) -> None:
-        _require(self.learning_rate > 0, "the learning rate must be positive", got=self.learning_rate)
-        _require(self.epochs > 0, "the number of epochs must be positive", got=self.epochs)
-        _require(self.batch_size >= 1, "the batch size must be at least 1", got=self.batch_size)
-        _require(0 <= self.dropout < 1, "dropout must be in [0, 1)", got=self.dropout)
+        require(self.learning_rate > 0, "the learning rate must be positive", got=self.learning_rate)
+        require(self.epochs > 0, "the number of epochs must be positive", got=self.epochs)
+        require(self.batch_size >= 1, "the batch size must be at least 1", got=self.batch_size)
+        require(0 <= self.dropout < 1, "dropout must be in [0, 1)", got=self.dropout)
 
 
 @dataclass(frozen=True)
@@ -340,7 +208,13 @@ class EvalConfig(Settings):
 
 @dataclass(frozen=True)
 class Recipe(Settings):
-    """Everything `farss run` needs: one model, one task, many methods, learning rates and seeds."""
+    """Everything `farss run` needs: one model, one task, many methods, learning rates and seeds.
+
+    A method's learning rates are those of `method_learning_rates`, else for full fine-tuning `full_learning_rates`,
+    else `learning_rates`. With `select="validation"` the loss on `validation_rows` rows, which are neither trained on
+    nor scored, chooses one of them per method and seed. With `match="params"` ranks are solved so that every adapter
+    trains about `budget_params` parameters; None is what plain `lora` trains at `init.rank`.
+    """
 
     name: str = "run"
     model: ModelConfig = field(default_factory=ModelConfig)
@@ -348,11 +222,27 @@ class Recipe(Settings):
     methods: tuple[str, ...] = ("full", "lora", "pissa", "milora", "farss")
     learning_rates: tuple[float, ...] = (2e-5,)
     full_learning_rates: tuple[float, ...] = ()
+    method_learning_rates: dict[str, tuple[float, ...]] = field(default_factory=dict)
+    select: Select = "none"
+    validation_rows: int = 128
+    match: Match = "rank"
+    budget_params: int | None = None
     seeds: tuple[int, ...] = (0,)
     init: FarssConfig = field(default_factory=FarssConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
     eval: EvalConfig = field(default_factory=EvalConfig)
     out: str | None = None
+
+    def __post_init__(self) -> None:
+        rows, budget = self.validation_rows, self.budget_params
+        require(rows >= 1, "at least one validation row is needed", where="validation_rows", got=rows)
+        require(budget is None or budget >= 1, "a budget must be positive", where="budget_params", got=budget)
+        require(
+            budget is None or self.match == "params",
+            "a budget of parameters is not read where ranks are equal",
+            where="budget_params",
+            do="set match: params",
+        )
 
     @classmethod
     def from_yaml(cls, path: str | Path) -> Self:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 
 from farss.config import Recipe
-from farss.experiment.jobs import Job
+from farss.experiment.jobs import Job, jobs_of
 from farss.experiment.keys import Keys
+from farss.experiment.recipes import shipped_recipes
 from farss.methods.base import STATISTICS
 
 FULL, LORA, CORDA, EVA = (Job(name, 1e-4, 0) for name in ("full", "lora", "corda-kpm", "eva"))
@@ -43,6 +44,10 @@ ON_OWN_FACTORS = {"corda-kpm train", "corda-kpm eval", "eva train", "eva eval"}
         ("init.start.rank_ratio", 1.0, ON_OWN_FACTORS),
         ("init.start.covariance_scale", "signed_maximum", {*STATISTICS, *ON_OWN_FACTORS} - {"gradient"}),
         ("methods", ["lora"], {"plans"}),
+        ("match", "params", {"plans", *TRAINED} - {"full train", "full eval"}),
+        ("select", "validation", EVERYTHING - {"base"}),
+        ("validation_rows", 7, set()),
+        ("method_learning_rates", {"lora": [3e-4]}, set()),
         ("train.epochs", 2.0, TRAINED),
         ("train.learning_rate", 1.0, set()),
         ("eval.shots", 1, {"base", *MEASURED, *ON_KNOWLEDGE}),
@@ -75,3 +80,37 @@ def test_plans_depend_on_what_their_methods_read(setting, value, methods, redone
     before, after = Keys(recipe), Keys(recipe.override({setting: value}))
     assert {"plans" for _ in [0] if before.plans != after.plans} == redone
     assert before.statistics == after.statistics
+
+
+def test_the_number_of_validation_rows_counts_where_they_are_held_out():
+    recipe = Recipe(select="validation")
+    before, after = keys_of(recipe), keys_of(recipe.override({"validation_rows": 7}))
+    assert {stage for stage in before if before[stage] == after[stage]} == {"base"}
+
+
+def test_a_budget_counts_where_it_is_met():
+    recipe = Recipe(match="params")
+    before, after = keys_of(recipe), keys_of(recipe.override({"budget_params": 10**6}))
+    redone = {"plans", *TRAINED} - {"full train", "full eval"}
+    assert {stage for stage in before if before[stage] != after[stage]} == redone
+
+
+KEPT = {
+    "base": "04c5eaa13f0d9808",
+    "farss-lr0.0002-seed0 train": "0bf653d195470b96",
+    "farss-lr0.0002-seed0 eval": "f248538114ea067d",
+    "full-lr2e-05-seed0 train": "9ae5c0dee65b4a6a",
+    "full-lr2e-05-seed0 eval": "a5c40fb19263ebce",
+    "plans": "426cf567207a5438",
+    "statistics": "db4066b678a6b7a7",
+}
+"""Keys of the shipped recipe gsm8k-smollm2; a change here makes everybody's finished runs start anew."""
+
+
+def test_finished_runs_stay_finished():
+    recipe = Recipe.from_yaml(shipped_recipes()["gsm8k-smollm2"])
+    keys = Keys(recipe)
+    found = {"base": keys.base, "statistics": keys.statistics, "plans": keys.plans}
+    for job in jobs_of(recipe):
+        found |= {f"{job.id} train": keys.training(job), f"{job.id} eval": keys.evaluation(job)}
+    assert {stage: found[stage] for stage in KEPT} == KEPT

@@ -276,3 +276,51 @@ def test_writing_leaves_both_files(report, tmp_path):
     assert json.loads(data.read_text(encoding="utf-8")) == report
     assert page.read_text(encoding="utf-8") == render(report)
     assert sorted(p.name for p in (tmp_path / "run").iterdir()) == ["report.html", "report.json"]
+
+
+def section(report, name: str) -> str:
+    """The text of one section of the page."""
+    found = re.search(rf'<section id="{name}".*?</section>', render(report), re.DOTALL)
+    return " ".join(Page(found[0]).text) if found else ""
+
+
+def test_a_budget_is_shown_with_what_it_was_missed_by(report):
+    assert "asked for" not in section(report, "costs")
+    for run, realised in zip(report["runs"][2:], (19_400_000, 20_020_000), strict=False):
+        run["budget"] = {"requested": 20_000_000, "realised": realised}
+    text = section(report, "costs")
+    assert "asked for" in text and "missed by −3.0\u00a0%" in text and "missed by +0.1\u00a0%" in text
+    assert set(Page(render(report)).values["all"]) >= {20_000_000.0}
+
+
+def select_trials_(report) -> set[str]:
+    """Make the second rate of every method the chosen one; the ids of the others."""
+    report["data"]["validation_rows"] = 40
+    for number, run in enumerate(report["runs"]):
+        run["selected"], run["validation_loss"] = bool(number % 2), 1.5 - 0.25 * (number % 2)
+    left = {run["id"] for run in report["runs"] if not run["selected"]}
+    report["comparisons"] = [c for c in report["comparisons"] if not {c["a"], c["b"]} & left]
+    return left
+
+
+def test_trials_that_were_not_chosen_are_in_one_table_only(report):
+    assert "All trials" not in " ".join(Page(render(report)).text)
+    left = select_trials_(report)
+    assert len(left) == len(report["runs"]) / 2
+    for run in report["runs"]:
+        if run["id"] in left:
+            run["compared"]["K_p"] = {"value": 0.12345, "low": 0.1, "high": 0.2}
+            run["trainable_params"] = 777
+    page = render(report)
+    assert page.count(">0.123<") == len(left) and ">777<" not in page
+    text = section(report, "trials")
+    assert text.count("● yes") == text.count("○ no") == len(left)
+    assert "1.250" in text and "1.500" in text and "40 validation rows" in re.sub(r"\s+", " ", text)
+    assert len(catalogue(report)) == len(left)
+
+
+def test_the_headline_says_who_chose_the_learning_rates(report):
+    select_trials_(report)
+    assert "the loss on validation rows, which no score uses, chose 6 of 12 trials" in " ".join(
+        Page(render(report)).text
+    )

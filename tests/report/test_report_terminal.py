@@ -82,3 +82,11 @@ def test_malformed_report_leaves_the_json_but_no_page(report, tmp_path):
     with pytest.raises(FarssError):
         write_report(report, tmp_path)
     assert [p.name for p in tmp_path.iterdir()] == ["report.json"]
+
+
+def test_a_budget_is_told_with_what_each_method_has(report):
+    assert "trainable parameters:" not in printed(report, 400)
+    for run in report["runs"][2:]:
+        run["budget"] = {"requested": 20_000_000, "realised": 19_400_000}
+    text = printed(report, 400)
+    assert "budget 20,000,000 trainable parameters: LoRA 19,400,000 (−3.0 %)" in text

@@ -21,6 +21,7 @@ FLAGS: dict[str, tuple[str, Any, str]] = {
     "--calibration-rows": ("data.calibration_rows", int, "rows the statistics are taken from"),
     "--max-length": ("data.max_length", int, "longest prompt plus response, in tokens"),
     "--rank": ("init.rank", int, "R, the rank of deep modules"),
+    "--match": ("match", str, "what adapters have in common: rank, or params (ranks solved for one number of them)"),
     "--shallow-layers": ("init.shallow_layers", int, "N, the number of shallow layers"),
     "--base": ("init.base", str, "reference (base untouched) or residual (as published)"),
     "--compat": ("init.compat", str, "none or published-code"),

@@ -58,6 +58,12 @@ def has_split(name: str, split: str, *, data_dir: str | Path | None = None) -> b
     return name not in CATALOGUE or split in CATALOGUE[name].splits
 
 
+def lists_split(name: str, split: str, *, data_dir: str | Path | None = None) -> bool:
+    """Whether a set is known to have rows apart for `split`; False where only the hub could tell."""
+    place = Path(data_dir) if data_dir is not None else None
+    return (name in CATALOGUE or _folder(name, place) is not None) and has_split(name, split, data_dir=data_dir)
+
+
 def _all_rows(name: str, split: str, data_dir: Path | None) -> list[dict[str, Any]]:
     if is_data_file(name):
         return read_rows(name)

@@ -19,8 +19,9 @@ from farss.evaluation.scores import compare_methods, compare_to_base, summarise
 from farss.experiment.environment import device, versions
 from farss.experiment.jobs import Job, jobs_of
 from farss.experiment.keys import Keys
-from farss.experiment.measuring import SAMPLES, frontier_file
+from farss.experiment.measuring import SAMPLES, VALIDATION, frontier_file
 from farss.experiment.stages import finished
+from farss.experiment.validation import require_apart
 from farss.methods import get_method
 from farss.methods.base import STATISTICS, Method
 from farss.methods.factored import FactorMethod
@@ -87,7 +88,8 @@ def assemble(runs: list[FinishedRun]) -> dict[str, Any]:
         _require_same_questions(first, other, before)
     owners = _named_jobs(runs)
     measured = {name: Measurement.load(f.folder / "eval" / SAMPLES) for name, (_, f) in owners.items()}
-    reference = reference_run({name: f.job for name, (_, f) in owners.items()}, measured)
+    chosen = selected_trials(owners, before)
+    reference = reference_run({name: owners[name][1] for name in chosen}, measured)
     full = measured[reference] if reference else None
     settings = first.recipe.eval
     intervals = {"bootstrap": settings.bootstrap, "seed": settings.seed}
@@ -101,10 +103,13 @@ def assemble(runs: list[FinishedRun]) -> dict[str, Any]:
         "model": first.planned["model"],
         "data": _data(first, before),
         "base": {"scores": summarise(before)},
-        "runs": [_run_entry(name, *owner, measured[name], before, full) for name, owner in owners.items()],
+        "runs": [
+            {**_run_entry(name, *owner, measured[name], before, full), "selected": name in chosen}
+            for name, owner in owners.items()
+        ],
         "comparisons": [
             {"a": a, "b": b, **row}
-            for a, b in itertools.combinations(owners, 2)
+            for a, b in itertools.combinations(chosen, 2)
             for row in compare_methods(measured[a], measured[b], before, full, **intervals)
         ],
         "spectra": json.loads((first.folder / "plans" / "spectra.json").read_text()),
@@ -141,10 +146,55 @@ def _named_jobs(runs: list[FinishedRun]) -> dict[str, tuple[FinishedRun, Finishe
     return owners
 
 
-def reference_run(jobs: dict[str, Job], measured: dict[str, Measurement]) -> str | None:
-    """The full fine-tuning run with the lowest held-out loss, which T is measured against; None if there is none."""
-    full = [name for name, job in jobs.items() if get_method(job.method).trains == "weights"]
-    return min(full, key=lambda name: measured[name].task_loss, default=None)
+def selected_trials(owners: dict[str, tuple[FinishedRun, FinishedJob]], before: Measurement) -> list[str]:
+    """The jobs that comparisons are made of: all, or where a recipe selects, one trial per method and seed.
+
+    That is the one of lowest validation loss, and of equal ones the lower learning rate.
+
+    Args:
+        owners: the jobs by their id in the report.
+        before: the base's samples, whose task rows are the ones that are scored.
+
+    Raises:
+        DataError: if a validation row is a scored row, or not all trials of a recipe that selects are finished.
+    """
+    for run in {id(run): run for run, _ in owners.values()}.values():
+        if run.recipe.select == "validation" and len(run.jobs) < len(jobs_of(run.recipe)):
+            raise DataError(
+                "trials are unfinished, so none can be chosen",
+                where=run.folder,
+                expected=f"{len(jobs_of(run.recipe))} jobs",
+                got=len(run.jobs),
+                do="run its recipe again: it goes on where it stopped",
+            )
+    best: dict[tuple[object, ...], tuple[float, float, str]] = {}
+    for name, (run, done) in owners.items():
+        trial = (str(run.folder), done.job.method, done.job.seed)
+        loss = 0.0
+        if run.recipe.select == "none":
+            trial = (*trial, name)
+        else:
+            loss = done.measured["validation_loss"]
+            chosen_by = Measurement.load(done.folder / "eval" / VALIDATION)
+            require_apart({s.prompt for s in chosen_by.task}, {s.prompt for s in before.task}, "scored")
+        candidate = (loss, done.job.learning_rate, name)
+        best[trial] = min(best.get(trial, candidate), candidate)
+    kept = {name for _, _, name in best.values()}
+    return [name for name in owners if name in kept]
+
+
+def reference_run(jobs: dict[str, FinishedJob], measured: dict[str, Measurement]) -> str | None:
+    """The full fine-tuning run that T is measured against; None if there is none.
+
+    Of several the one of lowest validation loss, or of lowest held-out loss where one of them was not validated.
+    """
+    full = [name for name, done in jobs.items() if get_method(done.job.method).trains == "weights"]
+    validated = all("validation_loss" in jobs[name].measured for name in full)
+    return min(
+        full,
+        key=lambda name: jobs[name].measured["validation_loss"] if validated else measured[name].task_loss,
+        default=None,
+    )
 
 
 def _data(run: FinishedRun, before: Measurement) -> dict[str, Any]:
@@ -154,6 +204,7 @@ def _data(run: FinishedRun, before: Measurement) -> dict[str, Any]:
         "train_tokens": run.jobs[0].trained["train_tokens"],
         "calibration_rows": run.planned["calibration_rows"],
         "calibration_tokens": run.planned["calibration_tokens"],
+        "validation_rows": run.jobs[0].measured.get("validation_rows"),
         "task_rows": len(before.task),
         "generate_rows": sum(sample.correct is not None for sample in before.task),
         "knowledge": dict(Counter(sample.set for sample in before.knowledge)),
@@ -165,6 +216,7 @@ def _run_entry(
 ) -> dict[str, Any]:
     settings = run.recipe.eval
     method = get_method(job.job.method)
+    plan = Plan.load(run.folder / "plans" / f"{job.job.method}.json") if method.trains == "adapter" else None
     moved = facts(before, after)
     points, area = _frontier(settings, job, before, after, full)
     trained = job.trained
@@ -175,6 +227,7 @@ def _run_entry(
         "label": f"{job.job.method}, lr {job.job.learning_rate:g}" + (f" ({place})" if place else ""),
         "learning_rate": job.job.learning_rate,
         "seed": job.job.seed,
+        "validation_loss": job.measured.get("validation_loss"),
         "scores": summarise(after),
         "compared": compare_to_base(after, before, full, bootstrap=settings.bootstrap, seed=settings.seed),
         "trainable_params": trained["trainable_params"],
@@ -187,7 +240,8 @@ def _run_entry(
         "curve": trained["curve"],
         "frontier": points,
         "frontier_area": area,
-        "plan": _plan_summary(run.folder / "plans" / f"{job.job.method}.json"),
+        "plan": _plan_summary(plan),
+        "budget": _budget(plan),
         "facts": {
             "lost": moved["lost"][:FACTS_SHOWN],
             "gained": moved["gained"][:FACTS_SHOWN],
@@ -225,10 +279,16 @@ def _init_costs(method: Method, run: FinishedRun, trained: dict[str, Any]) -> di
     return {"init_seconds": seconds, "init_peak_bytes": peak}
 
 
-def _plan_summary(file: Path) -> dict[str, Any] | None:
-    if not file.exists():
+def _budget(plan: Plan | None) -> dict[str, int] | None:
+    """The trainable parameters asked for and had, where ranks were solved for a budget."""
+    if plan is None or plan.requested_parameters is None:
         return None
-    plan = Plan.load(file)
+    return {"requested": plan.requested_parameters, "realised": plan.trainable_parameters}
+
+
+def _plan_summary(plan: Plan | None) -> dict[str, Any] | None:
+    if plan is None:
+        return None
     return {
         "targets": [
             {

@@ -19,6 +19,7 @@ from farss.adapters.files import save_adapter
 from farss.config import FarssConfig, Recipe
 from farss.errors import ConfigError
 from farss.experiment import materials
+from farss.experiment.budget import budget_of, plan_for
 from farss.experiment.crew import Crew, crew
 from farss.experiment.environment import peak_bytes
 from farss.experiment.outlook import Forecast, Outlook, forecast, outlook
@@ -114,6 +115,7 @@ def initialise(
         "engine": chosen,
         "modules": len(plan.targets),
         "trainable_params": plan.trainable_parameters,
+        "requested_params": plan.requested_parameters,
         "seconds": time.perf_counter() - started,
         "predicted_peak_bytes": expected.peak_bytes,
         "predicted_seconds": expected.seconds,
@@ -278,6 +280,8 @@ def _decide(
             progress=line,
             knowledge=questions,
             knowledge_data=asked,
+            match=request.recipe.match,
+            budget_params=request.recipe.budget_params,
         )
     kept = zip(STATISTICS, (ready.evidence.inputs, ready.evidence.knowledge, ready.evidence.gradients), strict=True)
     for kind, gathered in kept:
@@ -308,7 +312,8 @@ def _streamed(request: Request) -> tuple[Plan, None]:
                 request.method, batches, request.config, cache, data=data, work=request.work / "walk", progress=line
             )
         targets = source.targets(request.config)
-        plan = get_method(request.method).plan(targets, evidence, request.config)
+        budget = budget_of(targets, evidence, request.config, request.recipe.match, request.recipe.budget_params)
+        plan = plan_for(get_method(request.method), targets, evidence, request.config, budget)
     factors = source.start_factors(plan, cache)
     source.weights.hollow_(source.model)  # PEFT puts adapters where it finds weights
     with new_folder(request.out) as folder:

@@ -44,6 +44,11 @@ def jobs_of(recipe: Recipe) -> list[Job]:
         values = getattr(recipe, key)
         if not values or len(set(values)) != len(values):
             raise ConfigError("at least one value is needed, each once", where=key, got=list(values))
+    for name, rates in recipe.method_learning_rates.items():
+        get_method(name)
+        if not rates or len(set(rates)) != len(rates) or min(rates) <= 0:
+            place = f"method_learning_rates.{name}"
+            raise ConfigError("at least one positive value is needed, each once", where=place, got=list(rates))
     names = sorted(recipe.methods, key=lambda name: get_method(name).trains != "weights")
     return [
         Job(name, rate, seed) for name in names for rate in learning_rates_of(recipe, name) for seed in recipe.seeds
@@ -51,7 +56,12 @@ def jobs_of(recipe: Recipe) -> list[Job]:
 
 
 def learning_rates_of(recipe: Recipe, method: str) -> tuple[float, ...]:
-    """Full fine-tuning has learning rates of its own (`full_learning_rates`): an adapter's would destroy it."""
+    """A method's own learning rates, else the recipe's.
+
+    Those of full fine-tuning are `full_learning_rates`, where there are some: an adapter's would destroy it.
+    """
+    if method in recipe.method_learning_rates:
+        return recipe.method_learning_rates[method]
     if get_method(method).trains == "weights" and recipe.full_learning_rates:
         return recipe.full_learning_rates
     return recipe.learning_rates

@@ -7,7 +7,7 @@ import dataclasses
 from farss.config import Recipe
 from farss.experiment.jobs import Job
 from farss.experiment.stages import stage_key
-from farss.methods import get_method
+from farss.methods import get_method, package_of_method
 from farss.methods.base import KNOWLEDGE, STATISTICS
 from farss.methods.factored import FactorMethod
 
@@ -38,10 +38,13 @@ class Keys:
         self._start = recipe.init.start.to_mapping()
         held_out = _without(data, CALIBRATION | {"train_rows", "seed"})
         self.base = stage_key(self._model, held_out, _without(self._asked, FRONTIER))
+        # Nothing stands for a setting that is not used, so that a recipe without it keeps its keys.
+        self._division = [] if recipe.select == "none" else [recipe.select, recipe.validation_rows]
         init = _without(recipe.init.to_mapping(), OWN_SETTINGS | {"start"})
-        self.statistics = stage_key(self._model, _without(data, {"knowledge_calibration"}), init)
+        self.statistics = stage_key(self._model, _without(data, {"knowledge_calibration"}), init, *self._division)
+        self._budget = [] if recipe.match == "rank" else [recipe.match, recipe.budget_params]
         own = [part for method in sorted(recipe.methods) for part in self._own(method)]
-        self.plans = stage_key(self.statistics, sorted(recipe.methods), *own)
+        self.plans = stage_key(self.statistics, sorted(recipe.methods), *own, *self._budget)
 
     def gathered(self, kind: str) -> str:
         """Of a pass for statistics beside the curvature."""
@@ -52,8 +55,18 @@ class Keys:
     def training(self, job: Job) -> str:
         """Of a job's training: an adapter depends on its plan, and so on the statistics."""
         config = dataclasses.replace(self.recipe.train, learning_rate=job.learning_rate, seed=job.seed)
-        start = self.statistics if get_method(job.method).trains == "adapter" else None
-        return stage_key(self._model, self._rows, start, config.to_mapping(), job.method, *self._own(job.method))
+        adapter = get_method(job.method).trains == "adapter"
+        start, budget = (self.statistics, self._budget) if adapter else (None, [])
+        return stage_key(
+            self._model,
+            self._rows,
+            start,
+            config.to_mapping(),
+            job.method,
+            *self._own(job.method),
+            *budget,
+            *self._division,
+        )
 
     def evaluation(self, job: Job) -> str:
         """Of a job's measurement."""
@@ -61,6 +74,10 @@ class Keys:
 
     def _own(self, method: str) -> list[object]:
         """What a method depends on beside model, data and the settings all methods share."""
+        package = package_of_method(method)
+        return [*self._settings_of(method), *([package] if package else [])]
+
+    def _settings_of(self, method: str) -> list[object]:
         if method in OWN_SETTINGS:
             return [self.recipe.init.to_mapping()[method]]
         if isinstance(get_method(method), FactorMethod):

@@ -8,9 +8,10 @@ from typing import Any
 from farss.config import Recipe
 from farss.datasets.formats import formatter, task_format
 from farss.datasets.knowledge import KnowledgeSet, load_knowledge, unasked_prompts
-from farss.datasets.resolve import load_rows
+from farss.datasets.resolve import lists_split, load_rows
 from farss.errors import ConfigError
 from farss.evaluation.task import TaskSet
+from farss.experiment.validation import hold_out, question_of, require_apart, sample_apart
 from farss.model.calibration import Example, encode_kept_rows, encode_prompts, encode_rows
 from farss.model.sources import LoadedModel, load, resolve
 
@@ -51,10 +52,46 @@ def training_rows(recipe: Recipe) -> list[dict[str, Any]]:
     Raises:
         DataError: if there are none, or a row lacks fields; it names the row.
     """
+    if recipe.select == "validation":
+        return divided_rows(recipe)[0]
     data = recipe.data
     rows = load_rows(data.task, "train", data_dir=data.data_dir, limit=data.train_rows, seed=data.seed)
     task_format(data.task, rows)
     return rows
+
+
+def divided_rows(recipe: Recipe) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Training rows and the validation rows that choose between trials.
+
+    The latter are of the data set's own validation split where it is known to have one with rows that are not scored,
+    else they are held out of the training rows.
+
+    Raises:
+        DataError: if there are too few rows, or a row lacks fields; it names the row.
+    """
+    data = recipe.data
+    scored = load_rows(data.task, "test", data_dir=data.data_dir)  # all, whatever `eval.task_rows` asks
+    form = task_format(data.task, scored)
+    asked = {question_of(form, row) for row in scored}
+    chosen: list[dict[str, Any]] = []
+    if lists_split(data.task, "validation", data_dir=data.data_dir):
+        rows = load_rows(data.task, "validation", data_dir=data.data_dir)
+        task_format(data.task, rows)
+        chosen = sample_apart(rows, form, asked, wanted=recipe.validation_rows, seed=data.seed)
+    if chosen:
+        taken = {question_of(form, row) for row in chosen}
+        rows = load_rows(data.task, "train", data_dir=data.data_dir, limit=data.train_rows, seed=data.seed)
+        task_format(data.task, rows)
+        training = [row for row in rows if question_of(form, row) not in taken]
+    else:
+        rows = load_rows(data.task, "train", data_dir=data.data_dir)
+        task_format(data.task, rows)
+        wanted, limit = recipe.validation_rows, data.train_rows
+        training, chosen = hold_out(rows, form, asked, wanted=wanted, limit=limit, seed=data.seed)
+    questions = {question_of(form, row) for row in chosen}
+    require_apart(questions, asked, "scored")
+    require_apart(questions, {question_of(form, row) for row in training}, "trained on")
+    return training, chosen
 
 
 def held_out_rows(recipe: Recipe, rows: int | None = None) -> list[dict[str, Any]]:
@@ -105,8 +142,16 @@ def knowledge_examples(recipe: Recipe, tokenizer: Any) -> list[Example]:
 
 def test_set(recipe: Recipe, tokenizer: Any, rows: int | None = None) -> TaskSet:
     """The task's first `rows` held-out rows, without those whose prompt alone fills `max_length`."""
+    return _task_set(recipe, tokenizer, held_out_rows(recipe, rows))
+
+
+def validation_set(recipe: Recipe, tokenizer: Any) -> TaskSet:
+    """The rows that choose between trials, without those whose prompt alone fills `max_length`."""
+    return _task_set(recipe, tokenizer, divided_rows(recipe)[1])
+
+
+def _task_set(recipe: Recipe, tokenizer: Any, held_out: list[dict[str, Any]]) -> TaskSet:
     data = recipe.data
-    held_out = held_out_rows(recipe, rows)
     render, form = formatter(data.task, data.template, tokenizer), task_format(data.task, held_out)
     kept, examples = encode_kept_rows(held_out, tokenizer, render, data.max_length)
     return TaskSet(

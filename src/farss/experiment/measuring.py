@@ -26,6 +26,8 @@ from farss.experiment.progress import ProgressLine
 from farss.methods import get_method
 
 SAMPLES = "samples.jsonl.gz"
+VALIDATION = "validation.jsonl.gz"
+"""The rows that choose between trials, in a file that no score is taken from."""
 
 
 def measure_base(recipe: Recipe, folder: Path) -> dict[str, Any]:
@@ -39,6 +41,8 @@ def measure_job(recipe: Recipe, job: Job, trained: Path, folder: Path) -> dict[s
     loaded = materials.load_model(recipe)
     model, scaled = trained_model(loaded.model, trained, get_method(job.method).trains)
     account = _measure_in_full(recipe, model, loaded.tokenizer, folder, job.id)
+    if recipe.select == "validation":
+        account |= _measure_validation(recipe, model, loaded.tokenizer, folder, job.id)
     started = time.perf_counter()
     # The full measurement holds scale 1, and scale 0 is the base by construction (a test of `scaled_update`).
     scales = [scale for scale in recipe.eval.frontier_scales if scale not in (0.0, 1.0)]
@@ -140,3 +144,22 @@ def _measure_in_full(recipe: Recipe, model: nn.Module, tokenizer: Any, folder: P
         measurement = measure(recipe, model, tokenizer, rows=None, words=True, progress=line)
     measurement.save(folder / SAMPLES)
     return {"eval_seconds": time.perf_counter() - started, "eval_peak_bytes": peak_bytes()}
+
+
+def _measure_validation(recipe: Recipe, model: nn.Module, tokenizer: Any, folder: Path, title: str) -> dict[str, Any]:
+    """Likelihoods on the rows that choose between trials; leaves their samples."""
+    started = time.perf_counter()
+    with ProgressLine(f"validating {title}") as line, torch.inference_mode():
+        samples = measure_task(
+            model,
+            tokenizer,
+            materials.validation_set(recipe, tokenizer),
+            generate_rows=0,
+            max_new_tokens=recipe.eval.max_new_tokens,
+            batch_tokens=recipe.eval.batch_tokens,
+            progress=line,
+        )
+    measurement = Measurement(task=samples)
+    measurement.save(folder / VALIDATION)
+    seconds = time.perf_counter() - started
+    return {"validation_loss": measurement.task_loss, "validation_rows": len(samples), "validation_seconds": seconds}

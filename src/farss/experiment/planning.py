@@ -10,8 +10,9 @@ from typing import Any, cast
 
 from torch import nn
 
-from farss.config import FarssConfig
+from farss.config import FarssConfig, Match
 from farss.errors import DataError
+from farss.experiment.budget import budget_of, plan_for
 from farss.methods import get_method
 from farss.methods.base import KNOWLEDGE, STATISTICS, Evidence, SpectralMethod, shallow_layer_count
 from farss.methods.compat import published_batches, published_code_config
@@ -93,6 +94,8 @@ def prepare(
     knowledge: Sequence[Batch] = (),
     knowledge_data: dict[str, Any] | None = None,
     further: Mapping[str, InputMoments | Gradients] | None = None,
+    match: Match = "rank",
+    budget_params: int | None = None,
 ) -> Preparation:
     """The plans of `methods`, sharing one pass for each kind of statistics that one of them needs.
 
@@ -109,6 +112,8 @@ def prepare(
         knowledge: batches of knowledge questions.
         knowledge_data: fingerprint of `knowledge`.
         further: statistics beside the curvature collected before, by the names of `farss.methods.base.STATISTICS`.
+        match: what adapters have in common: the rank, or the number of trainable parameters.
+        budget_params: that number; None is what plain `lora` trains at `config.rank`.
 
     Raises:
         DataError: if a method needs data and none are given.
@@ -161,9 +166,10 @@ def prepare(
         knowledge_data=knowledge_data,
     )
     plans = {}
+    budget = budget_of(targets, evidence, settings, match, budget_params)
     for name in methods:
         started = time.perf_counter()
-        plans[name] = get_method(name).plan(targets, evidence, settings)
+        plans[name] = plan_for(get_method(name), targets, evidence, settings, budget)
         seconds[name] = time.perf_counter() - started
     return Preparation(plans, evidence, targets, seconds)
 

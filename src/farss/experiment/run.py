@@ -39,7 +39,7 @@ def run(recipe: Recipe, out: str | Path | None = None, workers: int = 1) -> tupl
     """
     validate(recipe)
     parts = shares(workers)
-    materials.check_inputs(recipe)
+    materials.check_inputs(recipe)  # with select: validation, the division of the rows too
     if methods_needing(recipe, KNOWLEDGE):
         materials.knowledge_prompts(recipe)
     folder = Path(out or recipe.out or Path("runs") / recipe.name)

@@ -101,6 +101,8 @@ def plan_methods(recipe: Recipe, statistics: Path | None, further: Mapping[str, 
         statistics=Curvature.load(statistics / STATISTICS) if statistics else None,
         knowledge_data=batches_of(recipe, loaded, KNOWLEDGE)[1] if asks else None,
         further={kind: load_gathered(kind, place / STATISTICS) for kind, place in further.items()},
+        match=recipe.match,
+        budget_params=recipe.budget_params,
     )
     for name, plan in preparation.plans.items():
         plan.save(folder / f"{name}.json")

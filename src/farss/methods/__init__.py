@@ -1,10 +1,11 @@
-"""The registry of methods, one file each."""
+"""The registry of methods, one file each; other packages add theirs by entry point (`plugins`)."""
 
 from __future__ import annotations
 
 import difflib
 
 from farss.errors import ConfigError
+from farss.methods import plugins
 from farss.methods.all_high import ALL_HIGH
 from farss.methods.base import Evidence, Method, SpectralMethod
 from farss.methods.compat import published_batches, published_code_config
@@ -31,7 +32,9 @@ __all__ = [
     "Evidence",
     "Method",
     "SpectralMethod",
+    "all_methods",
     "get_method",
+    "package_of_method",
     "published_batches",
     "published_code_config",
 ]
@@ -57,19 +60,40 @@ _ALL: tuple[Method, ...] = (
     FULL,
 )
 METHODS: dict[str, Method] = {method.name: method for method in _ALL}
+"""Those of farss itself."""
+
+
+def all_methods() -> dict[str, Method]:
+    """Every method by name, those of other packages last; these are loaded now.
+
+    Raises:
+        ConfigError: if a package's method cannot be loaded, or two packages have methods of one name.
+    """
+    return {name: get_method(name) for name in dict.fromkeys([*METHODS, *sorted(plugins.entry_points())])}
+
+
+def package_of_method(name: str) -> str | None:
+    """Name and version of the other package a method comes from; None for those of farss itself."""
+    entries = plugins.entry_points().get(name, ())
+    return plugins.package_of(entries[0]) if entries and name not in METHODS else None
 
 
 def get_method(name: str) -> Method:
-    """The method of this name.
+    """The method of this name, of farss itself or of another installed package.
 
     Raises:
-        ConfigError: if there is none, naming the nearest.
+        ConfigError: if there is none, naming the nearest; or if another package's cannot be loaded, or has a name that
+            is taken.
     """
-    if name not in METHODS:
-        near = difflib.get_close_matches(name, METHODS, n=1)
-        raise ConfigError(
-            f"unknown method `{name}`",
-            expected=" | ".join(METHODS),
-            do=f"did you mean `{near[0]}`?" if near else None,
-        )
-    return METHODS[name]
+    plugins.check_name(name, builtin=name in METHODS)
+    if name in METHODS:
+        return METHODS[name]
+    if name in plugins.entry_points():
+        return plugins.load(name)
+    known = [*METHODS, *plugins.entry_points()]
+    near = difflib.get_close_matches(name, known, n=1)
+    raise ConfigError(
+        f"unknown method `{name}`",
+        expected=" | ".join(known),
+        do=f"did you mean `{near[0]}`?" if near else None,
+    )

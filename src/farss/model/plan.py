@@ -68,6 +68,7 @@ class Plan:
         frozen: the side of the adapter that training leaves as it starts: "none", "up" (B) or "down" (A).
         factors_digest: `farss.model.start.factors_digest` of the factors an initialisation "factors" starts from.
         requested_rank_total, realised_rank_total: the shallow budget asked for and kept (equal where there is none).
+        requested_parameters: the trainable parameters that the ranks were solved for; None where ranks were given.
         targets: one entry per adapted module, in model order.
         layer_scores: layer index, as text, -> the score that layers were chosen by; None where all are adapted.
         start: the factors themselves, per module name, where they are in memory; no part of what the plan says.
@@ -85,6 +86,7 @@ class Plan:
     factors_digest: str | None = None
     requested_rank_total: int = 0
     realised_rank_total: int = 0
+    requested_parameters: int | None = None
     layer_scores: dict[str, float] | None = None
     schema_version: int = field(default=SCHEMA_VERSION)
     start: Mapping[str, Factors] | None = field(default=None, repr=False, compare=False)

@@ -19,7 +19,7 @@ from farss.report.numbers import (
     tagged,
     with_indices,
 )
-from farss.report.runs import FULL, Run, catalogue, ranking_measure, representatives
+from farss.report.runs import FULL, Run, catalogue, ranking_measure, representatives, trials
 
 AHEAD, LEVEL, BEHIND = "ahead", "level", "behind"
 NO_BREAK = "\u00a0"
@@ -176,7 +176,7 @@ def standfirst(report: dict[str, Any]) -> list[Sentence]:
     subject = next((r for r in best if r.method != FULL), best[0])
     sentences: list[Sentence] = []
     if len(best) > 1:
-        sentences.append([f"Judged by {MEASURE_NAMES[measure]}; {_rates_sentence(runs, best)}."])
+        sentences.append([f"Judged by {MEASURE_NAMES[measure]}; {_rates_sentence(report, runs, best)}."])
     if measure in ("K_p", "K"):
         sentences.append([NO_TASK_GAIN])
     full = next((r for r in best if r.method == FULL), None)
@@ -187,7 +187,9 @@ def standfirst(report: dict[str, Any]) -> list[Sentence]:
     return sentences
 
 
-def _rates_sentence(runs: list[Run], best: list[Run]) -> str:
+def _rates_sentence(report: dict[str, Any], runs: list[Run], best: list[Run]) -> str:
+    if all(b.validation_loss is not None for b in best):
+        return f"the loss on validation rows, which no score uses, chose {len(runs)} of {len(trials(report))} trials"
     if all(len({r.rate for r in runs if r.method == b.method}) == 1 for b in best):
         return "each method ran at one learning rate"
     chosen = ", ".join(f"{b.method_label} {rate(b.rate)}" for b in best if b.rate is not None)

@@ -13,7 +13,7 @@ from markupsafe import Markup
 from farss.report import drawings, findings, tables
 from farss.report.figures.marks import Style, dash_swatch, swatch
 from farss.report.numbers import count, rate, shown, size
-from farss.report.runs import Run, catalogue, learning_rates
+from farss.report.runs import Run, catalogue, learning_rates, trials
 
 TEMPLATE = "report.html.jinja"
 
@@ -28,6 +28,7 @@ def render(report: dict[str, Any]) -> str:
         A complete HTML document. All text of the report (questions, the models' words, names) is escaped.
     """
     runs = catalogue(report)
+    every = trials(report)
     maps, uniform = drawings.plan_maps(runs)
     page = environment().get_template(TEMPLATE)
     text = page.render(
@@ -49,6 +50,8 @@ def render(report: dict[str, Any]) -> str:
         facts=tables.fact_groups(runs),
         sets=tables.set_table(runs),
         scores=tables.score_table(report, runs),
+        trials=tables.trial_rows(every),
+        trial_measures=tables.TRIAL_MEASURES,
         costs=tables.cost_rows(runs),
         comparisons=tables.comparison_groups(report, runs),
         recipe=yaml.safe_dump(report.get("recipe") or {}, sort_keys=False, allow_unicode=True).strip(),

@@ -54,6 +54,23 @@ class Run:
         """The learning rate."""
         return finite(self.record.get("learning_rate"))
 
+    @property
+    def selected(self) -> bool:
+        """Whether the run is part of comparisons: not where another trial of its method and seed was chosen."""
+        return self.record.get("selected") is not False
+
+    @property
+    def validation_loss(self) -> float | None:
+        """The loss on the rows that trials are chosen by; None where nothing was chosen by them."""
+        return finite(self.record.get("validation_loss"))
+
+    @property
+    def missed(self) -> float | None:
+        """By how much its trainable parameters miss their budget, as a share of it; None without a budget."""
+        budget = self.record.get("budget") or {}
+        requested, realised = finite(budget.get("requested")), finite(budget.get("realised"))
+        return realised / requested - 1 if requested and realised is not None else None
+
     def measure(self, key: str) -> Estimate | None:
         """An entry of `compared`, for example `K_p`."""
         return estimate((self.record.get("compared") or {}).get(key))
@@ -64,7 +81,12 @@ class Run:
 
 
 def catalogue(report: dict[str, Any]) -> list[Run]:
-    """All runs in the report's order, with their names and styles."""
+    """The runs that comparisons are made of, in the report's order, with their names and styles."""
+    return [run for run in trials(report) if run.selected]
+
+
+def trials(report: dict[str, Any]) -> list[Run]:
+    """All runs in the report's order, those that another trial was chosen over too."""
     records = report.get("runs") or []
     rates = learning_rates(records)
     styles = _styles([str(r["method"]) for r in records])
@@ -99,7 +121,10 @@ def _method_label(records: list[dict[str, Any]], method: str) -> str:
 
 
 def reference(runs: list[Run]) -> Run | None:
-    """The full fine-tuning that T is measured against: the one with the lowest loss on the task."""
+    """The full fine-tuning that T is measured against: the one with the lowest loss on validation rows, or the task."""
+    full = [r for r in runs if r.method == FULL]
+    if full and all(r.validation_loss is not None for r in full):
+        return min(full, key=lambda r: r.validation_loss or 0.0)
     losses = {}
     for run in runs:
         scores = run.record.get("scores") or {}
@@ -139,7 +164,10 @@ def ranked(runs: list[Run]) -> list[Run]:
 
 
 def representatives(runs: list[Run]) -> list[Run]:
-    """One run per method, best first: of the learning rate best on average over seeds, the run nearest that average."""
+    """One run per method, best first: of the learning rate best on average over seeds, the run nearest that average.
+
+    Where learning rates were chosen by validation they are not chosen again: all seeds' runs are one group.
+    """
     key = ranking_measure(runs)
     if key is None:
         return []
@@ -148,7 +176,8 @@ def representatives(runs: list[Run]) -> list[Run]:
         groups: dict[float | None, list[tuple[float, Run]]] = {}
         for run in runs:
             if run.method == method and (found := run.measure(key)):
-                groups.setdefault(run.rate, []).append((found.value, run))
+                compared = run.rate if run.validation_loss is None else None
+                groups.setdefault(compared, []).append((found.value, run))
         if groups:
             best = max(groups.values(), key=_mean)
             middle = _mean(best)

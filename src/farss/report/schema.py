@@ -72,6 +72,7 @@ FACTS = _record(
     },
     null=True,
 )
+BUDGET = _record({"requested": COUNT, "realised": COUNT}, ("requested", "realised"), null=True)
 COSTS = (
     "trained_share",
     "init_seconds",
@@ -89,6 +90,8 @@ RUN = _record(
         "label": TEXT,
         "learning_rate": NUMBER,
         "seed": {"type": ["integer", "null"]},
+        "selected": {"type": ["boolean", "null"]},
+        "validation_loss": NUMBER,
         "scores": _named(SCORE),
         "compared": COMPARED,
         "trainable_params": COUNT,
@@ -96,6 +99,7 @@ RUN = _record(
         "curve": _list({"type": "array", "items": {"type": "number"}, "minItems": 2, "maxItems": 2}),
         "frontier": _list(FRONTIER_POINT),
         "plan": PLAN,
+        "budget": BUDGET,
         "facts": FACTS,
     },
     ("id", "method"),
@@ -133,7 +137,7 @@ REPORT_SCHEMA: dict[str, Any] = {
             "versions": {"type": ["object", "null"]},
             "device": _record({"name": TEXT, "cores": COUNT, "memory_bytes": NUMBER}, null=True),
             "model": _record({"name": TEXT, "fingerprint": TEXT, "parameters": COUNT, "layers": COUNT}, null=True),
-            "data": _record({"task": TEXT, "knowledge": _named(COUNT)}, null=True),
+            "data": _record({"task": TEXT, "knowledge": _named(COUNT), "validation_rows": COUNT}, null=True),
             "base": _record({"scores": _named(SCORE)}, null=True),
             "runs": {"type": "array", "items": RUN},
             "comparisons": _list(COMPARISON),

@@ -11,7 +11,20 @@ from markupsafe import Markup, escape
 from farss.report.figures.axes import span
 from farss.report.figures.marks import swatch
 from farss.report.figures.strips import interval_strip
-from farss.report.numbers import Estimate, cell, count, decimal, estimate, finite, rate, seconds, share, shown, size
+from farss.report.numbers import (
+    Estimate,
+    cell,
+    count,
+    decimal,
+    estimate,
+    finite,
+    rate,
+    seconds,
+    share,
+    shown,
+    signed,
+    size,
+)
 from farss.report.runs import RANKING, Run, ranked, ranking_measure, reference, representatives
 
 SUMMARY_MEASURES = ("K_p", "T_l", "KT_l", "choice_kept")
@@ -147,8 +160,28 @@ def set_table(runs: list[Run]) -> dict[str, Any]:
     return {"sets": sets, "rows": rows if sets else []}
 
 
+TRIAL_MEASURES = ("K_p", "T_l", "KT_l")
+
+
+def trial_rows(runs: list[Run]) -> list[dict[str, Any]]:
+    """Every trial with the loss it was judged by, the chosen ones marked; empty where nothing was chosen so."""
+    if all(run.validation_loss is None for run in runs):
+        return []
+    return [
+        {
+            "name": run_name(run, with_rate=False),
+            "rate": shown(run.rate, rate),
+            "seed": run.record.get("seed"),
+            "loss": cell(estimate(run.record.get("validation_loss"))),
+            "selected": run.selected,
+            "cells": [cell(run.measure(m), why=_why(run, m)) for m in TRIAL_MEASURES],
+        }
+        for run in runs
+    ]
+
+
 def cost_rows(runs: list[Run]) -> list[dict[str, Any]]:
-    """What every run cost, in the report's order."""
+    """What every run cost, in the report's order; `budget` where any run's ranks were solved for one."""
     writers = {
         "trainable_params": count,
         "trained_share": share,
@@ -159,7 +192,25 @@ def cost_rows(runs: list[Run]) -> list[dict[str, Any]]:
         "train_peak_bytes": size,
         "eval_seconds": seconds,
     }
-    return [{"name": run_name(r), "cells": [shown(r.record.get(k), w) for k, w in writers.items()]} for r in runs]
+    budgets = any(r.record.get("budget") for r in runs)
+    return [
+        {
+            "name": run_name(r),
+            "budget": _budget(r) if budgets else None,
+            "cells": [shown(r.record.get(k), w) for k, w in writers.items()],
+        }
+        for r in runs
+    ]
+
+
+def _budget(run: Run) -> Markup:
+    """The trainable parameters asked for and by how much they were missed."""
+    budget = run.record.get("budget") or {}
+    missed = run.missed
+    if missed is None:
+        return cell(None)
+    by = f"{signed(100 * missed, 1)}\u00a0%"
+    return Markup('{} <span class="ci">missed by {}</span>').format(shown(budget.get("requested"), count), by)
 
 
 def comparison_groups(report: dict[str, Any], runs: list[Run]) -> list[dict[str, Any]]:

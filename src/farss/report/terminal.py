@@ -9,8 +9,8 @@ from rich.table import Table
 from rich.text import Text
 
 from farss.report.findings import headline, plain
-from farss.report.numbers import MISSING, Estimate, decimal, estimate, finite, rate
-from farss.report.runs import Run, catalogue, ranked
+from farss.report.numbers import MISSING, Estimate, decimal, estimate, finite, rate, signed
+from farss.report.runs import Run, catalogue, ranked, trials
 
 INTERVAL_COLUMNS = (("K_p", "prob. kept"), ("T_l", "task share"), ("KT_l", "balance"))
 PAPER_COLUMNS = ("K", "T", "KT")
@@ -74,6 +74,19 @@ def _short_count(value: float) -> str:
     return f"{value:.0f}"
 
 
+def budget_line(report: dict[str, Any]) -> str:
+    """The trainable parameters asked for, and what each method has; empty where ranks were what was equal."""
+    missed = {run.method_label: run for run in catalogue(report) if run.missed is not None}
+    if not missed:
+        return ""
+    wanted = sorted({run.record["budget"]["requested"] for run in missed.values()})
+    parts = [
+        f"{label} {run.record['budget']['realised']:,} ({signed(100 * (run.missed or 0), 1)} %)"
+        for label, run in missed.items()
+    ]
+    return f"budget {' or '.join(f'{w:,}' for w in wanted)} trainable parameters: {' · '.join(parts)}"
+
+
 def base_line(report: dict[str, Any]) -> str:
     """The base model's scores in one line."""
     scores = (report.get("base") or {}).get("scores") or {}
@@ -88,7 +101,7 @@ def base_line(report: dict[str, Any]) -> str:
 
 
 def print_report(report: dict[str, Any], console: Console | None = None) -> None:
-    """Print the base line, the table and the headline.
+    """Print the base line, the budget if there is one, the table and the headline.
 
     Args:
         report: the content of report.json.
@@ -96,7 +109,11 @@ def print_report(report: dict[str, Any], console: Console | None = None) -> None
     """
     console = console or Console()
     console.print(Text(base_line(report), style="dim"))
+    if budget := budget_line(report):
+        console.print(Text(budget, style="dim"))
     console.print()
     console.print(table(report))
+    if left := len(trials(report)) - len(catalogue(report)):
+        console.print(Text(f"chosen by their loss on validation rows; not chosen, but in the report: {left}", "dim"))
     console.print()
     console.print(Text(plain(headline(report)), style="bold"))

@@ -29,6 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
             "--calibration-rows",
             "--max-length",
             "--rank",
+            "--match",
             "--shallow-layers",
             "--base",
             "--compat",
@@ -72,6 +73,8 @@ def act(arguments: argparse.Namespace) -> int:
     if result is None:
         return 0  # another process of the crew speaks
     ranks = f"{result['modules']} modules, {result['trainable_params']:,} trainable parameters"
+    if result["requested_params"]:
+        ranks += f" ({result['requested_params']:,} asked for)"
     memory = f"{format_bytes(result['peak_bytes'])}, {format_bytes(result['predicted_peak_bytes'])} predicted"
     lines = [
         f"{result['method']}: {ranks}; initialised in {result['seconds']:.1f} s",

@@ -1,0 +1,125 @@
+"""Methods of other packages: found by their entry points, loaded when they are asked for."""
+
+from __future__ import annotations
+
+import functools
+import re
+from importlib import metadata
+from importlib.metadata import EntryPoint
+from typing import Any, cast
+
+from farss.errors import ConfigError, FarssError
+from farss.methods.base import FROM_DATA, KNOWLEDGE, Method
+
+GROUP = "farss.methods"
+"""The group of entry points: name of the method = module:object."""
+
+EVIDENCE = FROM_DATA | {KNOWLEDGE, "spectrum"}
+"""What a method may need."""
+
+FILE_NAME = re.compile(r"[a-z0-9][a-z0-9_-]*")
+"""Names of methods become names of files and folders."""
+
+LOAD_ERRORS = (
+    ImportError,
+    AttributeError,
+    SyntaxError,
+    NameError,
+    TypeError,
+    ValueError,
+    LookupError,
+    RuntimeError,
+    OSError,
+    FarssError,
+)
+"""What a module raises that cannot be imported here; anything else is left to be seen as it is."""
+
+
+@functools.cache
+def entry_points() -> dict[str, tuple[EntryPoint, ...]]:
+    """The entry points of installed packages by method name, none of them loaded; read once per process."""
+    found: dict[str, list[EntryPoint]] = {}
+    for entry in metadata.entry_points(group=GROUP):
+        known = found.setdefault(entry.name, [])
+        if all((entry.value, package_of(entry)) != (other.value, package_of(other)) for other in known):
+            known.append(entry)
+    return {name: tuple(entries) for name, entries in found.items()}
+
+
+def package_of(entry: EntryPoint) -> str:
+    """Name and version of the package that an entry point belongs to."""
+    return "a package without metadata" if entry.dist is None else f"{entry.dist.name} {entry.dist.version}"
+
+
+def check_name(name: str, builtin: bool) -> None:
+    """Refuse a method name that more than one package gives.
+
+    Args:
+        name: of the method.
+        builtin: whether farss itself has a method of this name.
+
+    Raises:
+        ConfigError: naming the packages.
+    """
+    packages = [package_of(entry) for entry in entry_points().get(name, ())]
+    owners = ["farss itself"] * builtin + packages
+    if len(owners) > 1:
+        raise ConfigError(
+            f"more than one package has a method `{name}`",
+            where=f"entry points of {GROUP}",
+            got=", ".join(owners),
+            do=f"uninstall {packages[-1].partition(' ')[0]}, or ask its authors to rename the method",
+        )
+
+
+@functools.cache
+def load(name: str) -> Method:
+    """The method of another package.
+
+    Args:
+        name: a name of `entry_points`.
+
+    Raises:
+        ConfigError: if the package's module cannot be imported, or what it has is no method of this name.
+    """
+    (entry,) = entry_points()[name]
+    try:
+        method = entry.load()
+    except LOAD_ERRORS as error:
+        raise ConfigError(
+            f"the method `{name}` of {package_of(entry)} cannot be loaded",
+            where=entry.value,
+            got=f"{type(error).__name__}: {error}",
+            do="update or uninstall the package",
+        ) from error
+    mistakes = _mistakes(method, name)
+    if mistakes:
+        raise ConfigError(
+            f"what {package_of(entry)} has for the method `{name}` is no method",
+            where=entry.value,
+            expected="an object like farss.methods.Method: name, summary, needs, trains, plan",
+            got="; ".join(mistakes),
+            do="update or uninstall the package; docs/custom-methods.md says what a method is",
+        )
+    return cast(Method, method)
+
+
+def _mistakes(method: Any, name: str) -> list[str]:
+    """What keeps an object from being a method of this name."""
+    if isinstance(method, type):
+        return [f"the class {method.__name__} itself, not an object of it"]
+    missing = [key for key in ("name", "summary", "needs", "trains", "plan") if not hasattr(method, key)]
+    if missing:
+        return [f"no `{key}`" for key in missing]
+    found = []
+    if method.name != name:
+        found.append(f"its name is {method.name!r}")
+    if not FILE_NAME.fullmatch(name):
+        found.append("a name is of small letters, digits, - and _")
+    if not isinstance(method.summary, str) or not callable(method.plan):
+        found.append("`summary` is no text, or `plan` cannot be called")
+    if method.trains not in ("adapter", "weights"):
+        found.append(f"it trains {method.trains!r}, neither adapter nor weights")
+    if not isinstance(method.needs, frozenset) or not method.needs <= EVIDENCE:
+        found.append(f"`needs` is {method.needs!r}, not a frozenset of {', '.join(sorted(EVIDENCE))}")
+    return found
