@@ -76,7 +76,13 @@ def test_what_does_not_fit_is_streamed(farss, workshop, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize(
     ("method", "what"),
-    [("fora", "layer_fisher"), ("lora-ga", "gradient"), ("olora", "start factors"), ("eva", "input_covariance")],
+    [
+        ("fora", "layer_fisher"),
+        ("lora-ga", "gradient"),
+        ("olora", "start factors"),
+        ("eva", "input_covariance"),
+        ("dora", "norms of the weights"),
+    ],
 )
 def test_methods_that_cannot_be_streamed_say_so_and_stay_in_memory(
     farss, workshop, tmp_path, monkeypatch, method, what

@@ -15,6 +15,7 @@ from farss.adapters.configs import RankAndScale, check_injected, lora_config
 from farss.adapters.factors import Factors
 from farss.adapters.gated import constrain_
 from farss.adapters.layers import DEFAULT, REFERENCE, lora_layers, refuse_adapters, set_mode
+from farss.adapters.magnitude import check_norms, start_magnitudes_
 from farss.adapters.pairs import add_reference, hold, write_factors
 from farss.adapters.provenance import Provenance, remember
 from farss.errors import AdapterError, PlanError
@@ -42,12 +43,13 @@ def apply(
 ) -> PeftModel:
     """Wrap `model` with the adapter of `plan`; its outputs are those of `model` until training moves the adapter.
 
-    With `plan.base` "reference" the weight in use is `W + s (B A - B0 A0)`: W is untouched, adapter "default" holds the
-    trainable A and B, and a second, frozen adapter "reference" holds A0 and -B0. Both are active. With "residual" the
-    published form is made: **the weights of `model` change** to `W - s B0 A0`, computed in float32 and cast once, and a
-    single adapter holds A and B. Where B0 is zero there is nothing to subtract, and a single adapter holds A and B. A
-    constrained plan (FoRA) gives one adapter on untouched weights, with a gate of zero; an optimiser of your own needs
-    `farss.training.stiefel.hold_factors_`. As with any PEFT model, `model` itself now contains the adapter layers.
+    With `plan.base` "reference" the weight in use is `W + s (B A - B0 A0)`: W is untouched, adapter "default" holds
+    the trainable A and B, and a second, frozen adapter "reference" holds A0 and -B0. Both are active. With "residual"
+    the published form is made: **the weights of `model` change** to `W - s B0 A0`, computed in float32 and cast once,
+    and a single adapter holds A and B. Where B0 is zero there is nothing to subtract, and a single adapter holds A and
+    B. A constrained plan (FoRA) gives one adapter on untouched weights, with a gate of zero; an optimiser of your own
+    needs `farss.training.stiefel.hold_factors_`. A plan of magnitudes (DoRA) gives PEFT's DoRA on untouched weights.
+    As with any PEFT model, `model` itself now contains the adapter layers.
 
     Args:
         model: the base model, in any float dtype. Adapters are float32, or float64 on a float64 model.
@@ -66,6 +68,8 @@ def apply(
     """
     check_plan(model, plan, fingerprint)
     refuse_adapters(model)
+    if plan.initialisation == "magnitude":
+        check_norms(model, plan)
     start = _start(model, plan, spectra, factors)
     training = model.training
     drawn_from = int(plan.settings.get("seed", 0)) if seed is None else seed
@@ -81,6 +85,8 @@ def apply(
         add_reference(wrapped, start)
     if plan.initialisation == "constrained":
         constrain_(wrapped, plan, drawn_from)
+    elif plan.initialisation == "magnitude":
+        start_magnitudes_(wrapped)
     hold(wrapped, plan.frozen)
     remember(wrapped, Provenance(replace(plan, start=None), removed))
     set_mode(wrapped, training)
@@ -135,7 +141,7 @@ def _wrap(model: nn.Module, plan: Plan, dropout: float, seed: int) -> PeftModel:
     from peft import get_peft_model
 
     modules = {row.name: RankAndScale(row.rank, row.scale) for row in plan.targets}
-    config = lora_config(model, modules, dropout=dropout)
+    config = lora_config(model, modules, dropout=dropout, magnitudes=plan.initialisation == "magnitude")
     with _random_state(seed):
         wrapped = get_peft_model(model, config)  # type: ignore[arg-type]  # any nn.Module will do
     check_injected(wrapped, modules, DEFAULT)

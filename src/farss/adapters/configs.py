@@ -35,7 +35,12 @@ class RankAndScale:
 
 
 def lora_config(
-    model: nn.Module, modules: Mapping[str, RankAndScale], *, dropout: float = 0.0, inference: bool = False
+    model: nn.Module,
+    modules: Mapping[str, RankAndScale],
+    *,
+    dropout: float = 0.0,
+    inference: bool = False,
+    magnitudes: bool = False,
 ) -> LoraConfig:
     """The configuration that gives every named module its rank and scale, and touches no other module.
 
@@ -48,6 +53,7 @@ def lora_config(
         modules: rank and scale per module name.
         dropout: probability of dropping an input entry of the adapter.
         inference: whether the adapter loads frozen.
+        magnitudes: whether the norms of the weight's rows are trained too (DoRA).
 
     Raises:
         AdapterError: if a pattern does not hit exactly its module.
@@ -65,6 +71,7 @@ def lora_config(
         alpha_pattern={pattern(name): entry.alpha for name, entry in modules.items() if entry.alpha != alpha},
         target_modules=target_modules(model, list(modules)),
         lora_dropout=dropout,
+        use_dora=magnitudes,
         bias="none",
         fan_in_fan_out=any(isinstance(model.get_submodule(name), Conv1D) for name in modules),
         init_lora_weights=True,

@@ -19,7 +19,15 @@ from farss.model.targets import Target, weight_matrix
 if TYPE_CHECKING:
     from farss.maths.spectrum import Spectrum
 
-__all__ = ["Factors", "adapter_dtype", "check_targets", "given_factors", "initial_factors", "shift_weight_"]
+__all__ = [
+    "Factors",
+    "adapter_dtype",
+    "add_to_weight_",
+    "check_targets",
+    "given_factors",
+    "initial_factors",
+    "shift_weight_",
+]
 
 
 def planned_target(model: nn.Module, row: TargetPlan) -> Target:
@@ -135,9 +143,16 @@ def shift_weight_(layer: nn.Module, factors: Factors, scale: float) -> None:
     weight = layer.weight
     assert isinstance(weight, Tensor)
     wide = adapter_dtype(weight)
-    product = factors.up.to(weight.device, wide) @ factors.down.to(weight.device, wide)
+    add_to_weight_(layer, scale * (factors.up.to(weight.device, wide) @ factors.down.to(weight.device, wide)))
+
+
+def add_to_weight_(layer: nn.Module, change: Tensor) -> None:
+    """Add `change` [m, n] to the weight of a linear layer in place, in float32 or better, with one cast."""
+    weight = layer.weight
+    assert isinstance(weight, Tensor)
+    wide = adapter_dtype(weight)
     with torch.no_grad():
-        weight.copy_((weight.to(wide) + scale * oriented(layer, product)).to(weight.dtype))
+        weight.copy_((weight.to(wide) + oriented(layer, change.to(weight.device, wide))).to(weight.dtype))
 
 
 def check_targets(model: nn.Module, plan: Plan) -> None:

@@ -37,7 +37,11 @@ BASE_FINGERPRINT = "farss.base_fingerprint"
 
 
 def write_lora_folder(
-    folder: Path, config: LoraConfig, factors: Mapping[str, Factors], fingerprint: str | None = None
+    folder: Path,
+    config: LoraConfig,
+    factors: Mapping[str, Factors],
+    fingerprint: str | None = None,
+    magnitudes: Mapping[str, Tensor] | None = None,
 ) -> None:
     """Write an ordinary PEFT LoRA folder: configuration and safetensors, nothing else.
 
@@ -46,6 +50,7 @@ def write_lora_folder(
         config: ranks, alphas and target modules.
         factors: up [m, r] and down [r, n] per module name of the base model.
         fingerprint: of the base model, kept in the metadata of the tensor file.
+        magnitudes: m [out] per module name, for DoRA.
 
     Raises:
         StorageError: if a file cannot be written.
@@ -54,6 +59,8 @@ def write_lora_folder(
     for name, part in factors.items():
         tensors[f"base_model.model.{name}.lora_A.weight"] = part.down
         tensors[f"base_model.model.{name}.lora_B.weight"] = part.up
+    for name, norms in (magnitudes or {}).items():
+        tensors[f"base_model.model.{name}.lora_magnitude_vector"] = norms
     metadata = {"format": "pt"} | ({BASE_FINGERPRINT: fingerprint} if fingerprint else {})
     write_tensors(folder / WEIGHTS_FILE, tensors, metadata)
     write_config(folder, config)

@@ -113,31 +113,38 @@ def original_base(model: PeftModel) -> nn.Module:
     return base
 
 
-def check_plain_lora(model: PeftModel) -> None:
+def check_plain_lora(model: PeftModel, *, magnitudes: bool = False) -> None:
     """Check that every contributing adapter is an ordinary product BA.
+
+    Args:
+        model: a PEFT model.
+        magnitudes: allow a single adapter to be DoRA's, in modules that are linear.
 
     Raises:
         AdapterError: naming what is not.
     """
     odd: list[str] = []
+    if magnitudes and len(contributing(model)) > 1:
+        odd.append("DoRA beside another adapter")
     for adapter in contributing(model):
         config = model.peft_config[adapter]
         odd += [
             f"{adapter}.{key}"
             for key in ("use_dora", "modules_to_save", "lora_bias", "trainable_token_indices", "layer_replication")
-            if getattr(config, key, None)
+            if getattr(config, key, None) and not (magnitudes and key == "use_dora")
         ]
         odd += [f"{adapter}: {config.peft_type}"] if str(getattr(config.peft_type, "value", "")) != "LORA" else []
     for name, layer in lora_layers(model).items():
         merged = bool(layer.merged_adapters)
-        if merged or layer.lora_variant or layer.lora_embedding_A or not isinstance(layer.get_base_layer(), nn.Module):
+        variant = bool(layer.lora_variant) and not magnitudes
+        if merged or variant or layer.lora_embedding_A or not isinstance(layer.get_base_layer(), nn.Module):
             odd.append(f"{name}: {'merged' if merged else 'not a plain low-rank product'}")
     if odd:
         raise AdapterError(
             "the adapter is not a sum of plain low-rank products",
             got="; ".join(odd[:4]),
             expected="LoRA without DoRA, biases or retrained modules, not merged",
-            do="unmerge it, or export it with PEFT itself",
+            do="unmerge it, or export it with PEFT itself; DoRA can be merged, or recompressed to a rank",
         )
 
 

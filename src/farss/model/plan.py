@@ -19,7 +19,7 @@ from farss.storage import write_json
 SCHEMA_VERSION = 1
 
 Region = Literal["shallow", "deep"]
-Initialisation = Literal["spectral", "factors", "random", "constrained", "none"]
+Initialisation = Literal["spectral", "factors", "random", "constrained", "magnitude", "none"]
 Frozen = Literal["none", "up", "down"]
 
 
@@ -58,7 +58,8 @@ class Plan:
         method: registry name.
         initialisation: "spectral" (B0 A0 = chosen part of W / scale), "factors" (B0 and A0 are the method's own,
             kept beside the plan), "random" (LoRA: B0 = 0), "constrained" (FoRA: one factor orthonormal, a gate of zero
-            in front) or "none" (all weights are trained, no adapter).
+            in front), "magnitude" (DoRA: random, and the norm of every row of the weight is trained) or "none" (all
+            weights are trained, no adapter).
         base: "reference" (base untouched, B0 A0 subtracted by a frozen adapter) or "residual" (subtracted from W).
         factor_scaling: "divided" makes `scale * B0 A0` the chosen part of W; "published" takes sqrt(sigma) as is, so
             that `scale` times the chosen part is subtracted (methods of the published code).
@@ -106,11 +107,15 @@ class Plan:
     def trainable_parameters(self) -> int:
         """Number of adapter parameters that training will update.
 
-        The sum of rank * (m + n), less a frozen side, and a gate per module where there are gates.
+        The sum of rank * (m + n), less a frozen side, and what the initialisation adds: a gate or m magnitudes per
+        module.
         """
         sides = slice(1 if self.frozen == "up" else 0, 1 if self.frozen == "down" else 2)
-        gates = len(self.targets) if self.initialisation == "constrained" else 0
-        return sum(t.rank * sum(t.shape[sides]) for t in self.targets) + gates
+        return sum(t.rank * sum(t.shape[sides]) + self._further(t) for t in self.targets)
+
+    def _further(self, target: TargetPlan) -> int:
+        """Trained parameters of a module beside B and A."""
+        return {"constrained": 1, "magnitude": target.shape[0]}.get(self.initialisation, 0)
 
     def to_mapping(self) -> dict[str, Any]:
         """The plan as JSON-ready dictionaries, without the factors in memory."""
