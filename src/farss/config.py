@@ -221,6 +221,23 @@ class ForaConfig(Settings):
 
 
 @dataclass(frozen=True)
+class KasaConfig(Settings):
+    """The regularisers of the method `kasa`; no other method reads it.
+
+    `beta` weighs `||d||^2` and `gamma` `||B'B - I||_F + ||AA' - I||_F`. `normalise` takes their mean over modules, as
+    the published code does, or their sum, as PEFT does.
+    """
+
+    beta: float = 1e-4
+    gamma: float = 1e-3
+    normalise: Literal["modules", "sum"] = "modules"
+
+    def __post_init__(self) -> None:
+        _require(self.beta >= 0, "a weight cannot be negative", where="kasa.beta", got=self.beta)
+        _require(self.gamma >= 0, "a weight cannot be negative", where="kasa.gamma", got=self.gamma)
+
+
+@dataclass(frozen=True)
 class StartConfig(Settings):
     """Choices of single methods that start from factors of their own.
 
@@ -250,7 +267,8 @@ class FarssConfig(Settings):
     `rank` is R, the rank of deep modules; `r_min`, `r_avg`, `r_max` bound the shallow ones (Eq. 10-12). `alpha` is
     only read by the scales `alpha_over_r` and `rslora`; with `unit` every module's scale is 1. `dtype` is the model's
     during the data pass; `auto` is its own. `route` names how weights are decomposed; `auto` times the routes, once per
-    shape, and what it chose is kept beside the spectra. `fora` and `start` hold the choices of single other methods.
+    shape, and what it chose is kept beside the spectra. `fora`, `kasa` and `start` hold the choices of single other
+    methods.
     """
 
     rank: int = 128
@@ -276,6 +294,7 @@ class FarssConfig(Settings):
     seed: int = 0
     compat: Compat = "none"
     fora: ForaConfig = field(default_factory=ForaConfig)
+    kasa: KasaConfig = field(default_factory=KasaConfig)
     start: StartConfig = field(default_factory=StartConfig)
 
     def __post_init__(self) -> None:

@@ -55,6 +55,17 @@ def test_a_streamed_adapter_starts_at_the_base(farss, workshop, tmp_path):
     assert not (tmp_path / ".init.work").exists()
 
 
+def test_what_kasa_drops_is_the_same_from_both_engines(farss, workshop, tmp_path):
+    for engine in ("resident", "streamed"):
+        code, _, err = init(farss, workshop, tmp_path / engine, "--engine", engine, method="kasa")
+        assert code == 0, err
+    one, other = (
+        load_file(tmp_path / engine / "adapter" / "reference" / "adapter_model.safetensors")
+        for engine in ("resident", "streamed")
+    )
+    assert one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+
+
 def test_the_residual_form_needs_the_weights(farss, workshop, tmp_path):
     code, _, err = init(farss, workshop, tmp_path / "init", "--engine", "streamed", "--base", "residual")
     assert code == 2 and "use the resident engine" in err

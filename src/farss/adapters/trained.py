@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from farss.adapters.factors import Factors, shift_weight_
+from farss.adapters.gated import truncates
 from farss.adapters.layers import DEFAULT, REFERENCE, copy_base, lora_layers
 from farss.adapters.pairs import is_pair
 from farss.adapters.provenance import provenance_of
@@ -44,6 +45,7 @@ def trained_updates(model: PeftModel) -> dict[str, Update]:
     For an adapter with initial factors this is `s (B A - B0 A0)` as one product of rank 2r, in both forms; for plain
     LoRA `s B A`. The product is written as `[B - B0, B0] [A; A - A0]`: each half is of the size of the update, so it
     survives a cast to bfloat16, whereas in `[B, -B0] [A; A0]` two halves of the size of the weights have to cancel.
+    For KaSA it is `[B, -U_d sqrt(S_d / s)] [diag(d) A; sqrt(S_d / s) V_d']`, where nothing cancels.
 
     Raises:
         AdapterError: if the adapter has parts that are no low-rank product (DoRA, biases, retrained modules, ...).
@@ -58,7 +60,7 @@ def trained_updates(model: PeftModel) -> dict[str, Update]:
             continue
         parts = [adapter_factors(layer, adapter) for adapter in names]
         scales = [layer.scaling[adapter] for adapter in names]
-        if is_pair(model):
+        if is_pair(model) and not truncates(layer):
             updates[name] = Update(_difference(parts[0], Factors(-parts[1].up, parts[1].down)), scales[0])
         elif removed is not None:
             like = parts[0].up

@@ -28,7 +28,7 @@ from farss.model.checkpoint import load_tokenizer
 from farss.model.fingerprints import fingerprint_of
 from farss.model.lazy import RESIDENT, LazyWeights, skeleton
 from farss.model.moments import Curvature
-from farss.model.plan import Plan
+from farss.model.plan import BY_INDEX, Plan
 from farss.model.sources import name_model, resolve
 from farss.model.spectra import SpectrumCache
 from farss.model.states import DiskStates, States
@@ -176,7 +176,7 @@ class StreamedModel:
             raise PlanError("the residual form changes the base's weights, which are not in memory", do=RESIDENT)
         if plan.initialisation == "magnitude":
             raise PlanError("magnitudes start from the norms of weights, which are not in memory", do=RESIDENT)
-        if plan.initialisation != "spectral":
+        if plan.initialisation not in BY_INDEX:
             return None
         route = plan.settings.get("route", "gram")
         rows = {row.name: row for row in plan.targets}

@@ -149,7 +149,7 @@ def describe_model(loaded: LoadedModel, targets: list[Any]) -> dict[str, Any]:
 
 def spectra_for_report(preparation: Any, methods: list[str]) -> list[dict[str, Any]]:
     """Singular values, scores and every method's choice for one shallow and one deep module of the widest spread."""
-    methods = [name for name in methods if "spectrum" in get_method(name).needs]
+    methods = [name for name in methods if preparation.plans[name].initialisation == "spectral"]
     scored = [name for name in methods if "curvature" in get_method(name).needs]
     if not scored:
         return []

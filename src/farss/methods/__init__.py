@@ -17,6 +17,7 @@ from farss.methods.farss_init import FARSS_INIT
 from farss.methods.fixed_rank import FIXED_RANK
 from farss.methods.fora import FORA
 from farss.methods.full import FULL
+from farss.methods.kasa import KASA
 from farss.methods.lora import LORA
 from farss.methods.lora_ga import LORA_GA
 from farss.methods.lora_null import LORA_NULL
@@ -55,6 +56,7 @@ _ALL: tuple[Method, ...] = (
     LORA,
     RSLORA,
     DORA,
+    KASA,
     FORA,
     FULL,
 )

@@ -19,6 +19,7 @@ from farss.model.calibration import Example
 from farss.training.batching import BatchOrder, PaddedBatch
 from farss.training.checkpoints import drop_older, load_learned_, save_learned
 from farss.training.loss import output_head, summed_loss
+from farss.training.regularisers import regulariser_of
 from farss.training.stiefel import hold_factors_
 
 Progress = Callable[[int, int, float], None]
@@ -65,7 +66,7 @@ class SupervisedTrainer(Trainer):
     ) -> None:
         self.order = BatchOrder([len(example) for example in examples], batch_size, args.seed)
         self.head, self.in_bfloat16, self.progress = output_head(model), in_bfloat16, progress
-        self.supervised = 0
+        self.supervised, self.regulariser = 0, regulariser_of(model)
         super().__init__(
             model=model,  # type: ignore[arg-type]  # PEFT models are accepted
             args=args,
@@ -84,13 +85,14 @@ class SupervisedTrainer(Trainer):
         """The Trainer's optimiser, made to keep orthonormal factors orthonormal where the adapter has some.
 
         Raises:
-            ConfigError: if it has some and the model is sharded over processes.
+            ConfigError: if it has some, or factors are regularised, and the model is sharded over processes.
         """
         made = self.optimizer is None
         optimizer = super().create_optimizer(model)
-        if made and constrained_factors(self.head_owner):
-            if self.is_fsdp_enabled or self.is_deepspeed_enabled:
-                raise ConfigError("orthonormal factors cannot be sharded", do="train with DDP, or in one process")
+        constrained = bool(constrained_factors(self.head_owner))
+        if (constrained or self.regulariser is not None) and (self.is_fsdp_enabled or self.is_deepspeed_enabled):
+            raise ConfigError("orthonormal factors cannot be sharded", do="train with DDP, or in one process")
+        if made and constrained:
             hold_factors_(self.head_owner, optimizer)
         return optimizer
 
@@ -103,6 +105,9 @@ class SupervisedTrainer(Trainer):
     ) -> Tensor:
         """This pass's part of the mean loss of the step: its summed loss over the step's supervised tokens.
 
+        A regulariser passes its gradient on and leaves the value alone, so that the losses of all methods are of the
+        task and can be compared.
+
         Raises:
             NumericalError: if the loss is NaN or infinite.
         """
@@ -114,7 +119,11 @@ class SupervisedTrainer(Trainer):
             raise self._diverged(float(loss.detach()))
         self.tokens_seen += int(inputs["attention_mask"].sum())
         # Several processes average their gradients, which divides by their number once more.
-        return loss * (self.accelerator.num_processes / max(int(num_items_in_batch), 1))
+        loss = loss * (self.accelerator.num_processes / max(int(num_items_in_batch), 1))
+        if self.regulariser is None or not model.training:
+            return loss
+        share = self.regulariser() / self.current_gradient_accumulation_steps  # once per step, however it is split
+        return loss + (share - share.detach())
 
     @property
     def head_owner(self) -> nn.Module:
