@@ -15,6 +15,7 @@ SOURCE = Path(__file__).parents[1] / "src" / "farss"
 FLOORS = {
     "errors": 0,
     "config": 0,
+    "settings": 0,
     "storage": 0,
     "maths": 1,
     "model": 2,

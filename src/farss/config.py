@@ -6,17 +6,28 @@ loaded. `Recipe.schema()` returns the JSON schema of the whole tree.
 
 from __future__ import annotations
 
-import dataclasses
-import difflib
-import types
-import typing
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, Self, Union, get_args, get_origin
+from typing import Literal, Self
 
 import yaml
 
 from farss.errors import ConfigError
+from farss.settings import Settings, require
+
+__all__ = [
+    "AdaloraConfig",
+    "DataConfig",
+    "EvalConfig",
+    "FarssConfig",
+    "ForaConfig",
+    "KasaConfig",
+    "ModelConfig",
+    "Recipe",
+    "Settings",
+    "StartConfig",
+    "TrainConfig",
+]
 
 Dtype = Literal["auto", "float32", "bfloat16", "float16", "float64"]
 Budget = Literal["clip", "redistribute"]
@@ -32,137 +43,6 @@ CovarianceScale = Literal["trace", "signed_maximum"]
 SampleScale = Literal["none", "signed_maximum"]
 Damping = Literal["doubled", "fixed"]
 Template = Literal["auto", "plain", "alpaca", "chat"]
-
-
-class Settings:
-    """Base of every node of the recipe tree: reading, checking, overriding and writing."""
-
-    @classmethod
-    def from_mapping(cls, mapping: object, where: str = "recipe") -> Self:
-        """The node described by `mapping`, every key known and every value of its declared type.
-
-        Raises:
-            ConfigError: naming the key, and the nearest known one if the key is unknown.
-        """
-        if not isinstance(mapping, dict):
-            raise ConfigError("settings must be a mapping", where=where, expected="key: value pairs", got=repr(mapping))
-        hints = typing.get_type_hints(cls)
-        known = {f.name: hints[f.name] for f in dataclasses.fields(cls)}  # type: ignore[arg-type]
-        values = {}
-        for key, value in mapping.items():
-            if key not in known:
-                raise _unknown_key(key, list(known), where)
-            values[key] = _coerce(value, known[key], f"{where}.{key}")
-        return cls(**values)
-
-    def to_mapping(self) -> dict[str, Any]:
-        """The node as plain dictionaries, lists and scalars; `from_mapping` reads it back equal."""
-        return _plain(self)
-
-    def override(self, assignments: dict[str, Any]) -> Self:
-        """A copy with dotted keys replaced, for example `{"train.learning_rate": 1e-3}`.
-
-        Raises:
-            ConfigError: for an unknown key or a value of the wrong type.
-        """
-        tree = self.to_mapping()
-        for dotted, value in assignments.items():
-            node, *rest = tree, *dotted.split(".")
-            for key in rest[:-1]:
-                if key not in node:
-                    raise _unknown_key(key, list(node), dotted)
-                if not isinstance(node[key], dict):
-                    raise ConfigError("a dotted key goes through a setting that has no parts", where=dotted)
-                node = node[key]
-            if rest[-1] not in node:
-                raise _unknown_key(rest[-1], list(node), dotted)
-            node[rest[-1]] = value
-        return type(self).from_mapping(tree)
-
-    @classmethod
-    def schema(cls) -> dict[str, Any]:
-        """The JSON schema (draft 2020-12) of this node."""
-        return _schema(cls)
-
-
-def _unknown_key(key: object, known: list[str], where: str) -> ConfigError:
-    near = difflib.get_close_matches(str(key), known, n=1, cutoff=0.4)
-    hint = f"did you mean `{near[0]}`?" if near else f"known keys: {', '.join(known)}"
-    return ConfigError(f"unknown key `{key}`", where=where, do=hint)
-
-
-def _plain(value: object) -> Any:
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {f.name: _plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
-    if isinstance(value, (tuple, list)):
-        return [_plain(v) for v in value]
-    if isinstance(value, dict):
-        return {k: _plain(v) for k, v in value.items()}
-    return value
-
-
-def _coerce(value: object, hint: Any, where: str) -> Any:
-    origin, args = get_origin(hint), get_args(hint)
-    if origin in (Union, types.UnionType):
-        if value is None and type(None) in args:
-            return None
-        inner = [a for a in args if a is not type(None)]
-        return _coerce(value, inner[0], where)
-    if origin is Literal:
-        if value not in args:
-            near = difflib.get_close_matches(str(value), [str(a) for a in args], n=1)
-            raise ConfigError(
-                "value is not one of the named choices",
-                where=where,
-                expected=" | ".join(map(str, args)),
-                got=repr(value),
-                do=f"did you mean `{near[0]}`?" if near else None,
-            )
-        return value
-    if origin is tuple:
-        if isinstance(value, (str, bytes)) or not isinstance(value, (list, tuple)):
-            raise ConfigError("a list is needed", where=where, expected="[...]", got=repr(value))
-        return tuple(_coerce(v, args[0], f"{where}[{i}]") for i, v in enumerate(value))
-    if isinstance(hint, type) and issubclass(hint, Settings):
-        return value if isinstance(value, hint) else hint.from_mapping(value, where)
-    if hint is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
-    if hint is float and isinstance(value, str):  # YAML reads `2e-5` as a string
-        try:
-            return float(value)
-        except ValueError:
-            pass
-    if hint is Any or (type(value) is hint):
-        return value
-    name = getattr(hint, "__name__", str(hint))
-    raise ConfigError("wrong type", where=where, expected=name, got=f"{value!r} ({type(value).__name__})")
-
-
-def _schema(hint: Any) -> dict[str, Any]:
-    origin, args = get_origin(hint), get_args(hint)
-    if isinstance(hint, type) and issubclass(hint, Settings):
-        hints = typing.get_type_hints(hint)
-        names = [f.name for f in dataclasses.fields(hint)]  # type: ignore[arg-type]
-        properties = {name: _schema(hints[name]) for name in names}
-        return {"type": "object", "additionalProperties": False, "properties": properties}
-    if origin in (Union, types.UnionType):
-        return {"anyOf": [_schema(a) for a in args]}
-    if origin is Literal:
-        return {"enum": list(args)}
-    if origin is tuple:
-        return {"type": "array", "items": _schema(args[0])}
-    return {
-        str: {"type": "string"},
-        int: {"type": "integer"},
-        float: {"type": "number"},
-        bool: {"type": "boolean"},
-        type(None): {"type": "null"},
-    }.get(hint, {})
-
-
-def _require(condition: bool, what: str, **details: object) -> None:
-    if not condition:
-        raise ConfigError(what, **details)  # type: ignore[arg-type]
 
 
 @dataclass(frozen=True)
@@ -193,8 +73,8 @@ class DataConfig(Settings):
     seed: int = 0
 
     def __post_init__(self) -> None:
-        _require(self.calibration_rows >= 1, "at least one calibration row is needed", got=self.calibration_rows)
-        _require(self.max_length >= 8, "max_length is too short for a prompt and a response", got=self.max_length)
+        require(self.calibration_rows >= 1, "at least one calibration row is needed", got=self.calibration_rows)
+        require(self.max_length >= 8, "max_length is too short for a prompt and a response", got=self.max_length)
 
 
 @dataclass(frozen=True)
@@ -216,8 +96,8 @@ class ForaConfig(Settings):
     rate: float | None = None
 
     def __post_init__(self) -> None:
-        _require(0 < self.rho <= 1, "the share of layers must be in (0, 1]", where="fora.rho", got=self.rho)
-        _require(self.rate is None or self.rate > 0, "the rate must be positive", where="fora.rate", got=self.rate)
+        require(0 < self.rho <= 1, "the share of layers must be in (0, 1]", where="fora.rho", got=self.rho)
+        require(self.rate is None or self.rate > 0, "the rate must be positive", where="fora.rate", got=self.rate)
 
 
 @dataclass(frozen=True)
@@ -233,8 +113,36 @@ class KasaConfig(Settings):
     normalise: Literal["modules", "sum"] = "modules"
 
     def __post_init__(self) -> None:
-        _require(self.beta >= 0, "a weight cannot be negative", where="kasa.beta", got=self.beta)
-        _require(self.gamma >= 0, "a weight cannot be negative", where="kasa.gamma", got=self.gamma)
+        require(self.beta >= 0, "a weight cannot be negative", where="kasa.beta", got=self.beta)
+        require(self.gamma >= 0, "a weight cannot be negative", where="kasa.gamma", got=self.gamma)
+
+
+@dataclass(frozen=True)
+class AdaloraConfig(Settings):
+    """How the method `adalora` cuts its ranks; no other method reads it.
+
+    Every module starts with rank `initial_rank` (None: 1.5 times `rank`, rounded up), and `rank` per module remain on
+    average. Ranks are cut every `interval` steps after the first `initial_share` of the training's steps and before
+    the last `final_share`. `beta1` and `beta2` smooth the importance of a triplet and its uncertainty; `orthogonality`
+    weighs the mean of `||P'P - I||_F` and `||QQ' - I||_F` in the loss.
+    """
+
+    initial_rank: int | None = None
+    initial_share: float = 0.1
+    final_share: float = 0.3
+    interval: int = 1
+    beta1: float = 0.85
+    beta2: float = 0.85
+    orthogonality: float = 0.5
+
+    def __post_init__(self) -> None:
+        shares = (self.initial_share, self.final_share)
+        fits = min(shares) >= 0 and sum(shares) < 1
+        require(fits, "the shares leave no steps to cut ranks in", where="adalora", got=shares)
+        require(self.interval >= 1, "the interval must be at least 1", where="adalora.interval", got=self.interval)
+        decays = (self.beta1, self.beta2)
+        require(all(0 < beta < 1 for beta in decays), "decays must be in (0, 1)", where="adalora", got=decays)
+        require(self.orthogonality >= 0, "a weight cannot be negative", where="adalora", got=self.orthogonality)
 
 
 @dataclass(frozen=True)
@@ -255,9 +163,9 @@ class StartConfig(Settings):
     gamma: float = 16.0
 
     def __post_init__(self) -> None:
-        _require(self.iterations >= 0, "the number of iterations cannot be negative", got=self.iterations)
-        _require(self.rank_ratio >= 1, "the rank ratio must be at least 1", got=self.rank_ratio)
-        _require(self.gamma > 0, "gamma must be positive", got=self.gamma)
+        require(self.iterations >= 0, "the number of iterations cannot be negative", got=self.iterations)
+        require(self.rank_ratio >= 1, "the rank ratio must be at least 1", got=self.rank_ratio)
+        require(self.gamma > 0, "gamma must be positive", got=self.gamma)
 
 
 @dataclass(frozen=True)
@@ -267,8 +175,8 @@ class FarssConfig(Settings):
     `rank` is R, the rank of deep modules; `r_min`, `r_avg`, `r_max` bound the shallow ones (Eq. 10-12). `alpha` is
     only read by the scales `alpha_over_r` and `rslora`; with `unit` every module's scale is 1. `dtype` is the model's
     during the data pass; `auto` is its own. `route` names how weights are decomposed; `auto` times the routes, once per
-    shape, and what it chose is kept beside the spectra. `fora`, `kasa` and `start` hold the choices of single other
-    methods.
+    shape, and what it chose is kept beside the spectra. `fora`, `kasa`, `adalora` and `start` hold the choices of
+    single other methods.
     """
 
     rank: int = 128
@@ -295,24 +203,25 @@ class FarssConfig(Settings):
     compat: Compat = "none"
     fora: ForaConfig = field(default_factory=ForaConfig)
     kasa: KasaConfig = field(default_factory=KasaConfig)
+    adalora: AdaloraConfig = field(default_factory=AdaloraConfig)
     start: StartConfig = field(default_factory=StartConfig)
 
     def __post_init__(self) -> None:
-        _require(self.rank >= 1, "the rank must be at least 1", where="rank", got=self.rank)
-        _require(
+        require(self.rank >= 1, "the rank must be at least 1", where="rank", got=self.rank)
+        require(
             1 <= self.r_min <= self.r_avg and (self.r_avg <= self.r_max or self.compat == "published-code"),
             "shallow ranks are inconsistent",
             where="r_min, r_avg, r_max",
             expected="1 <= r_min <= r_avg <= r_max",
             got=f"{self.r_min}, {self.r_avg}, {self.r_max}",
         )
-        _require(
+        require(
             self.shallow_layers is None or self.shallow_layers >= 0,
             "the number of shallow layers cannot be negative",
             where="shallow_layers",
             got=self.shallow_layers,
         )
-        _require(self.epsilon > 0, "epsilon must be positive", where="epsilon", got=self.epsilon)
+        require(self.epsilon > 0, "epsilon must be positive", where="epsilon", got=self.epsilon)
 
 
 @dataclass(frozen=True)
@@ -334,10 +243,10 @@ class TrainConfig(Settings):
     seed: int = 0
 
     def __post_init__(self) -> None:
-        _require(self.learning_rate > 0, "the learning rate must be positive", got=self.learning_rate)
-        _require(self.epochs > 0, "the number of epochs must be positive", got=self.epochs)
-        _require(self.batch_size >= 1, "the batch size must be at least 1", got=self.batch_size)
-        _require(0 <= self.dropout < 1, "dropout must be in [0, 1)", got=self.dropout)
+        require(self.learning_rate > 0, "the learning rate must be positive", got=self.learning_rate)
+        require(self.epochs > 0, "the number of epochs must be positive", got=self.epochs)
+        require(self.batch_size >= 1, "the batch size must be at least 1", got=self.batch_size)
+        require(0 <= self.dropout < 1, "dropout must be in [0, 1)", got=self.dropout)
 
 
 @dataclass(frozen=True)

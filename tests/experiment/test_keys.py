@@ -41,6 +41,7 @@ ON_OWN_FACTORS = {"corda-kpm train", "corda-kpm eval", "eva train", "eva eval"}
         ("init.rank", 3, INITIALISED),
         ("init.fora.rho", 0.25, set()),
         ("init.kasa.beta", 0.25, set()),
+        ("init.adalora.beta1", 0.25, set()),
         ("init.start.rank_ratio", 1.0, ON_OWN_FACTORS),
         ("init.start.covariance_scale", "signed_maximum", {*STATISTICS, *ON_OWN_FACTORS} - {"gradient"}),
         ("methods", ["lora"], {"plans"}),
@@ -58,7 +59,7 @@ def test_what_a_setting_redoes(setting, value, redone):
     assert {stage for stage in before if before[stage] != after[stage]} == redone
 
 
-@pytest.mark.parametrize(("method", "setting"), [("fora", "rho"), ("kasa", "beta")])
+@pytest.mark.parametrize(("method", "setting"), [("fora", "rho"), ("kasa", "beta"), ("adalora", "beta1")])
 def test_settings_of_one_method_redo_that_method_only(method, setting):
     job = Job(method, 1e-4, 0)
     before = Recipe(methods=("full", "lora", method))

@@ -24,6 +24,7 @@ from farss.model.plan import Plan
 METHODS = [
     "rslora",
     "dora",
+    "adalora",
     "pissa-niter",
     "olora",
     "corda-kpm",
@@ -33,7 +34,7 @@ METHODS = [
     "eva",
     "lora-ga",
 ]
-FROM_ZERO = {"rslora", "dora", "eva"}
+FROM_ZERO = {"rslora", "dora", "adalora", "eva"}
 START, SAME = 1e-5, 1e-4
 
 

@@ -18,6 +18,7 @@ from farss.adapters.layers import DEFAULT, REFERENCE, lora_layers, refuse_adapte
 from farss.adapters.magnitude import check_norms, start_magnitudes_
 from farss.adapters.pairs import add_reference, hold, write_factors
 from farss.adapters.provenance import Provenance, remember
+from farss.adapters.triplets import check_alike, triplet_config
 from farss.errors import AdapterError, PlanError
 from farss.model import sources
 from farss.model.plan import BY_INDEX, Plan
@@ -50,8 +51,8 @@ def apply(
     B. A constrained plan (FoRA) gives one adapter on untouched weights, with a gate of zero; an optimiser of your own
     needs `farss.training.stiefel.hold_factors_`. A plan of magnitudes (DoRA) gives PEFT's DoRA on untouched weights. A
     truncated plan (KaSA) starts from the base without the dropped directions, which the frozen adapter subtracts; its
-    regularisers belong to training (`farss.training.regularisers`). As with any PEFT model, `model` itself now
-    contains the adapter layers.
+    regularisers belong to training (`farss.training.regularisers`). A plan of triplets gives PEFT's AdaLoRA, whose
+    ranks are cut by `farss.training`. As with any PEFT model, `model` itself now contains the adapter layers.
 
     Args:
         model: the base model, in any float dtype. Adapters are float32, or float64 on a float64 model.
@@ -72,6 +73,8 @@ def apply(
     refuse_adapters(model)
     if plan.initialisation == "magnitude":
         check_norms(model, plan)
+    elif plan.initialisation == "triplets":
+        check_alike(plan)
     start = _start(model, plan, spectra, factors)
     training = model.training
     drawn_from = int(plan.settings.get("seed", 0)) if seed is None else seed
@@ -145,8 +148,13 @@ def subtract_(model: PeftModel, plan: Plan, removed: Mapping[str, Factors]) -> N
 def _wrap(model: nn.Module, plan: Plan, dropout: float, seed: int) -> PeftModel:
     from peft import get_peft_model
 
-    modules = {row.name: RankAndScale(row.rank, row.scale) for row in plan.targets}
-    config = lora_config(model, modules, dropout=dropout, magnitudes=plan.initialisation == "magnitude")
+    if plan.initialisation == "triplets":
+        # Here PEFT keeps alpha itself as the "scaling", and divides by the rank in the forward pass.
+        modules = {row.name: RankAndScale(row.rank, row.scale * row.rank) for row in plan.targets}
+        config = triplet_config(model, plan, dropout)
+    else:
+        modules = {row.name: RankAndScale(row.rank, row.scale) for row in plan.targets}
+        config = lora_config(model, modules, dropout=dropout, magnitudes=plan.initialisation == "magnitude")
     with _random_state(seed):
         wrapped = get_peft_model(model, config)  # type: ignore[arg-type]  # any nn.Module will do
     check_injected(wrapped, modules, DEFAULT)

@@ -64,7 +64,7 @@ def lora_config(
     rank = Counter(entry.rank for entry in modules.values()).most_common(1)[0][0]
     alpha = Counter(entry.alpha for entry in modules.values()).most_common(1)[0][0]
     config = LoraConfig(
-        task_type=_task_type(model),
+        task_type=task_type(model),
         r=rank,
         lora_alpha=alpha,  # type: ignore[arg-type]  # PEFT divides it; a float is as good
         rank_pattern={pattern(name): entry.rank for name, entry in modules.items() if entry.rank != rank},
@@ -129,7 +129,8 @@ def _check_patterns(config: LoraConfig, modules: Mapping[str, RankAndScale]) -> 
             raise AdapterError("a rank pattern must hit exactly one module", where=key, got=hits[:4])
 
 
-def _task_type(model: nn.Module) -> str | None:
+def task_type(model: nn.Module) -> str | None:
+    """PEFT's name for what `model` is for, None where it is no causal language model of transformers."""
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
     return "CAUSAL_LM" if type(model).__name__ in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values() else None

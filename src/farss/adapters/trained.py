@@ -14,6 +14,7 @@ from farss.adapters.gated import truncates
 from farss.adapters.layers import DEFAULT, REFERENCE, copy_base, lora_layers
 from farss.adapters.pairs import is_pair
 from farss.adapters.provenance import provenance_of
+from farss.adapters.triplets import has_triplets, triplet_products
 from farss.errors import AdapterError
 
 if TYPE_CHECKING:
@@ -45,11 +46,14 @@ def trained_updates(model: PeftModel) -> dict[str, Update]:
     For an adapter with initial factors this is `s (B A - B0 A0)` as one product of rank 2r, in both forms; for plain
     LoRA `s B A`. The product is written as `[B - B0, B0] [A; A - A0]`: each half is of the size of the update, so it
     survives a cast to bfloat16, whereas in `[B, -B0] [A; A0]` two halves of the size of the weights have to cancel.
-    For KaSA it is `[B, -U_d sqrt(S_d / s)] [diag(d) A; sqrt(S_d / s) V_d']`, where nothing cancels.
+    For KaSA it is `[B, -U_d sqrt(S_d / s)] [diag(d) A; sqrt(S_d / s) V_d']`, where nothing cancels. For AdaLoRA
+    it is what remains, `P [diag(e) Q]`, without modules that have nothing left.
 
     Raises:
         AdapterError: if the adapter has parts that are no low-rank product (DoRA, biases, retrained modules, ...).
     """
+    if has_triplets(model):
+        return {name: Update(part, scale) for name, (part, scale) in triplet_products(model).items()}
     check_plain_lora(model)
     provenance = provenance_of(model)
     removed = provenance.removed if provenance is not None else None

@@ -13,6 +13,7 @@ from farss.adapters.layers import DEFAULT, lora_layers
 from farss.adapters.magnitude import has_magnitudes, scaled_magnitudes
 from farss.adapters.provenance import provenance_of
 from farss.adapters.trained import check_plain_lora, contributing
+from farss.adapters.triplets import has_triplets
 from farss.errors import AdapterError
 
 if TYPE_CHECKING:
@@ -35,7 +36,7 @@ def scaled_update(model: nn.Module, t: float, initial: Mapping[str, Tensor] | No
         initial: state dict before training, only for a model without adapters; entries it lacks are not scaled.
 
     Raises:
-        AdapterError: if `model` has neither an adapter nor `initial`, or its adapter is no plain LoRA or DoRA.
+        AdapterError: if `model` has neither an adapter nor `initial`, or its adapter is of an unknown kind.
     """
     if t == 1:
         yield
@@ -46,6 +47,9 @@ def scaled_update(model: nn.Module, t: float, initial: Mapping[str, Tensor] | No
             yield
     elif has_magnitudes(model):
         with scaled_magnitudes(model, t):  # type: ignore[arg-type]  # it has a peft_config
+            yield
+    elif has_triplets(model):
+        with _scalings(model, t):  # type: ignore[arg-type]  # it has a peft_config
             yield
     else:
         check_plain_lora(model)  # type: ignore[arg-type]  # it has a peft_config

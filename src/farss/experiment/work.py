@@ -226,4 +226,12 @@ def _training_account(result: Any) -> dict[str, Any]:
         "train_tokens_per_second": result.tokens_per_second,
         "train_peak_bytes": max(result.peak_bytes, peak_bytes()),
         "curve": [list(point) for point in result.curve],
+        **rank_account(result),
     }
+
+
+def rank_account(result: Any) -> dict[str, int]:
+    """The budget of ranks and what came of it, for methods that cut ranks in training."""
+    if result.rank_budget is None:
+        return {}
+    return {"rank_budget": result.rank_budget, "rank_realised": result.rank_realised}

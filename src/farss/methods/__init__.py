@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 
 from farss.errors import ConfigError
+from farss.methods.adalora import ADALORA
 from farss.methods.all_high import ALL_HIGH
 from farss.methods.base import Evidence, Method, SpectralMethod
 from farss.methods.compat import published_batches, published_code_config
@@ -57,6 +58,7 @@ _ALL: tuple[Method, ...] = (
     RSLORA,
     DORA,
     KASA,
+    ADALORA,
     FORA,
     FULL,
 )

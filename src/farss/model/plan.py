@@ -19,7 +19,7 @@ from farss.storage import write_json
 SCHEMA_VERSION = 1
 
 Region = Literal["shallow", "deep"]
-Initialisation = Literal["spectral", "factors", "random", "constrained", "magnitude", "truncated", "none"]
+Initialisation = Literal["spectral", "factors", "random", "constrained", "magnitude", "truncated", "triplets", "none"]
 Frozen = Literal["none", "up", "down"]
 
 BY_INDEX: tuple[Initialisation, ...] = ("spectral", "truncated")
@@ -63,8 +63,9 @@ class Plan:
         initialisation: "spectral" (B0 A0 = chosen part of W / scale), "factors" (B0 and A0 are the method's own,
             kept beside the plan), "random" (LoRA: B0 = 0), "constrained" (FoRA: one factor orthonormal, a gate of zero
             in front), "magnitude" (DoRA: random, and the norm of every row of the weight is trained), "truncated" (KaSA
-            starts random, with a trained diagonal, on W without the indexed directions) or "none" (all weights are
-            trained, no adapter).
+            starts random, with a trained diagonal, on W without the indexed directions), "triplets" (AdaLoRA: a
+            diagonal of zeros between random factors; training cuts the rank) or "none" (all weights are trained, no
+            adapter).
         base: "reference" (base untouched, B0 A0 subtracted by a frozen adapter) or "residual" (subtracted from W).
         factor_scaling: "divided" makes `scale * B0 A0` the chosen part of W; "published" takes sqrt(sigma) as is, so
             that `scale` times the chosen part is subtracted (methods of the published code).
@@ -120,7 +121,8 @@ class Plan:
 
     def _further(self, target: TargetPlan) -> int:
         """Trained parameters of a module beside B and A."""
-        return {"constrained": 1, "magnitude": target.shape[0], "truncated": target.rank}.get(self.initialisation, 0)
+        m, rank = target.shape[0], target.rank
+        return {"constrained": 1, "magnitude": m, "truncated": rank, "triplets": rank}.get(self.initialisation, 0)
 
     def to_mapping(self) -> dict[str, Any]:
         """The plan as JSON-ready dictionaries, without the factors in memory."""

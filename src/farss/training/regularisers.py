@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from farss.adapters.gated import truncates
 from farss.adapters.layers import DEFAULT, lora_layers
 from farss.adapters.provenance import provenance_of
-from farss.config import KasaConfig
+from farss.adapters.triplets import has_triplets
+from farss.config import AdaloraConfig, KasaConfig
 from farss.errors import AdapterError
 
 Regulariser = Callable[[], Tensor]
@@ -26,6 +27,10 @@ def regulariser_of(model: nn.Module) -> Regulariser | None:
     Raises:
         AdapterError: if the adapter needs one and its plan, which has the weights of it, is not known.
     """
+    if has_triplets(model):
+        pairs = [(layer.lora_B[DEFAULT], layer.lora_A[DEFAULT]) for layer in lora_layers(model).values()]
+        weight = AdaloraConfig.from_mapping(_settings(model, "adalora"), "settings.adalora").orthogonality
+        return lambda: adalora(pairs, weight)  # type: ignore[arg-type]  # parameters
     parts = [
         (layer.lora_B[DEFAULT].weight, layer.lora_A[DEFAULT].gate, layer.lora_A[DEFAULT].factor)
         for layer in lora_layers(model).values()
@@ -51,6 +56,16 @@ def kasa(parts: Sequence[tuple[Tensor, Tensor, Tensor]], settings: KasaConfig) -
     skewness = torch.stack([orthogonality(up.mT) + orthogonality(down) for up, _, down in parts]).sum()
     count = len(parts) if settings.normalise == "modules" else 1
     return (settings.beta * diagonals + settings.gamma * skewness) / count
+
+
+def adalora(parts: Sequence[tuple[Tensor, Tensor]], weight: float) -> Tensor:
+    """AdaLoRA's `weight` times the mean of `||P'P - I||_F` and `||QQ' - I||_F` over all factors.
+
+    Args:
+        parts: P [m, r] and Q [r, n] of every module.
+        weight: in the loss.
+    """
+    return weight * torch.stack([orthogonality(x) for up, down in parts for x in (up.mT, down)]).mean()
 
 
 def orthogonality(rows: Tensor) -> Tensor:

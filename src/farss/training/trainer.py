@@ -14,11 +14,13 @@ from torch.utils.data import Dataset
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
 from farss.adapters.gated import constrained_factors
+from farss.adapters.triplets import has_triplets
 from farss.errors import ConfigError, NumericalError, StorageError
 from farss.model.calibration import Example
 from farss.training.batching import BatchOrder, PaddedBatch
 from farss.training.checkpoints import drop_older, load_learned_, save_learned
 from farss.training.loss import output_head, summed_loss
+from farss.training.rank_budget import RankBudget
 from farss.training.regularisers import regulariser_of
 from farss.training.stiefel import hold_factors_
 
@@ -67,12 +69,13 @@ class SupervisedTrainer(Trainer):
         self.order = BatchOrder([len(example) for example in examples], batch_size, args.seed)
         self.head, self.in_bfloat16, self.progress = output_head(model), in_bfloat16, progress
         self.supervised, self.regulariser = 0, regulariser_of(model)
+        self.budget = RankBudget(model) if has_triplets(model) else None
         super().__init__(
             model=model,  # type: ignore[arg-type]  # PEFT models are accepted
             args=args,
             data_collator=PaddedBatch(pad_id),  # type: ignore[arg-type]  # any callable on a list of rows
             train_dataset=Rows(examples),
-            callbacks=[_EpochOrder(self.order)],
+            callbacks=[_EpochOrder(self.order), *([self.budget] if self.budget else [])],
         )
         self.remove_callback(PrinterCallback)
         self.model_accepts_loss_kwargs = True  # makes the Trainer count the supervised tokens of a step
@@ -158,7 +161,10 @@ class SupervisedTrainer(Trainer):
         if self.is_fsdp_enabled or self.is_deepspeed_enabled:
             super().save_model(output_dir, _internal_call)
         elif self.args.should_save:
-            save_learned(self.head_owner, Path(output_dir or self.args.output_dir or "."))
+            folder = Path(output_dir or self.args.output_dir or ".")
+            save_learned(self.head_owner, folder)
+            if self.budget is not None:
+                self.budget.save(folder)
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         try:
@@ -179,6 +185,8 @@ class SupervisedTrainer(Trainer):
             super()._load_from_checkpoint(resume_from_checkpoint, model)
         else:
             load_learned_(self.head_owner, resume_from_checkpoint)
+            if self.budget is not None:
+                self.budget.load(Path(resume_from_checkpoint))
 
     def go_on_from(self, history: list[dict[str, Any]]) -> None:
         """Count on from the tokens and seconds that the log of an interrupted training recorded."""
