@@ -23,7 +23,7 @@ def init(farss, workshop, out, *more, method="farss"):
     return farss("init", *arguments, "--json", *more)
 
 
-@pytest.mark.parametrize("method", ["farss", "farss-init", "pissa", "milora", "lora"])
+@pytest.mark.parametrize("method", ["farss", "farss-init", "pissa", "milora", "lora", "kasa", "adalora"])
 def test_the_streamed_engine_plans_and_starts_as_the_resident_one(farss, workshop, tmp_path, method):
     for engine in ("resident", "streamed"):
         code, text, err = init(farss, workshop, tmp_path / engine, "--engine", engine, method=method)

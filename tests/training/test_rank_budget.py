@@ -226,3 +226,18 @@ def test_the_frontier_scales_what_was_learned(tiny_llama, trained, tmp_path, t):
         torch.testing.assert_close(logits(model), logits(stock), atol=CLOSE, rtol=0)
         if t == 0:
             torch.testing.assert_close(logits(model), logits(tiny_llama), atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
+def test_other_dtypes_start_as_the_base_and_learn_in_the_adapters_own(
+    tiny_llama, tiny_tokenizer, rows, settings, dtype
+):
+    model = tiny_llama.to(dtype)
+    before = logits(model)
+    wrapped = adapted(model, dropout=0.1)
+    assert torch.equal(logits(wrapped), before)
+    wide = torch.promote_types(dtype, torch.float32)
+    assert {p.dtype for p in wrapped.parameters() if p.requires_grad} == {wide}
+    report = train(wrapped, tiny_tokenizer, rows, settings(epochs=3.0), None)
+    assert report.rank_realised == report.rank_budget
+    assert {p.dtype for p in wrapped.parameters() if p.requires_grad} == {wide}
