@@ -15,6 +15,20 @@ import yaml
 from farss.errors import ConfigError
 from farss.settings import Settings, require
 
+__all__ = [
+    "AdaloraConfig",
+    "DataConfig",
+    "EvalConfig",
+    "FarssConfig",
+    "ForaConfig",
+    "KasaConfig",
+    "ModelConfig",
+    "Recipe",
+    "Settings",
+    "StartConfig",
+    "TrainConfig",
+]
+
 Dtype = Literal["auto", "float32", "bfloat16", "float16", "float64"]
 Budget = Literal["clip", "redistribute"]
 Scale = Literal["unit", "alpha_over_r", "rslora"]
@@ -89,6 +103,51 @@ class ForaConfig(Settings):
 
 
 @dataclass(frozen=True)
+class KasaConfig(Settings):
+    """The regularisers of the method `kasa`; no other method reads it.
+
+    `beta` weighs `||d||^2` and `gamma` `||B'B - I||_F + ||AA' - I||_F`. `normalise` takes their mean over modules, as
+    the published code does, or their sum, as PEFT does.
+    """
+
+    beta: float = 1e-4
+    gamma: float = 1e-3
+    normalise: Literal["modules", "sum"] = "modules"
+
+    def __post_init__(self) -> None:
+        require(self.beta >= 0, "a weight cannot be negative", where="kasa.beta", got=self.beta)
+        require(self.gamma >= 0, "a weight cannot be negative", where="kasa.gamma", got=self.gamma)
+
+
+@dataclass(frozen=True)
+class AdaloraConfig(Settings):
+    """How the method `adalora` cuts its ranks; no other method reads it.
+
+    Every module starts with rank `initial_rank` (None: 1.5 times `rank`, rounded up), and `rank` per module remain on
+    average. Ranks are cut every `interval` steps after the first `initial_share` of the training's steps and before
+    the last `final_share`. `beta1` and `beta2` smooth the importance of a triplet and its uncertainty; `orthogonality`
+    weighs the mean of `||P'P - I||_F` and `||QQ' - I||_F` in the loss.
+    """
+
+    initial_rank: int | None = None
+    initial_share: float = 0.1
+    final_share: float = 0.3
+    interval: int = 1
+    beta1: float = 0.85
+    beta2: float = 0.85
+    orthogonality: float = 0.5
+
+    def __post_init__(self) -> None:
+        shares = (self.initial_share, self.final_share)
+        fits = min(shares) >= 0 and sum(shares) < 1
+        require(fits, "the shares leave no steps to cut ranks in", where="adalora", got=shares)
+        require(self.interval >= 1, "the interval must be at least 1", where="adalora.interval", got=self.interval)
+        decays = (self.beta1, self.beta2)
+        require(all(0 < beta < 1 for beta in decays), "decays must be in (0, 1)", where="adalora", got=decays)
+        require(self.orthogonality >= 0, "a weight cannot be negative", where="adalora", got=self.orthogonality)
+
+
+@dataclass(frozen=True)
 class StartConfig(Settings):
     """Choices of single methods that start from factors of their own.
 
@@ -118,7 +177,8 @@ class FarssConfig(Settings):
     `rank` is R, the rank of deep modules; `r_min`, `r_avg`, `r_max` bound the shallow ones (Eq. 10-12). `alpha` is
     only read by the scales `alpha_over_r` and `rslora`; with `unit` every module's scale is 1. `dtype` is the model's
     during the data pass; `auto` is its own. `route` names how weights are decomposed; `auto` times the routes, once per
-    shape, and what it chose is kept beside the spectra. `fora` and `start` hold the choices of single other methods.
+    shape, and what it chose is kept beside the spectra. `fora`, `kasa`, `adalora` and `start` hold the choices of
+    single other methods.
     """
 
     rank: int = 128
@@ -144,6 +204,8 @@ class FarssConfig(Settings):
     seed: int = 0
     compat: Compat = "none"
     fora: ForaConfig = field(default_factory=ForaConfig)
+    kasa: KasaConfig = field(default_factory=KasaConfig)
+    adalora: AdaloraConfig = field(default_factory=AdaloraConfig)
     start: StartConfig = field(default_factory=StartConfig)
 
     def __post_init__(self) -> None:

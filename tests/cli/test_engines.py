@@ -23,7 +23,7 @@ def init(farss, workshop, out, *more, method="farss"):
     return farss("init", *arguments, "--json", *more)
 
 
-@pytest.mark.parametrize("method", ["farss", "farss-init", "pissa", "milora", "lora"])
+@pytest.mark.parametrize("method", ["farss", "farss-init", "pissa", "milora", "lora", "kasa", "adalora"])
 def test_the_streamed_engine_plans_and_starts_as_the_resident_one(farss, workshop, tmp_path, method):
     for engine in ("resident", "streamed"):
         code, text, err = init(farss, workshop, tmp_path / engine, "--engine", engine, method=method)
@@ -55,6 +55,17 @@ def test_a_streamed_adapter_starts_at_the_base(farss, workshop, tmp_path):
     assert not (tmp_path / ".init.work").exists()
 
 
+def test_what_kasa_drops_is_the_same_from_both_engines(farss, workshop, tmp_path):
+    for engine in ("resident", "streamed"):
+        code, _, err = init(farss, workshop, tmp_path / engine, "--engine", engine, method="kasa")
+        assert code == 0, err
+    one, other = (
+        load_file(tmp_path / engine / "adapter" / "reference" / "adapter_model.safetensors")
+        for engine in ("resident", "streamed")
+    )
+    assert one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+
+
 def test_the_residual_form_needs_the_weights(farss, workshop, tmp_path):
     code, _, err = init(farss, workshop, tmp_path / "init", "--engine", "streamed", "--base", "residual")
     assert code == 2 and "use the resident engine" in err
@@ -76,7 +87,13 @@ def test_what_does_not_fit_is_streamed(farss, workshop, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize(
     ("method", "what"),
-    [("fora", "layer_fisher"), ("lora-ga", "gradient"), ("olora", "start factors"), ("eva", "input_covariance")],
+    [
+        ("fora", "layer_fisher"),
+        ("lora-ga", "gradient"),
+        ("olora", "start factors"),
+        ("eva", "input_covariance"),
+        ("dora", "norms of the weights"),
+    ],
 )
 def test_methods_that_cannot_be_streamed_say_so_and_stay_in_memory(
     farss, workshop, tmp_path, monkeypatch, method, what

@@ -41,6 +41,8 @@ ON_OWN_FACTORS = {"corda-kpm train", "corda-kpm eval", "eva train", "eva eval"}
         ("data.knowledge_calibration", "other", ON_KNOWLEDGE),
         ("init.rank", 3, INITIALISED),
         ("init.fora.rho", 0.25, set()),
+        ("init.kasa.beta", 0.25, set()),
+        ("init.adalora.beta1", 0.25, set()),
         ("init.start.rank_ratio", 1.0, ON_OWN_FACTORS),
         ("init.start.covariance_scale", "signed_maximum", {*STATISTICS, *ON_OWN_FACTORS} - {"gradient"}),
         ("methods", ["lora"], {"plans"}),
@@ -62,10 +64,11 @@ def test_what_a_setting_redoes(setting, value, redone):
     assert {stage for stage in before if before[stage] != after[stage]} == redone
 
 
-def test_settings_of_one_method_redo_that_method_only():
-    job = Job("fora", 1e-4, 0)
-    before = Recipe(methods=("full", "lora", "fora"))
-    after = before.override({"init.fora.rho": 0.25})
+@pytest.mark.parametrize(("method", "setting"), [("fora", "rho"), ("kasa", "beta"), ("adalora", "beta1")])
+def test_settings_of_one_method_redo_that_method_only(method, setting):
+    job = Job(method, 1e-4, 0)
+    before = Recipe(methods=("full", "lora", method))
+    after = before.override({f"init.{method}.{setting}": 0.25})
     assert keys_of(before)["plans"] != keys_of(after)["plans"]
     assert {key: value for key, value in keys_of(before).items() if key != "plans"} == {
         key: value for key, value in keys_of(after).items() if key != "plans"

@@ -21,8 +21,20 @@ from farss.experiment.planning import plan as make_plan
 from farss.model.calibration import Batch
 from farss.model.plan import Plan
 
-METHODS = ["rslora", "pissa-niter", "olora", "corda-kpm", "corda-ipm", "lora-null", "lora-null-v2", "eva", "lora-ga"]
-FROM_ZERO = {"rslora", "eva"}
+METHODS = [
+    "rslora",
+    "dora",
+    "adalora",
+    "pissa-niter",
+    "olora",
+    "corda-kpm",
+    "corda-ipm",
+    "lora-null",
+    "lora-null-v2",
+    "eva",
+    "lora-ga",
+]
+FROM_ZERO = {"rslora", "dora", "adalora", "eva"}
 START, SAME = 1e-5, 1e-4
 
 

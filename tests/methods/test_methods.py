@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from farss.config import FarssConfig, ForaConfig
+from farss.config import AdaloraConfig, FarssConfig, ForaConfig
 from farss.errors import ConfigError, NumericalError, PlanError
 from farss.maths.ranks import allocate
 from farss.maths.spectrum import decompose
@@ -220,14 +220,32 @@ def test_methods_named_after_their_directions_ignore_selection(targets, evidence
     assert [t.indices for t in plain.targets] == [t.indices for t in other.targets]
 
 
-@pytest.mark.parametrize("name", [name for name in ADAPTERS if name != "eva"])  # whose ranks follow the data
+@pytest.mark.parametrize("name", [name for name in ADAPTERS if name not in ("eva", "adalora")])
 def test_rank_is_capped_at_the_size_of_small_modules_with_one_warning(targets, evidence, name):
     with pytest.warns(RankCapWarning, match=f"{name}: ") as caught:
         plan = get_method(name).plan(targets, evidence, dataclasses.replace(CONFIG, rank=20))
     assert len([w for w in caught if w.category is RankCapWarning]) == 1
-    most = 4 if name == "lora-ga" else 8
+    most = {"lora-ga": 4, "kasa": 7}.get(name, 8)
     small = [t for t in plan.targets if t.shape == (8, 24) and t.region == "deep"]
     assert small and all(t.rank == most for t in small)
+
+
+def test_adalora_starts_all_modules_alike_with_more_than_remains(targets, evidence):
+    def ranks(**changes) -> set[int]:
+        return {
+            row.rank
+            for row in get_method("adalora").plan(targets, evidence, dataclasses.replace(CONFIG, **changes)).targets
+        }
+
+    assert ranks(rank=3) == {5} and ranks(rank=3, adalora=AdaloraConfig(initial_rank=7)) == {7}
+    with pytest.warns(RankCapWarning, match="adalora: 16 of 16"):
+        assert ranks(rank=6) == {8}
+    for changes in ({"rank": 8}, {"rank": 3, "adalora": AdaloraConfig(initial_rank=3)}):
+        with pytest.raises(PlanError, match="nothing to cut"):
+            ranks(**changes)
+    for wrong in ({"initial_share": 0.7}, {"interval": 0}, {"beta1": 1.0}, {"orthogonality": -1.0}):
+        with pytest.raises(ConfigError):
+            AdaloraConfig(**wrong)
 
 
 def test_no_warning_where_nothing_is_capped(targets, evidence):

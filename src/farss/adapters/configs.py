@@ -35,7 +35,12 @@ class RankAndScale:
 
 
 def lora_config(
-    model: nn.Module, modules: Mapping[str, RankAndScale], *, dropout: float = 0.0, inference: bool = False
+    model: nn.Module,
+    modules: Mapping[str, RankAndScale],
+    *,
+    dropout: float = 0.0,
+    inference: bool = False,
+    magnitudes: bool = False,
 ) -> LoraConfig:
     """The configuration that gives every named module its rank and scale, and touches no other module.
 
@@ -48,6 +53,7 @@ def lora_config(
         modules: rank and scale per module name.
         dropout: probability of dropping an input entry of the adapter.
         inference: whether the adapter loads frozen.
+        magnitudes: whether the norms of the weight's rows are trained too (DoRA).
 
     Raises:
         AdapterError: if a pattern does not hit exactly its module.
@@ -58,13 +64,14 @@ def lora_config(
     rank = Counter(entry.rank for entry in modules.values()).most_common(1)[0][0]
     alpha = Counter(entry.alpha for entry in modules.values()).most_common(1)[0][0]
     config = LoraConfig(
-        task_type=_task_type(model),
+        task_type=task_type(model),
         r=rank,
         lora_alpha=alpha,  # type: ignore[arg-type]  # PEFT divides it; a float is as good
         rank_pattern={pattern(name): entry.rank for name, entry in modules.items() if entry.rank != rank},
         alpha_pattern={pattern(name): entry.alpha for name, entry in modules.items() if entry.alpha != alpha},
         target_modules=target_modules(model, list(modules)),
         lora_dropout=dropout,
+        use_dora=magnitudes,
         bias="none",
         fan_in_fan_out=any(isinstance(model.get_submodule(name), Conv1D) for name in modules),
         init_lora_weights=True,
@@ -122,7 +129,8 @@ def _check_patterns(config: LoraConfig, modules: Mapping[str, RankAndScale]) -> 
             raise AdapterError("a rank pattern must hit exactly one module", where=key, got=hits[:4])
 
 
-def _task_type(model: nn.Module) -> str | None:
+def task_type(model: nn.Module) -> str | None:
+    """PEFT's name for what `model` is for, None where it is no causal language model of transformers."""
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
     return "CAUSAL_LM" if type(model).__name__ in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values() else None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -12,10 +12,21 @@ import torch
 from torch import Tensor, nn
 
 from farss.adapters.configs import RankAndScale, lora_config, short_names
-from farss.adapters.factors import Factors, shift_weight_
+from farss.adapters.factors import Factors, add_to_weight_, shift_weight_
 from farss.adapters.files import load_adapter, write_lora_folder
+from farss.adapters.layers import lora_layers
+from farss.adapters.magnitude import change_mismatch, has_magnitudes, magnitudes, weight_changes
 from farss.adapters.provenance import provenance_of
-from farss.adapters.trained import Update, initial_part, original_base, trained_part, trained_updates, update_mismatch
+from farss.adapters.trained import (
+    Update,
+    adapter_factors,
+    contributing,
+    initial_part,
+    original_base,
+    trained_part,
+    trained_updates,
+    update_mismatch,
+)
 from farss.adapters.verify import (
     UPDATE_TOLERANCE,
     check_difference,
@@ -74,6 +85,8 @@ def export(
     with zeros, no patterns; with `rank`, recompressed to it. `merged`: a full model, `W + s (B A - B0 A0)` computed in
     float32 and cast once. `residual`: the published form, an adapter of rank r beside a changed base in `base/`.
 
+    DoRA's change has full rank: `peft` writes it as PEFT's DoRA, and `portable` needs `rank`.
+
     Args:
         source: a PEFT model, which is not changed, or a folder of `save_adapter`.
         out: a new or empty folder.
@@ -103,9 +116,7 @@ def export(
         allowed = None if written.truncated else tolerance(expected, _coarsest(model))
         check_difference(difference, allowed, out)
         if to != "merged" and not written.truncated:
-            wanted = trained_part(model) if to == "residual" else trained_updates(model)
-            mismatch = update_mismatch(wanted, trained_updates(loaded))  # type: ignore[arg-type]  # PEFT loaded it
-            check_difference(mismatch, UPDATE_TOLERANCE, out, "updates")
+            check_difference(_mismatch(model, loaded, to), UPDATE_TOLERANCE, out, "updates")  # type: ignore[arg-type]  # PEFT loaded it
     return ExportReport(Path(out), to, difference, allowed, written.rank, written.error)
 
 
@@ -138,7 +149,16 @@ def _write(model: PeftModel, original: nn.Module, folder: Path, to: Form, tokeni
     return _write_residual(model, original, folder, tokenizer)
 
 
+def _mismatch(model: PeftModel, loaded: PeftModel, to: Form) -> float:
+    if has_magnitudes(loaded):
+        return change_mismatch(model, loaded)
+    wanted = trained_part(model) if to == "residual" else dict(_one_by_one(model))
+    return update_mismatch(wanted, trained_updates(loaded))
+
+
 def _write_peft(model: PeftModel, original: nn.Module, folder: Path) -> _Written:
+    if has_magnitudes(model):
+        return _write_dora(model, original, folder)
     updates = trained_updates(model)
     modules = {name: RankAndScale(update.rank, update.scale) for name, update in updates.items()}
     config = lora_config(original, modules, inference=True)
@@ -146,44 +166,85 @@ def _write_peft(model: PeftModel, original: nn.Module, folder: Path) -> _Written
     return _Written(max(entry.rank for entry in modules.values()))
 
 
+def _write_dora(model: PeftModel, original: nn.Module, folder: Path) -> _Written:
+    """DoRA as it is trained: PEFT's own form, on the original base."""
+    norms, (adapter,) = magnitudes(model), contributing(model)
+    updates = {
+        name: Update(adapter_factors(layer, adapter), layer.scaling[adapter])
+        for name, layer in lora_layers(model).items()
+        if name in norms
+    }
+    modules = {name: RankAndScale(update.rank, update.scale) for name, update in updates.items()}
+    config = lora_config(original, modules, inference=True, magnitudes=True)
+    factors = {name: update.factors for name, update in updates.items()}
+    write_lora_folder(folder, config, factors, _fingerprint(model), norms)
+    return _Written(max(entry.rank for entry in modules.values()))
+
+
 def _write_portable(model: PeftModel, original: nn.Module, folder: Path, rank: int | None) -> _Written:
-    updates = trained_updates(model)
-    wanted = max(update.rank for update in updates.values()) if rank is None else rank
-    if wanted < 1:
-        raise AdapterError("the rank must be at least 1", got=wanted)
-    factors, error = _folded(updates, wanted) if rank is None else _recompressed(updates, wanted)
+    if rank is not None and rank < 1:
+        raise AdapterError("the rank must be at least 1", got=rank)
+    if has_magnitudes(model) and rank is None:
+        raise AdapterError(
+            "the change that DoRA makes has full rank and is no plain LoRA",
+            where="--to portable",
+            do="name a rank to recompress it to (the error is reported), or use `--to merged` or `--to peft`",
+        )
+    if rank is None:
+        updates = trained_updates(model)
+        wanted = max(update.rank for update in updates.values())
+        factors, error, truncated = _folded(updates, wanted), None, False
+    else:
+        wanted, (factors, error, truncated) = rank, _recompressed(_one_by_one(model), rank)
     config = lora_config(original, {name: RankAndScale(wanted, 1.0) for name in factors}, inference=True)
     config.target_modules = short_names(original, list(factors))
     write_lora_folder(folder, config, factors, _fingerprint(model))
-    truncated = rank is not None and any(update.rank > wanted for update in updates.values())
     return _Written(wanted, error, truncated)
 
 
-def _folded(updates: Mapping[str, Update], rank: int) -> tuple[dict[str, Factors], None]:
+def _one_by_one(model: PeftModel) -> Iterator[tuple[str, Update]]:
+    """The updates of all modules; those of DoRA are formed one after the other, as products with an identity."""
+    if not has_magnitudes(model):
+        yield from trained_updates(model).items()
+        return
+    for name, change in weight_changes(model):
+        m, n = change.shape
+        same = torch.eye(min(m, n), dtype=change.dtype, device=change.device)
+        yield name, Update(Factors(change, same) if n <= m else Factors(same, change), 1.0)
+
+
+def _folded(updates: Mapping[str, Update], rank: int) -> dict[str, Factors]:
     """Every update as a product of rank `rank` with scale 1, padded with zeros."""
     factors = {}
     for name, update in updates.items():
         missing = rank - update.rank
         up = nn.functional.pad(update.factors.up * update.scale, (0, missing))
         factors[name] = Factors(up, nn.functional.pad(update.factors.down, (0, 0, 0, missing)))
-    return factors, None
+    return factors
 
 
-def _recompressed(updates: Mapping[str, Update], rank: int) -> tuple[dict[str, Factors], float]:
-    """Every update as its best product of rank `rank` with scale 1, and the relative error over all of them."""
-    factors, error, norm = {}, 0.0, 0.0
-    for name, update in updates.items():
+def _recompressed(updates: Iterable[tuple[str, Update]], rank: int) -> tuple[dict[str, Factors], float, bool]:
+    """Every update as its best product of rank `rank` with scale 1.
+
+    Also the relative error over all of them, and whether one had a larger rank.
+    """
+    factors, error, norm, truncated = {}, 0.0, 0.0, False
+    for name, update in updates:
         up, down = update.factors.up, update.factors.down
         best = recompress(update.scale * up.double(), down, rank)
         factors[name] = Factors(best.up.to(up.dtype), best.down.to(down.dtype))
-        error, norm = error + best.error**2, norm + best.norm**2
-    return factors, (error / norm) ** 0.5 if norm > 0 else 0.0
+        error, norm, truncated = error + best.error**2, norm + best.norm**2, truncated or update.rank > rank
+    return factors, (error / norm) ** 0.5 if norm > 0 else 0.0, truncated
 
 
 def _write_merged(model: PeftModel, original: nn.Module, folder: Path, tokenizer: Any) -> _Written:
     merged = copy.deepcopy(original)
-    for name, update in trained_updates(model).items():
-        shift_weight_(merged.get_submodule(name), update.factors, update.scale)
+    if has_magnitudes(model):
+        for name, change in weight_changes(model):
+            add_to_weight_(merged.get_submodule(name), change)
+    else:
+        for name, update in trained_updates(model).items():
+            shift_weight_(merged.get_submodule(name), update.factors, update.scale)
     _save_model(merged, folder, tokenizer)
     return _Written()
 

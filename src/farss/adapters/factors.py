@@ -19,7 +19,15 @@ from farss.model.targets import Target, weight_matrix
 if TYPE_CHECKING:
     from farss.maths.spectrum import Spectrum
 
-__all__ = ["Factors", "adapter_dtype", "check_targets", "given_factors", "initial_factors", "shift_weight_"]
+__all__ = [
+    "Factors",
+    "adapter_dtype",
+    "add_to_weight_",
+    "check_targets",
+    "given_factors",
+    "initial_factors",
+    "shift_weight_",
+]
 
 
 def planned_target(model: nn.Module, row: TargetPlan) -> Target:
@@ -45,12 +53,13 @@ def initial_factors(
 
     Args:
         model: the base model.
-        plan: a plan with spectral initialisation.
+        plan: a plan whose initialisation is one of `farss.model.plan.BY_INDEX`.
         spectra: the decomposition of a target, for example `SpectrumCache.get`; None decomposes each weight here.
 
     Returns:
         Per module name, `up` [m, r] and `down` [r, n] in `adapter_dtype`, with `scale * up @ down` equal to the chosen
-        part of the weight (`factor_scaling` "divided") or `up @ down` equal to it ("published").
+        part of the weight (`factor_scaling` "divided") or `up @ down` equal to it ("published"). Of a truncated plan
+        it is the part that is dropped, which may be zero.
 
     Raises:
         PlanError: if a chosen direction has singular value zero, from which training could never move.
@@ -61,7 +70,7 @@ def initial_factors(
         target = planned_target(model, row)
         weight = weight_matrix(target).detach()
         spectrum = decompose(weight, named_route(route, weight)) if spectra is None else spectra(target)
-        found[row.name] = _factors(row, weight, spectrum, plan.factor_scaling)
+        found[row.name] = _factors(row, weight, spectrum, plan)
     return found
 
 
@@ -70,7 +79,7 @@ def given_factors(model: nn.Module, plan: Plan, given: Mapping[str, Factors] | N
 
     Args:
         model: the base model.
-        plan: a plan with initialisation "factors", or a spectral one.
+        plan: a plan with initialisation "factors", or one of `farss.model.plan.BY_INDEX`.
         given: the factors of all modules the plan was made for; None takes those the plan holds.
 
     Returns:
@@ -113,18 +122,18 @@ def _fitting(model: nn.Module, row: TargetPlan, part: Factors | None) -> Factors
     return Factors(part.up.to(device, dtype).contiguous(), part.down.to(device, dtype).contiguous())
 
 
-def _factors(row: TargetPlan, weight: Tensor, spectrum: Spectrum, factor_scaling: str) -> Factors:
+def _factors(row: TargetPlan, weight: Tensor, spectrum: Spectrum, plan: Plan) -> Factors:
     """B0 = U sqrt(sigma / s), A0 = sqrt(sigma / s) V^T (Eq. 16 and 17, divided by the scale)."""
     left, sigma, right = directions(spectrum, weight, list(row.indices or ()))
     dead = [index for index, value in zip(row.indices or (), sigma.tolist(), strict=True) if not value > 0]
-    if dead:
+    if dead and plan.initialisation != "truncated":
         raise PlanError(
             "the plan chooses directions whose singular value is zero",
             where=row.name,
             got=f"indices {dead[:8]}",
             do="take these indices out of the plan and lower `rank` with them",
         )
-    root = (sigma / row.scale if factor_scaling == "divided" else sigma).sqrt()
+    root = (sigma / row.scale if plan.factor_scaling == "divided" else sigma).sqrt()
     dtype, device = adapter_dtype(weight), weight.device
     up = (left * root).to(device=device, dtype=dtype).contiguous()
     return Factors(up, (root[:, None] * right.T).to(device=device, dtype=dtype).contiguous())
@@ -135,9 +144,16 @@ def shift_weight_(layer: nn.Module, factors: Factors, scale: float) -> None:
     weight = layer.weight
     assert isinstance(weight, Tensor)
     wide = adapter_dtype(weight)
-    product = factors.up.to(weight.device, wide) @ factors.down.to(weight.device, wide)
+    add_to_weight_(layer, scale * (factors.up.to(weight.device, wide) @ factors.down.to(weight.device, wide)))
+
+
+def add_to_weight_(layer: nn.Module, change: Tensor) -> None:
+    """Add `change` [m, n] to the weight of a linear layer in place, in float32 or better, with one cast."""
+    weight = layer.weight
+    assert isinstance(weight, Tensor)
+    wide = adapter_dtype(weight)
     with torch.no_grad():
-        weight.copy_((weight.to(wide) + scale * oriented(layer, product)).to(weight.dtype))
+        weight.copy_((weight.to(wide) + oriented(layer, change.to(weight.device, wide))).to(weight.dtype))
 
 
 def check_targets(model: nn.Module, plan: Plan) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,6 +22,7 @@ from farss.adapters.gated import restore_gates_
 from farss.adapters.layers import DEFAULT, REFERENCE, refuse_adapters, set_mode
 from farss.adapters.pairs import activate, hold, is_pair, join
 from farss.adapters.provenance import Provenance, provenance_of, remember
+from farss.adapters.triplets import KIND, has_triplets, uncut
 from farss.errors import AdapterError, PlanError, StorageError
 from farss.model import sources
 from farss.model.plan import Plan
@@ -37,7 +39,11 @@ BASE_FINGERPRINT = "farss.base_fingerprint"
 
 
 def write_lora_folder(
-    folder: Path, config: LoraConfig, factors: Mapping[str, Factors], fingerprint: str | None = None
+    folder: Path,
+    config: LoraConfig,
+    factors: Mapping[str, Factors],
+    fingerprint: str | None = None,
+    magnitudes: Mapping[str, Tensor] | None = None,
 ) -> None:
     """Write an ordinary PEFT LoRA folder: configuration and safetensors, nothing else.
 
@@ -46,6 +52,7 @@ def write_lora_folder(
         config: ranks, alphas and target modules.
         factors: up [m, r] and down [r, n] per module name of the base model.
         fingerprint: of the base model, kept in the metadata of the tensor file.
+        magnitudes: m [out] per module name, for DoRA.
 
     Raises:
         StorageError: if a file cannot be written.
@@ -54,6 +61,8 @@ def write_lora_folder(
     for name, part in factors.items():
         tensors[f"base_model.model.{name}.lora_A.weight"] = part.down
         tensors[f"base_model.model.{name}.lora_B.weight"] = part.up
+    for name, norms in (magnitudes or {}).items():
+        tensors[f"base_model.model.{name}.lora_magnitude_vector"] = norms
     metadata = {"format": "pt"} | ({BASE_FINGERPRINT: fingerprint} if fingerprint else {})
     write_tensors(folder / WEIGHTS_FILE, tensors, metadata)
     write_config(folder, config)
@@ -174,8 +183,9 @@ def base_name_of(folder: str | Path) -> str:
 def _save_one(model: PeftModel, adapter: str, folder: Path) -> None:
     from peft import get_peft_model_state_dict
 
-    tensors = get_peft_model_state_dict(model, adapter_name=adapter, save_embedding_layers=False)
-    config = replace(model.peft_config[adapter], inference_mode=True)  # type: ignore[type-var]  # a dataclass
+    with uncut(model) if has_triplets(model) else nullcontext():
+        tensors = get_peft_model_state_dict(model, adapter_name=adapter, save_embedding_layers=False)
+        config = replace(model.peft_config[adapter], inference_mode=True)  # type: ignore[type-var]  # a dataclass
     write_tensors(folder / WEIGHTS_FILE, tensors, {"format": "pt"})
     write_config(folder, config)
 
@@ -192,7 +202,7 @@ def _config(folder: Path) -> dict[str, Any]:
         config = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise AdapterError("the adapter's configuration is not JSON", where=folder, got=str(error)) from None
-    if not isinstance(config, dict) or config.get("peft_type") != "LORA":
+    if not isinstance(config, dict) or config.get("peft_type") not in ("LORA", KIND):
         got = config.get("peft_type") if isinstance(config, dict) else type(config).__name__
         raise AdapterError("the folder holds no LoRA adapter", where=folder, expected="peft_type LORA", got=got)
     return config

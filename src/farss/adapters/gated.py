@@ -1,7 +1,9 @@
-"""FoRA's adapter: `W + s g B A` with one orthonormal factor and a trained gate g that is zero at the start.
+"""Adapters with a gate: FoRA's `s g B A` and KaSA's `s B diag(d) A`.
 
-It is an ordinary LoRA layer of PEFT whose A is `g A`: merging, scaling and exporting see the folded product and need
-not know of the gate. Files hold the folded A, which any loader reads, beside A and g themselves.
+FoRA has one orthonormal factor and a trained number g that is zero at the start; KaSA a trained diagonal, on a
+truncated W. They are ordinary LoRA layers of PEFT whose A is `g A` or `diag(d) A`: merging, scaling and exporting see
+the folded product and need not know of the gate. Files hold the folded A, which any loader reads, beside A and g
+themselves.
 """
 
 from __future__ import annotations
@@ -14,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from farss.adapters.layers import DEFAULT, lora_layers
+from farss.adapters.layers import DEFAULT, REFERENCE, lora_layers
 from farss.adapters.provenance import provenance_of
 from farss.config import ForaConfig
 from farss.errors import AdapterError, PlanError
@@ -28,11 +30,11 @@ FOLDED = "weight"
 
 
 class GatedDown(nn.Module):
-    """`x` through `g A`: [..., n] to [..., r]; stands where PEFT keeps A.
+    """`x` through `g A` or `diag(g) A`: [..., n] to [..., r]; stands where PEFT keeps A.
 
     Args:
         factor: A [r, n].
-        gate: g [1, 1]; PEFT takes flat tensors of an adapter for damaged ones.
+        gate: g [1, 1], or d [r, 1]; PEFT takes flat tensors of an adapter for damaged ones.
     """
 
     def __init__(self, factor: Tensor, gate: Tensor) -> None:
@@ -101,6 +103,21 @@ def constrain_(model: PeftModel, plan: Plan, seed: int) -> None:
         layer.lora_A[DEFAULT] = GatedDown(a.to(down), torch.zeros(1, 1).to(down))
 
 
+def draw_diagonals_(model: PeftModel, seed: int) -> None:
+    """Give every LoRA layer of `model` KaSA's start: A and B as they are, d ~ N(0, 1).
+
+    Args:
+        model: a PEFT model with the adapter "default", not yet joined to a reference.
+        seed: of the diagonals.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    for layer in lora_layers(model).values():
+        down = layer.lora_A[DEFAULT].weight
+        assert isinstance(down, Tensor)
+        diagonal = torch.randn(down.shape[0], 1, generator=generator).to(down)
+        layer.lora_A[DEFAULT] = GatedDown(down.detach(), diagonal)
+
+
 def restore_gates_(model: PeftModel, stored: Mapping[str, Tensor], *, trainable: bool) -> None:
     """Put A and g of a file in the place of their product, which PEFT has loaded; without gates nothing changes.
 
@@ -125,7 +142,7 @@ def constrained_factors(model: nn.Module) -> dict[str, Constrained]:
     Raises:
         AdapterError: if the adapter has gates but its plan is not known.
     """
-    layers = {name: layer for name, layer in lora_layers(model).items() if is_gated(layer)}
+    layers = {name: layer for name, layer in lora_layers(model).items() if is_gated(layer) and not truncates(layer)}
     if not layers:
         return {}
     rows = training_settings(model).factor == "A"
@@ -138,6 +155,11 @@ def constrained_factors(model: nn.Module) -> dict[str, Constrained]:
 def is_gated(layer: Any) -> bool:
     """Whether a LoRA layer has a gate."""
     return DEFAULT in layer.lora_A and isinstance(layer.lora_A[DEFAULT], GatedDown)
+
+
+def truncates(layer: Any) -> bool:
+    """Whether a LoRA layer is KaSA's: a gate, and a frozen adapter beside it that subtracts what is dropped."""
+    return is_gated(layer) and REFERENCE in layer.lora_A
 
 
 def training_settings(model: nn.Module) -> ForaConfig:

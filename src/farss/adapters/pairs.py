@@ -3,6 +3,9 @@
 Their sum is `s (B A - B0 A0)`: zero at the start, so the base weights stay as they are. Both are ordinary PEFT
 adapters in files, weights and merging; in the forward pass the trained one computes the difference of the two, from
 the same (dropped) input, so that it vanishes exactly where training has not moved it.
+
+KaSA's pair is two adapters that stay apart: the frozen one takes a part out of W for good, so it sees the whole input
+and no difference has to vanish.
 """
 
 from __future__ import annotations
@@ -15,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from farss.adapters.factors import Factors
+from farss.adapters.gated import is_gated
 from farss.adapters.layers import DEFAULT, REFERENCE, lora_layers
 from farss.model.plan import Frozen
 
@@ -126,8 +130,15 @@ def write_factors(layer: Any, adapter: str, factors: Factors) -> None:
 
 
 def join(model: PeftModel) -> None:
-    """Tie the two adapters of `model` together: the reference frozen, its part computed by the trained one."""
+    """Tie the two adapters of `model` together: the reference frozen, its part computed by the trained one.
+
+    With a gate (KaSA) the reference is frozen and computes its own part.
+    """
     for layer in lora_layers(model).values():
+        if is_gated(layer):
+            for side in (layer.lora_A, layer.lora_B):
+                side[REFERENCE] = _as(HeldLinear, side[REFERENCE])
+            continue
         for part, paired in ((layer.lora_A, PairedDown), (layer.lora_B, PairedUp)):
             frozen, trained = _as(FrozenLinear, part[REFERENCE]), _as(paired, part[DEFAULT])
             trained.initial = (frozen,)

@@ -10,9 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from farss.adapters.factors import Factors, shift_weight_
+from farss.adapters.gated import truncates
 from farss.adapters.layers import DEFAULT, REFERENCE, copy_base, lora_layers
 from farss.adapters.pairs import is_pair
 from farss.adapters.provenance import provenance_of
+from farss.adapters.triplets import has_triplets, triplet_products
 from farss.errors import AdapterError
 
 if TYPE_CHECKING:
@@ -44,10 +46,14 @@ def trained_updates(model: PeftModel) -> dict[str, Update]:
     For an adapter with initial factors this is `s (B A - B0 A0)` as one product of rank 2r, in both forms; for plain
     LoRA `s B A`. The product is written as `[B - B0, B0] [A; A - A0]`: each half is of the size of the update, so it
     survives a cast to bfloat16, whereas in `[B, -B0] [A; A0]` two halves of the size of the weights have to cancel.
+    For KaSA it is `[B, -U_d sqrt(S_d / s)] [diag(d) A; sqrt(S_d / s) V_d']`, where nothing cancels. For AdaLoRA
+    it is what remains, `P [diag(e) Q]`, without modules that have nothing left.
 
     Raises:
         AdapterError: if the adapter has parts that are no low-rank product (DoRA, biases, retrained modules, ...).
     """
+    if has_triplets(model):
+        return {name: Update(part, scale) for name, (part, scale) in triplet_products(model).items()}
     check_plain_lora(model)
     provenance = provenance_of(model)
     removed = provenance.removed if provenance is not None else None
@@ -58,7 +64,7 @@ def trained_updates(model: PeftModel) -> dict[str, Update]:
             continue
         parts = [adapter_factors(layer, adapter) for adapter in names]
         scales = [layer.scaling[adapter] for adapter in names]
-        if is_pair(model):
+        if is_pair(model) and not truncates(layer):
             updates[name] = Update(_difference(parts[0], Factors(-parts[1].up, parts[1].down)), scales[0])
         elif removed is not None:
             like = parts[0].up
@@ -113,31 +119,38 @@ def original_base(model: PeftModel) -> nn.Module:
     return base
 
 
-def check_plain_lora(model: PeftModel) -> None:
+def check_plain_lora(model: PeftModel, *, magnitudes: bool = False) -> None:
     """Check that every contributing adapter is an ordinary product BA.
+
+    Args:
+        model: a PEFT model.
+        magnitudes: allow a single adapter to be DoRA's, in modules that are linear.
 
     Raises:
         AdapterError: naming what is not.
     """
     odd: list[str] = []
+    if magnitudes and len(contributing(model)) > 1:
+        odd.append("DoRA beside another adapter")
     for adapter in contributing(model):
         config = model.peft_config[adapter]
         odd += [
             f"{adapter}.{key}"
             for key in ("use_dora", "modules_to_save", "lora_bias", "trainable_token_indices", "layer_replication")
-            if getattr(config, key, None)
+            if getattr(config, key, None) and not (magnitudes and key == "use_dora")
         ]
         odd += [f"{adapter}: {config.peft_type}"] if str(getattr(config.peft_type, "value", "")) != "LORA" else []
     for name, layer in lora_layers(model).items():
         merged = bool(layer.merged_adapters)
-        if merged or layer.lora_variant or layer.lora_embedding_A or not isinstance(layer.get_base_layer(), nn.Module):
+        variant = bool(layer.lora_variant) and not magnitudes
+        if merged or variant or layer.lora_embedding_A or not isinstance(layer.get_base_layer(), nn.Module):
             odd.append(f"{name}: {'merged' if merged else 'not a plain low-rank product'}")
     if odd:
         raise AdapterError(
             "the adapter is not a sum of plain low-rank products",
             got="; ".join(odd[:4]),
             expected="LoRA without DoRA, biases or retrained modules, not merged",
-            do="unmerge it, or export it with PEFT itself",
+            do="unmerge it, or export it with PEFT itself; DoRA can be merged, or recompressed to a rank",
         )
 
 

@@ -10,8 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from farss.adapters.layers import DEFAULT, lora_layers
+from farss.adapters.magnitude import has_magnitudes, scaled_magnitudes
 from farss.adapters.provenance import provenance_of
 from farss.adapters.trained import check_plain_lora, contributing
+from farss.adapters.triplets import has_triplets
 from farss.errors import AdapterError
 
 if TYPE_CHECKING:
@@ -26,7 +28,7 @@ def scaled_update(model: nn.Module, t: float, initial: Mapping[str, Tensor] | No
 
     `t = 0` is the base model, `t = 1` the trained one, values between and beyond interpolate the weights linearly:
     `W + t dW` with `dW = s (B A - B0 A0)` for farss adapters in either form, `s B A` for plain LoRA, and `W1 - W0` for
-    a fully fine-tuned model.
+    DoRA and for a fully fine-tuned model.
 
     Args:
         model: a PEFT model, or a fine-tuned model together with `initial`.
@@ -34,7 +36,7 @@ def scaled_update(model: nn.Module, t: float, initial: Mapping[str, Tensor] | No
         initial: state dict before training, only for a model without adapters; entries it lacks are not scaled.
 
     Raises:
-        AdapterError: if `model` has neither an adapter nor `initial`, or its adapter is no plain LoRA.
+        AdapterError: if `model` has neither an adapter nor `initial`, or its adapter is of an unknown kind.
     """
     if t == 1:
         yield
@@ -42,6 +44,12 @@ def scaled_update(model: nn.Module, t: float, initial: Mapping[str, Tensor] | No
         if initial is None:
             raise AdapterError("a model without adapters needs its initial weights", do="pass `initial`")
         with _weights_between(model, initial, t):
+            yield
+    elif has_magnitudes(model):
+        with scaled_magnitudes(model, t):  # type: ignore[arg-type]  # it has a peft_config
+            yield
+    elif has_triplets(model):
+        with _scalings(model, t):  # type: ignore[arg-type]  # it has a peft_config
             yield
     else:
         check_plain_lora(model)  # type: ignore[arg-type]  # it has a peft_config

@@ -14,7 +14,7 @@ from farss.methods.factored import FactorMethod
 FRONTIER = {"frontier_scales", "frontier_rows"}
 REPORTED = {"bootstrap"}
 """Settings that only the report uses; it is written anew by every call."""
-OWN_SETTINGS = {"fora"}
+OWN_SETTINGS = {"fora", "kasa", "adalora"}
 """Groups of `init` that only the method of the same name reads."""
 CALIBRATION = {"calibration_rows", "knowledge_calibration"}
 ASKED = ("knowledge", "knowledge_rows", "shots", "seed")

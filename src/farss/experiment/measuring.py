@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from peft import PeftModel
+from peft import PeftConfig, PeftModel
 from torch import nn
 from transformers import AutoModelForCausalLM
 
@@ -75,7 +75,12 @@ def trained_model(
         model = AutoModelForCausalLM.from_pretrained(trained / "model", dtype=dtype).eval()
         initial = base.state_dict()
         return model, lambda t: scaled_update(model, t, initial=initial)
-    model = PeftModel.from_pretrained(base, str(trained / "peft"), autocast_adapter_dtype=False).to(dtype).eval()
+    folder = str(trained / "peft")
+    # A trained norm is of the size of the weight: rounding it to half precision would weigh more than the update.
+    exact = bool(getattr(PeftConfig.from_pretrained(folder), "use_dora", False))
+    model = PeftModel.from_pretrained(base, folder, autocast_adapter_dtype=exact).eval()
+    if not exact:
+        model.to(dtype)
     return model, lambda t: scaled_update(model, t)
 
 

@@ -22,6 +22,7 @@ from farss.experiment import materials
 from farss.experiment.environment import device, versions
 from farss.experiment.measuring import SAMPLES, measure
 from farss.experiment.progress import ProgressLine
+from farss.experiment.work import rank_account
 from farss.model.sources import load
 from farss.storage import write_atomically, write_json
 from farss.training.sft import train
@@ -98,6 +99,7 @@ def fine_tune(recipe: Recipe, init: str | Path, out: str | Path) -> dict[str, An
         "last_loss": result.curve[-1][1],
         "curve": [list(point) for point in result.curve],
         "adapter": str(place / "adapter"),
+        **rank_account(result),
     }
     write_json(place / "train.json", account)
     return account

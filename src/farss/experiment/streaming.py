@@ -21,13 +21,14 @@ from farss.maths.scores import DirectionScores
 from farss.methods import get_method
 from farss.methods.base import Evidence
 from farss.methods.factored import FactorMethod
+from farss.methods.lora import Lora
 from farss.model.blocks import BlockChain
 from farss.model.calibration import Batch
 from farss.model.checkpoint import load_tokenizer
 from farss.model.fingerprints import fingerprint_of
 from farss.model.lazy import RESIDENT, LazyWeights, skeleton
 from farss.model.moments import Curvature
-from farss.model.plan import Plan
+from farss.model.plan import BY_INDEX, Plan
 from farss.model.sources import name_model, resolve
 from farss.model.spectra import SpectrumCache
 from farss.model.states import DiskStates, States
@@ -44,8 +45,16 @@ STREAMED = frozenset({"spectrum", "curvature"})
 
 
 def streamable(method: str) -> bool:
-    """Whether the streamed engine can plan a method: it makes no factors of its own, which takes the weights."""
-    return get_method(method).needs <= STREAMED and not isinstance(get_method(method), FactorMethod)
+    """Whether the streamed engine can plan a method and apply its plan without all weights in memory."""
+    return get_method(method).needs <= STREAMED and _of_the_weights(method) is None
+
+
+def _of_the_weights(method: str) -> str | None:
+    """What a method makes of the weights themselves, beside their spectra."""
+    found = get_method(method)
+    if isinstance(found, FactorMethod):
+        return "start factors of the weights"
+    return "norms of the weights" if isinstance(found, Lora) and found.initialisation == "magnitude" else None
 
 
 def check_streamable(method: str) -> None:
@@ -55,7 +64,7 @@ def check_streamable(method: str) -> None:
         ConfigError: saying what it asks for.
     """
     if not streamable(method):
-        asked = sorted(get_method(method).needs - STREAMED) or ["start factors of the weights"]
+        asked = sorted(get_method(method).needs - STREAMED) or [_of_the_weights(method)]
         raise ConfigError(f"the streamed engine does not take {asked[0]}", where=method, do=RESIDENT)
 
 
@@ -160,11 +169,14 @@ class StreamedModel:
         None where the plan holds factors of its own or starts without any.
 
         Raises:
-            PlanError: if the plan changes the base weights, or chooses directions whose singular value is zero.
+            PlanError: if the plan changes the base weights, needs all their norms, or chooses directions whose singular
+                value is zero.
         """
         if plan.base == "residual":
             raise PlanError("the residual form changes the base's weights, which are not in memory", do=RESIDENT)
-        if plan.initialisation != "spectral":
+        if plan.initialisation == "magnitude":
+            raise PlanError("magnitudes start from the norms of weights, which are not in memory", do=RESIDENT)
+        if plan.initialisation not in BY_INDEX:
             return None
         route = plan.settings.get("route", "gram")
         rows = {row.name: row for row in plan.targets}

@@ -151,7 +151,7 @@ def describe_model(loaded: LoadedModel, targets: list[Any]) -> dict[str, Any]:
 
 def spectra_for_report(preparation: Any, methods: list[str]) -> list[dict[str, Any]]:
     """Singular values, scores and every method's choice for one shallow and one deep module of the widest spread."""
-    methods = [name for name in methods if "spectrum" in get_method(name).needs]
+    methods = [name for name in methods if preparation.plans[name].initialisation == "spectral"]
     scored = [name for name in methods if "curvature" in get_method(name).needs]
     if not scored:
         return []
@@ -228,4 +228,12 @@ def _training_account(result: Any) -> dict[str, Any]:
         "train_tokens_per_second": result.tokens_per_second,
         "train_peak_bytes": max(result.peak_bytes, peak_bytes()),
         "curve": [list(point) for point in result.curve],
+        **rank_account(result),
     }
+
+
+def rank_account(result: Any) -> dict[str, int]:
+    """The budget of ranks and what came of it, for methods that cut ranks in training."""
+    if result.rank_budget is None:
+        return {}
+    return {"rank_budget": result.rank_budget, "rank_realised": result.rank_realised}

@@ -6,17 +6,20 @@ import difflib
 
 from farss.errors import ConfigError
 from farss.methods import plugins
+from farss.methods.adalora import ADALORA
 from farss.methods.all_high import ALL_HIGH
 from farss.methods.base import Evidence, Method, SpectralMethod
 from farss.methods.compat import published_batches, published_code_config
 from farss.methods.corda_ipm import CORDA_IPM
 from farss.methods.corda_kpm import CORDA_KPM
+from farss.methods.dora import DORA
 from farss.methods.eva import EVA
 from farss.methods.farss import FARSS
 from farss.methods.farss_init import FARSS_INIT
 from farss.methods.fixed_rank import FIXED_RANK
 from farss.methods.fora import FORA
 from farss.methods.full import FULL
+from farss.methods.kasa import KASA
 from farss.methods.lora import LORA
 from farss.methods.lora_ga import LORA_GA
 from farss.methods.lora_null import LORA_NULL
@@ -56,6 +59,9 @@ _ALL: tuple[Method, ...] = (
     LORA_GA,
     LORA,
     RSLORA,
+    DORA,
+    KASA,
+    ADALORA,
     FORA,
     FULL,
 )

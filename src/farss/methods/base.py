@@ -320,7 +320,7 @@ class SpectralMethod:
             scale=adapter_scale(len(chosen), config),
             indices=chosen,
             importance=None if scores is None else scores.importance,
-            log_score_quantiles=_quantiles(log_s),
+            log_score_quantiles=quantiles(log_s),
         )
 
 
@@ -360,7 +360,7 @@ def adapter_scale(rank: int, config: FarssConfig) -> float:
     return config.alpha / (rank if config.scale == "alpha_over_r" else rank**0.5)
 
 
-def _quantiles(log_s: Tensor) -> tuple[float, ...] | None:
+def quantiles(log_s: Tensor) -> tuple[float, ...] | None:
     """Quantiles of the logarithms of the scores that are not zero; None if all are."""
     finite = log_s[torch.isfinite(log_s)].cpu().numpy()
     return tuple(float(q) for q in np.quantile(finite, QUANTILES)) if finite.size else None

@@ -9,7 +9,7 @@ from typing import Literal
 from farss.config import FarssConfig, Scale
 from farss.methods.base import Evidence, adapter_scale, warn_capped
 from farss.methods.compat import published_code_config
-from farss.model.plan import Plan, TargetPlan
+from farss.model.plan import Initialisation, Plan, TargetPlan
 from farss.model.targets import Target
 
 
@@ -19,6 +19,7 @@ class Lora:
 
     Attributes:
         scale: replaces the configuration's, for variants that are named after theirs.
+        initialisation: "random", or "magnitude" for DoRA.
     """
 
     name: str = "lora"
@@ -26,6 +27,7 @@ class Lora:
     needs: frozenset[str] = frozenset()
     trains: Literal["adapter", "weights"] = "adapter"
     scale: Scale | None = None
+    initialisation: Initialisation = "random"
 
     def plan(self, targets: Sequence[Target], evidence: Evidence, config: FarssConfig) -> Plan:
         """Rank R, or the module's size where that is smaller, for every target; the base weights stay as they are."""
@@ -39,7 +41,7 @@ class Lora:
         warn_capped(self.name, [config.rank] * len(targets), planned)
         return Plan(
             method=self.name,
-            initialisation="random",
+            initialisation=self.initialisation,
             base="reference",  # B0 = 0: there is nothing to subtract in either form
             model_fingerprint=evidence.model_fingerprint,
             settings=config.to_mapping(),

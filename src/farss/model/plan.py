@@ -19,8 +19,11 @@ from farss.storage import write_json
 SCHEMA_VERSION = 1
 
 Region = Literal["shallow", "deep"]
-Initialisation = Literal["spectral", "factors", "random", "constrained", "none"]
+Initialisation = Literal["spectral", "factors", "random", "constrained", "magnitude", "truncated", "triplets", "none"]
 Frozen = Literal["none", "up", "down"]
+
+BY_INDEX: tuple[Initialisation, ...] = ("spectral", "truncated")
+"""The initialisations that name singular directions of the weights."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +37,8 @@ class TargetPlan:
         shape: (m, n), out-features by in-features.
         rank: adapter rank, 1 to min(m, n).
         scale: the factor in front of BA.
-        indices: ascending positions in the descending spectrum of W, `rank` of them; None unless spectral.
+        indices: ascending positions in the descending spectrum of W, `rank` of them; None unless the initialisation
+            is one of `BY_INDEX`.
         importance: Eq. 8, or None where it was not measured.
         log_score_quantiles: natural logarithm of the 0, 25, 50, 75, 100 % quantiles of the scores, or None.
     """
@@ -58,7 +62,10 @@ class Plan:
         method: registry name.
         initialisation: "spectral" (B0 A0 = chosen part of W / scale), "factors" (B0 and A0 are the method's own,
             kept beside the plan), "random" (LoRA: B0 = 0), "constrained" (FoRA: one factor orthonormal, a gate of zero
-            in front) or "none" (all weights are trained, no adapter).
+            in front), "magnitude" (DoRA: random, and the norm of every row of the weight is trained), "truncated" (KaSA
+            starts random, with a trained diagonal, on W without the indexed directions), "triplets" (AdaLoRA: a
+            diagonal of zeros between random factors; training cuts the rank) or "none" (all weights are trained, no
+            adapter).
         base: "reference" (base untouched, B0 A0 subtracted by a frozen adapter) or "residual" (subtracted from W).
         factor_scaling: "divided" makes `scale * B0 A0` the chosen part of W; "published" takes sqrt(sigma) as is, so
             that `scale` times the chosen part is subtracted (methods of the published code).
@@ -108,11 +115,16 @@ class Plan:
     def trainable_parameters(self) -> int:
         """Number of adapter parameters that training will update.
 
-        The sum of rank * (m + n), less a frozen side, and a gate per module where there are gates.
+        The sum of rank * (m + n), less a frozen side, and what the initialisation adds: a gate, m
+        magnitudes or a diagonal per module.
         """
         sides = slice(1 if self.frozen == "up" else 0, 1 if self.frozen == "down" else 2)
-        gates = len(self.targets) if self.initialisation == "constrained" else 0
-        return sum(t.rank * sum(t.shape[sides]) for t in self.targets) + gates
+        return sum(t.rank * sum(t.shape[sides]) + self._further(t) for t in self.targets)
+
+    def _further(self, target: TargetPlan) -> int:
+        """Trained parameters of a module beside B and A."""
+        m, rank = target.shape[0], target.rank
+        return {"constrained": 1, "magnitude": m, "truncated": rank, "triplets": rank}.get(self.initialisation, 0)
 
     def to_mapping(self) -> dict[str, Any]:
         """The plan as JSON-ready dictionaries, without the factors in memory."""
@@ -181,12 +193,12 @@ def _check_target(target: TargetPlan, initialisation: Initialisation) -> None:
         raise PlanError("impossible rank", where=target.name, expected=f"1 to {limit}", got=target.rank)
     if not target.scale > 0:
         raise PlanError("the scale must be positive", where=target.name, got=target.scale)
-    if initialisation != "spectral":
+    if initialisation not in BY_INDEX:
         return
     chosen = target.indices
     if chosen is None or len(chosen) != target.rank:
         raise PlanError(
-            "a spectral plan needs one index per unit of rank",
+            f"a {initialisation} plan needs one index per unit of rank",
             where=target.name,
             expected=f"{target.rank} indices",
             got=None if chosen is None else len(chosen),

@@ -14,6 +14,8 @@ from typing import Literal
 import torch
 from torch import nn
 
+from farss.adapters.magnitude import has_magnitudes
+
 HALF = (torch.bfloat16, torch.float16)
 
 
@@ -61,9 +63,10 @@ def inputs_as_they_come(model: nn.Module, active: bool) -> Iterator[None]:
     """While bfloat16 autocast is in use, stop PEFT from casting the inputs of adapters.
 
     PEFT casts every input up to the dtype of the adapter's weights, and autocast casts it down again: a copy of all
-    activations, twice, for nothing.
+    activations, twice, for nothing. DoRA keeps it: PEFT takes the norms of the weights in the dtype of the input, and
+    norms rounded to bfloat16 would move every row of the weight.
     """
     from peft.helpers import disable_input_dtype_casting
 
-    with disable_input_dtype_casting(model, active):
+    with disable_input_dtype_casting(model, active and not has_magnitudes(model)):
         yield

@@ -42,6 +42,8 @@ class TrainReport:
         tokens_per_second: the ratio of the two.
         curve: (step, mean loss per supervised token of that step) for every step.
         peak_bytes: peak memory of the GPU, or resident memory of the process, since training began.
+        rank_budget: the sum of ranks that was to remain, for methods that cut ranks in training (AdaLoRA); else None.
+        rank_realised: the sum of ranks that did.
     """
 
     seconds: float
@@ -50,6 +52,8 @@ class TrainReport:
     tokens_per_second: float
     curve: tuple[tuple[int, float], ...]
     peak_bytes: int
+    rank_budget: int | None = None
+    rank_realised: int | None = None
 
 
 def train(
@@ -83,7 +87,8 @@ def train(
     Raises:
         DataError: if there are no examples, or one has no response token.
         ModelError: if no parameter requires gradients.
-        ConfigError: if the batch cannot be split evenly.
+        ConfigError: if the batch cannot be split evenly, or the training is too short for the method.
+        AdapterError: if the ranks of AdaLoRA were not looked at in every step.
         NumericalError: if the loss or its gradient is not finite, naming the step.
         StorageError: if `out` cannot be written, or holds checkpoints of another training.
     """
@@ -195,14 +200,21 @@ def _arguments(model: nn.Module, config: TrainConfig, folder: Path, steps: int, 
 def _run(trainer: SupervisedTrainer, checkpoint: Path | None, total_steps: int) -> None:
     if checkpoint is None:
         trainer.train()
+        _check_budget(trainer)
         return
     state = _state(checkpoint)
     trainer.go_on_from(state["log_history"])
     if state["global_step"] < total_steps:
         trainer.train(resume_from_checkpoint=str(checkpoint))
+        _check_budget(trainer)
         return
     load_learned_(trainer.head_owner, checkpoint)
     trainer.state.log_history, trainer.state.global_step = state["log_history"], state["global_step"]
+
+
+def _check_budget(trainer: SupervisedTrainer) -> None:
+    if trainer.budget is not None:
+        trainer.budget.check(trainer.state.global_step)
 
 
 def _state(checkpoint: Path) -> dict[str, Any]:
@@ -222,6 +234,8 @@ def _report(trainer: SupervisedTrainer, memory: PeakMemory) -> TrainReport:
         tokens_per_second=tokens / seconds if seconds else 0.0,
         curve=tuple((int(entry["step"]), entry["loss"]) for entry in logged),
         peak_bytes=memory.bytes(),
+        rank_budget=None if trainer.budget is None else trainer.budget.asked,
+        rank_realised=None if trainer.budget is None else trainer.budget.realised,
     )
 
 

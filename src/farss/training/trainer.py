@@ -14,11 +14,14 @@ from torch.utils.data import Dataset
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
 from farss.adapters.gated import constrained_factors
+from farss.adapters.triplets import has_triplets
 from farss.errors import ConfigError, NumericalError, StorageError
 from farss.model.calibration import Example
 from farss.training.batching import BatchOrder, PaddedBatch
 from farss.training.checkpoints import drop_older, load_learned_, save_learned
 from farss.training.loss import output_head, summed_loss
+from farss.training.rank_budget import RankBudget
+from farss.training.regularisers import regulariser_of
 from farss.training.stiefel import hold_factors_
 
 Progress = Callable[[int, int, float], None]
@@ -65,13 +68,14 @@ class SupervisedTrainer(Trainer):
     ) -> None:
         self.order = BatchOrder([len(example) for example in examples], batch_size, args.seed)
         self.head, self.in_bfloat16, self.progress = output_head(model), in_bfloat16, progress
-        self.supervised = 0
+        self.supervised, self.regulariser = 0, regulariser_of(model)
+        self.budget = RankBudget(model) if has_triplets(model) else None
         super().__init__(
             model=model,  # type: ignore[arg-type]  # PEFT models are accepted
             args=args,
             data_collator=PaddedBatch(pad_id),  # type: ignore[arg-type]  # any callable on a list of rows
             train_dataset=Rows(examples),
-            callbacks=[_EpochOrder(self.order)],
+            callbacks=[_EpochOrder(self.order), *([self.budget] if self.budget else [])],
         )
         self.remove_callback(PrinterCallback)
         self.model_accepts_loss_kwargs = True  # makes the Trainer count the supervised tokens of a step
@@ -84,13 +88,14 @@ class SupervisedTrainer(Trainer):
         """The Trainer's optimiser, made to keep orthonormal factors orthonormal where the adapter has some.
 
         Raises:
-            ConfigError: if it has some and the model is sharded over processes.
+            ConfigError: if it has some, or factors are regularised, and the model is sharded over processes.
         """
         made = self.optimizer is None
         optimizer = super().create_optimizer(model)
-        if made and constrained_factors(self.head_owner):
-            if self.is_fsdp_enabled or self.is_deepspeed_enabled:
-                raise ConfigError("orthonormal factors cannot be sharded", do="train with DDP, or in one process")
+        constrained = bool(constrained_factors(self.head_owner))
+        if (constrained or self.regulariser is not None) and (self.is_fsdp_enabled or self.is_deepspeed_enabled):
+            raise ConfigError("orthonormal factors cannot be sharded", do="train with DDP, or in one process")
+        if made and constrained:
             hold_factors_(self.head_owner, optimizer)
         return optimizer
 
@@ -103,6 +108,9 @@ class SupervisedTrainer(Trainer):
     ) -> Tensor:
         """This pass's part of the mean loss of the step: its summed loss over the step's supervised tokens.
 
+        A regulariser passes its gradient on and leaves the value alone, so that the losses of all methods are of the
+        task and can be compared.
+
         Raises:
             NumericalError: if the loss is NaN or infinite.
         """
@@ -114,7 +122,11 @@ class SupervisedTrainer(Trainer):
             raise self._diverged(float(loss.detach()))
         self.tokens_seen += int(inputs["attention_mask"].sum())
         # Several processes average their gradients, which divides by their number once more.
-        return loss * (self.accelerator.num_processes / max(int(num_items_in_batch), 1))
+        loss = loss * (self.accelerator.num_processes / max(int(num_items_in_batch), 1))
+        if self.regulariser is None or not model.training:
+            return loss
+        share = self.regulariser() / self.current_gradient_accumulation_steps  # once per step, however it is split
+        return loss + (share - share.detach())
 
     @property
     def head_owner(self) -> nn.Module:
@@ -149,7 +161,10 @@ class SupervisedTrainer(Trainer):
         if self.is_fsdp_enabled or self.is_deepspeed_enabled:
             super().save_model(output_dir, _internal_call)
         elif self.args.should_save:
-            save_learned(self.head_owner, Path(output_dir or self.args.output_dir or "."))
+            folder = Path(output_dir or self.args.output_dir or ".")
+            save_learned(self.head_owner, folder)
+            if self.budget is not None:
+                self.budget.save(folder)
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         try:
@@ -170,6 +185,8 @@ class SupervisedTrainer(Trainer):
             super()._load_from_checkpoint(resume_from_checkpoint, model)
         else:
             load_learned_(self.head_owner, resume_from_checkpoint)
+            if self.budget is not None:
+                self.budget.load(Path(resume_from_checkpoint))
 
     def go_on_from(self, history: list[dict[str, Any]]) -> None:
         """Count on from the tokens and seconds that the log of an interrupted training recorded."""

@@ -30,6 +30,7 @@ def act(arguments: argparse.Namespace) -> int:
     lines = [
         f"{result['steps']} steps in {result['seconds']:.0f} s, {result['tokens_per_second']:.0f} tokens/s; "
         f"loss {result['first_loss']:.3f} to {result['last_loss']:.3f}",
+        *([f"ranks: {result['rank_realised']} of {result['rank_budget']} left"] if "rank_budget" in result else []),
         f"adapter: {result['adapter']}",
         f"next: farss export --adapter {result['adapter']} --to peft --out DIR",
     ]

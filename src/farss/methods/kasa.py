@@ -1,0 +1,73 @@
+"""KaSA: the smallest singular components of every weight are dropped, and a product with a trained diagonal added."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from farss.config import FarssConfig
+from farss.errors import PlanError
+from farss.methods.base import Evidence, adapter_scale, quantiles, warn_capped
+from farss.methods.compat import published_code_config
+from farss.model.plan import Plan, TargetPlan
+from farss.model.targets import Target
+
+
+@dataclass(frozen=True)
+class Kasa:
+    """KaSA: Knowledge-Aware Singular-Value Adaptation (ICLR 2025), `W_k-r + s B diag(d) A`.
+
+    A is drawn as LoRA's, B = 0, d ~ N(0, 1). Of the k = min(m, n) components the r smallest are dropped; the published
+    code drops `n - r` from the end, and so none where n > m. The start is the truncated model: its outputs differ from
+    the base's by the dropped part, of spectral norm `sigma_{k-r+1}` in each module. The weights themselves stay as they
+    are: a frozen adapter subtracts what is dropped.
+    """
+
+    name: str = "kasa"
+    summary: str = "drops the smallest singular components and trains B diag(d) A under two regularisers"
+    needs: frozenset[str] = frozenset({"spectrum"})
+    trains: Literal["adapter", "weights"] = "adapter"
+
+    def plan(self, targets: Sequence[Target], evidence: Evidence, config: FarssConfig) -> Plan:
+        """Rank R for every target, or one less than the module's size where that is smaller; what is dropped.
+
+        Raises:
+            PlanError: if there are no spectra, or a module has a single direction.
+        """
+        config = published_code_config(config)
+        planned = tuple(self._plan_target(target, evidence, config) for target in targets)
+        warn_capped(self.name, [config.rank] * len(targets), planned)
+        return Plan(
+            method=self.name,
+            initialisation="truncated",
+            base="reference",  # what is dropped is subtracted by an adapter, whatever the recipe's form
+            model_fingerprint=evidence.model_fingerprint,
+            settings=config.to_mapping(),
+            targets=planned,
+        )
+
+    def _plan_target(self, target: Target, evidence: Evidence, config: FarssConfig) -> TargetPlan:
+        sigma = evidence.sigma(target)
+        k = len(sigma)
+        rank = min(config.rank, k - 1)
+        if rank < 1:
+            raise PlanError(
+                "dropping a direction would leave nothing of the weight",
+                where=target.name,
+                got=f"a weight of shape {target.shape}",
+                do="list the module under `exclude`",
+            )
+        return TargetPlan(
+            name=target.name,
+            layer=target.layer,
+            region="deep",
+            shape=target.shape,
+            rank=rank,
+            scale=adapter_scale(rank, config),
+            indices=tuple(range(k - rank, k)),
+            log_score_quantiles=quantiles(sigma.log()),
+        )
+
+
+KASA = Kasa()
