@@ -120,7 +120,8 @@ def _plan_near(
         return known[candidate]
 
     divided = isinstance(method, SpectralMethod) and method.shallow_rank != "deep"
-    most = max(min(target.shape) for target in targets)
+    bound = getattr(method, "largest_rank", None)
+    most = bound(targets) if bound is not None else max(min(target.shape) for target in targets)
     settings = solved(count, config, budget, most, divided=divided)
     return method.plan(targets, evidence, settings), count(settings)
 

@@ -31,6 +31,10 @@ class Adalora:
     needs: frozenset[str] = frozenset()
     trains: Literal["adapter", "weights"] = "adapter"
 
+    def largest_rank(self, targets: Sequence[Target]) -> int:
+        """The largest R there is something to cut down to: below what the smallest module can start with."""
+        return min(min(target.shape) for target in targets) - 1
+
     def plan(self, targets: Sequence[Target], evidence: Evidence, config: FarssConfig) -> Plan:
         """The initial rank for every target: the configured one, or the size of the smallest module if that is less.
 
