@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import re
 
@@ -10,8 +11,9 @@ import torch
 from peft import IA3Config, LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM
 
-from farss.errors import AdapterError, ConfigError
-from farss.experiment.auditing import Subject
+from farss.config import Recipe
+from farss.errors import AdapterError, ConfigError, DataError
+from farss.experiment.auditing import Subject, text_rows
 
 TARGETS = ["q_proj", "v_proj", "up_proj"]
 
@@ -87,6 +89,16 @@ def test_general_text_is_measured_on_request(farss, workshop, plain_adapter, tmp
     scores = json.loads(text)["scores"]
     before, after = (scores[when]["task/text.jsonl/loss"] for when in ("before", "after"))
     assert before["n"] == after["n"] == 3 and before["value"] != after["value"]
+
+
+def test_general_text_of_a_split_of_the_data_directory(tmp_path):
+    (tmp_path / "wiki").mkdir()
+    with gzip.open(tmp_path / "wiki" / "test_raw.jsonl.gz", "wt") as file:
+        file.write(json.dumps({"text": "some words"}) + "\n")
+    recipe = Recipe().override({"data.data_dir": str(tmp_path)})
+    assert text_rows(recipe, "wiki:test_raw") == [{"text": "some words"}]
+    with pytest.raises(DataError, match="no split `test`"):
+        text_rows(recipe, "wiki")
 
 
 def test_the_gate(farss, workshop, plain_adapter, tmp_path):

@@ -221,3 +221,13 @@ def test_a_forecast_grows_with_the_tokens_and_by_streaming(workshop):
     few, many = (forecast(seen, "resident", tokens, decomposes=False).seconds for tokens in (1_000, 1_000_000))
     assert 0 < few < many
     assert forecast(seen, "streamed", 10, decomposes=False).peak_bytes == seen.streamed.peak
+
+
+def test_a_block_without_targets_is_walked_through(farss, workshop, tmp_path):
+    layer = "init.exclude=['model\\\\.layers\\\\.1\\\\..*']"
+    for engine in ("resident", "streamed"):
+        code, _, err = init(farss, workshop, tmp_path / engine, "--engine", engine, "--set", layer)
+        assert code == 0, err
+    one, other = (Plan.load(tmp_path / engine / "plan.json") for engine in ("resident", "streamed"))
+    assert {t.layer for t in one.targets} == {0, 2}
+    assert [(t.name, t.rank, t.indices) for t in one.targets] == [(t.name, t.rank, t.indices) for t in other.targets]

@@ -50,12 +50,6 @@ def test_the_projection_is_tangent_idempotent_and_orthogonal(point):
     assert float(stiefel.tangent(x, 0.3 * x).abs().max()) < EXACT  # weight decay would not move x
 
 
-def test_the_canonical_gradient_is_tangent(point):
-    x, gradient = point
-    inner = x.T @ stiefel.canonical_gradient(x, gradient)
-    torch.testing.assert_close(inner, -inner.T, atol=1e-14, rtol=0)
-
-
 @pytest.mark.parametrize("length", LENGTHS)
 @pytest.mark.parametrize("retraction", ["polar", "qr"])
 def test_retractions_return_to_the_manifold(point, retraction, length):

@@ -14,6 +14,7 @@ from torch import nn
 
 from farss.adapters.files import load_adapter
 from farss.config import ModelConfig, Recipe
+from farss.datasets.files import is_data_file
 from farss.datasets.resolve import load_rows
 from farss.errors import AdapterError, ConfigError, DataError, GateError
 from farss.evaluation.forgetting import facts
@@ -85,7 +86,8 @@ def audit(
         recipe: base model, knowledge sets and how they are asked.
         subject: what is audited.
         out: folder for the results.
-        text: a set of general text (rows with `text`) whose loss is measured too; None for none.
+        text: a set of general text (rows with `text`) whose loss is measured too, as `text_rows` takes it; None for
+            none.
         text_windows: at most so many windows of it, `data.max_length` tokens each.
         min_k: the least `gate` must reach; None only reports.
         gate: "K" (right answers kept, as in the paper) or "K_p" (probability kept).
@@ -102,7 +104,7 @@ def audit(
         raise ConfigError("at least one knowledge set is needed", where="eval.knowledge")
     materials.knowledge_sets(recipe)
     if text is not None:
-        load_rows(text, "test", data_dir=recipe.data.data_dir)
+        text_rows(recipe, text)
     place, started = Path(out), time.perf_counter()
     asked = [recipe.model.to_mapping(), recipe.data.data_dir, recipe.data.max_length, recipe.eval.to_mapping()]
     key = stage_key(*asked, text, text_windows)
@@ -152,8 +154,18 @@ def _measure(recipe: Recipe, text: str | None, windows: int, subject: Subject | 
     return {"seconds": time.perf_counter() - started, "parameters": sum(p.numel() for p in model.parameters())}
 
 
+def text_rows(recipe: Recipe, text: str) -> list[dict[str, Any]]:
+    """The rows of a set of general text: a file, or `NAME:SPLIT` of the data directory or the hub (SPLIT: test).
+
+    Raises:
+        DataError: if there are none.
+    """
+    name, _, split = (text, "", "") if is_data_file(text) else text.partition(":")
+    return load_rows(name, split or "test", data_dir=recipe.data.data_dir)
+
+
 def _text(recipe: Recipe, text: str, windows: int, tokenizer: Any) -> TaskSet:
-    rows = load_rows(text, "test", data_dir=recipe.data.data_dir)
+    rows = text_rows(recipe, text)
     return text_windows(Path(text).name, rows, tokenizer, width=recipe.data.max_length, most=windows)
 
 

@@ -10,7 +10,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from farss.adapters.factors import Factors, initial_factors
@@ -38,8 +37,6 @@ from farss.storage import read_tensors, write_json, write_tensors
 
 Progress = Callable[[int, int], None]
 PARTS = ("sigma", "log_s", "lam", "gam")
-NO_TARGETS = "none"
-"""A file of tensors needs one."""
 STREAMED = frozenset({"spectrum", "curvature"})
 """The evidence that can be taken one block at a time."""
 
@@ -264,9 +261,7 @@ class ScoredBlocks:
                 tensors |= {f"{target.name}.{part}": value for part, value in zip(PARTS, values, strict=True)}
                 importance[target.name] = scores.importance
         if self.work is not None:
-            write_tensors(
-                self._file(index), tensors or {"none": torch.zeros(1)}, {"importance": json.dumps(importance)}
-            )
+            write_tensors(self._file(index), tensors, {"importance": json.dumps(importance)})
         self.finished.add(index)
 
     def _file(self, index: int) -> Path:

@@ -1,7 +1,7 @@
 """Several jobs at a time, each with its share of the machine.
 
 Small models leave cores idle between the many short operations of a step: on two cores, two trainings of SmolLM2-135M
-with one thread each go through about a fifth more tokens together than one training with two threads.
+with one thread each go through about 14 % more tokens together than one training with two threads.
 """
 
 from __future__ import annotations

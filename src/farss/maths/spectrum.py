@@ -23,9 +23,6 @@ Side = Literal["left", "right"]
 COHERENCE_TOLERANCE = 1e-4
 """Largest accepted `Frame.coherence` of a fast route: the error of every direction relative to its own sigma."""
 
-GRAM_TOLERANCE = COHERENCE_TOLERANCE
-"""The same, by the name it had while the Gram route was the only fast one."""
-
 ORTHOGONALITY_TOLERANCE = 1e-5
 """Largest accepted entry of I - B'B, of the basis in the dtype it is stored in."""
 

@@ -52,20 +52,6 @@ def tangent(x: Tensor, z: Tensor) -> Tensor:
     return z - x @ (0.5 * (inner + inner.mT))
 
 
-def canonical_gradient(x: Tensor, gradient: Tensor) -> Tensor:
-    """The gradient under the canonical metric, `G - x G'x`, a tangent at `x`.
-
-    Args:
-        x: [..., d, p], orthonormal columns.
-        gradient: [..., d, p], G, the ordinary gradient.
-
-    Raises:
-        ShapeError: if the shapes differ.
-    """
-    _check_alike(x, gradient)
-    return gradient - x @ (gradient.mT @ x)
-
-
 def retract(x: Tensor, step: Tensor, retraction: Retraction = "polar") -> Tensor:
     """The point of the manifold that `x + step` is brought back to.
 

@@ -18,7 +18,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--adapter", metavar="DIR", type=Path, help="any PEFT adapter folder")
     parser.add_argument("--finetuned", metavar="MODEL", help="a fine-tuned model instead: folder, short name or hub id")
     parser.add_argument("--tasks", metavar="NAMES", help="comma-separated knowledge sets (default facts)")
-    parser.add_argument("--text", metavar="NAME", help="a set of general text whose loss is measured too")
+    parser.add_argument("--text", metavar="SET", help="general text whose loss is measured too: a file or NAME:SPLIT")
     parser.add_argument("--text-windows", metavar="N", type=int, default=64, help="windows of it at most (default 64)")
     parser.add_argument("--min-k", metavar="K", type=float, help="exit with code 3 if less than this is kept")
     parser.add_argument(
