@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -179,6 +181,32 @@ def test_only_one_block_is_ever_loaded(tiny_llama, tiny_tokenizer, tmp_path):
     watching.model = model
     Walk(model, LazyWeights(folder, model, kind), targets, queue_of()).run(watching)
     assert seen == {(0, (0,)), (1, (1,)), (2, (2,))}
+
+
+@pytest.mark.skipif(not hasattr(os, "posix_fadvise"), reason="this system takes no such advice")
+def test_the_next_block_is_announced_to_the_system_byte_for_byte(tiny_gqa, tiny_tokenizer, tmp_path, monkeypatch):
+    folder = saved(tiny_gqa, tiny_tokenizer, tmp_path / "model", shard="20KB")
+    assert len(list(folder.glob("*.safetensors"))) > 1
+    advised = []
+
+    def advise(descriptor, start, length, advice):
+        advised.append(os.pread(descriptor, length, start))
+        assert advice == os.POSIX_FADV_WILLNEED
+
+    monkeypatch.setattr(os, "posix_fadvise", advise)
+    walked(folder, queue_of())
+    stored = {name: tensor for file in folder.glob("*.safetensors") for name, tensor in load_file(file).items()}
+
+    def weights_of(block):
+        return [stored[name].numpy().tobytes() for name, _ in tiny_gqa.named_parameters() if f"layers.{block}." in name]
+
+    assert advised == [raw for block in (1, 2, 1, 0) for raw in weights_of(block)]
+
+
+def test_without_such_advice_the_walk_reads_as_it_goes(tiny_gqa, tiny_tokenizer, tmp_path, monkeypatch):
+    folder = saved(tiny_gqa, tiny_tokenizer, tmp_path / "model")
+    monkeypatch.delattr(os, "posix_fadvise", raising=False)
+    assert_equal(walked(folder, queue_of()), folder, queue_of(), relative=1e-9)
 
 
 def test_blocks_without_targets_pass_the_gradient_on(tiny_llama, tiny_tokenizer, tmp_path):

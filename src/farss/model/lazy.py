@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import itertools
+import json
+import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +19,9 @@ from farss.errors import ModelError
 from farss.model.checkpoint import check_folder, weight_files
 
 RESIDENT = "use the resident engine, which loads the whole model"
+
+HEADER_LENGTH_BYTES = 8
+"""A safetensors file begins with the length of its JSON header, a little-endian number of this many bytes."""
 
 
 class LazyWeights:
@@ -35,8 +41,8 @@ class LazyWeights:
         self.folder, self.dtype, self.device = folder, dtype, torch.device(device)
         stored = _stored_in(weight_files(folder))
         self.parameters = dict(model.named_parameters())  # tied ones once
-        self.keys = {name: _stored_name(name, model, stored) for name in self.parameters}
-        missing = [name for name, key in self.keys.items() if key is None]
+        keys = {name: _stored_name(name, model, stored) for name in self.parameters}
+        missing = [name for name, key in keys.items() if key is None]
         if missing:
             raise ModelError(
                 "the checkpoint names its weights differently from the model, so it cannot be read piece by piece",
@@ -45,7 +51,8 @@ class LazyWeights:
                 got=f"{len(missing)} names without a weight",
                 do=RESIDENT,
             )
-        self.files = {name: stored[key] for name, key in self.keys.items() if key is not None}
+        self.keys = {name: key for name, key in keys.items() if key is not None}
+        self.files = {name: stored[key] for name, key in self.keys.items()}
         self.buffers = {
             name: stored[key] for name, _ in model.named_buffers() if (key := _stored_name(name, model, stored))
         }
@@ -60,6 +67,21 @@ class LazyWeights:
             with safe_open(file, framework="pt") as opened:
                 for name in together:
                     yield name, self._checked(name, opened.get_tensor(self.keys[name]))
+
+    def announce(self, names: Iterable[str]) -> None:
+        """Have the system read the named weights from the disk while something else is computed.
+
+        They come into its file cache, not into this process: `read` finds them there, and no memory is held meanwhile.
+        Where the system takes no such advice nothing happens, and `read` waits for the disk.
+        """
+        if not hasattr(os, "posix_fadvise"):
+            return
+        for file, together in itertools.groupby(names, key=lambda name: self.files[name]):
+            places = byte_ranges(file)
+            with open(file, "rb") as opened:
+                for name in together:
+                    start, end = places[self.keys[name]]
+                    os.posix_fadvise(opened.fileno(), start, end - start, os.POSIX_FADV_WILLNEED)
 
     def _checked(self, name: str, weight: Tensor) -> Tensor:
         if weight.shape != self.parameters[name].shape:
@@ -88,6 +110,17 @@ class LazyWeights:
         zero = torch.zeros((), dtype=self.dtype, device=self.device)
         for name, empty in self.parameters.items():
             _place(model, name, nn.Parameter(zero.expand(empty.shape), requires_grad=False))
+
+
+@cache
+def byte_ranges(file: Path) -> dict[str, tuple[int, int]]:
+    """Tensor name -> (first byte, byte after the last) in a safetensors file."""
+    with open(file, "rb") as opened:
+        length = int.from_bytes(opened.read(HEADER_LENGTH_BYTES), "little")
+        header = json.loads(opened.read(length))
+    begin = HEADER_LENGTH_BYTES + length
+    places = {name: entry["data_offsets"] for name, entry in header.items() if name != "__metadata__"}
+    return {name: (begin + start, begin + end) for name, (start, end) in places.items()}
 
 
 def skeleton(folder: Path, dtype: str = "auto", *, trust_remote_code: bool = False) -> tuple[Any, torch.dtype]:

@@ -131,7 +131,7 @@ class Walk:
         if self.weights is None:
             yield
             return
-        names = [name for name in self.weights.parameters if self.chain.owns(name) == index]
+        names = self._names(index)
         tie = self.model.tie_weights if index is None else lambda: None
         try:
             with self.weights.loaded(self.model, names):
@@ -139,6 +139,15 @@ class Walk:
                 yield
         finally:
             tie()  # type: ignore[operator] # a tied head would keep the embeddings in memory
+
+    def _names(self, index: int | None) -> list[str]:
+        assert self.weights is not None
+        return [name for name in self.weights.parameters if self.chain.owns(name) == index]
+
+    def _announce(self, index: int) -> None:
+        """Block `index` is needed next: its weights come from the disk while the present block computes."""
+        if self.weights is not None and 0 <= index < len(self.chain):
+            self.weights.announce(self._names(index))
 
     def _kept(self, kind: str, boundary: int) -> bool:
         return all(self.states.has(kind, boundary, number) for number in range(len(self.batches)))
@@ -167,6 +176,7 @@ class Walk:
         missing = [n for n in range(len(self.batches)) if not self.states.has(HIDDEN, index + 1, n)]
         if missing:
             with self._loaded(index), torch.no_grad():
+                self._announce(index + 1)
                 for number in missing:
                     hidden = self.states.read(HIDDEN, index, number).to(self.device)
                     output = self.chain.run_block(index, self.calls[number][index], hidden)
@@ -193,6 +203,7 @@ class Walk:
         """The moments of block `index`, and the gradient at its input."""
         targets = self.chain.targets[index]
         with self._loaded(index):
+            self._announce(index - 1)
             watch = CurvaturePass(targets, self._shared_inputs(index), self.settings) if targets else None
             for number, batch in enumerate(self.batches):
                 hidden = self.states.read(HIDDEN, index, number).to(self.device).requires_grad_()
