@@ -75,7 +75,7 @@ def main() -> None:
     plain, ahead = statistics.median(found[False]), statistics.median(found[True])
     print(device(), versions())
     print(
-        f"waited for {options.layers} blocks: {plain:.3f} s as they come, {ahead:.3f} s announced ({ahead / plain:.2f} x)"
+        f"waited for {options.layers} blocks: {plain:.3f} s as they come, {ahead:.3f} s announced ({ahead / plain:.2f})"
     )
     if options.out:
         report = {"device": device(), "versions": versions(), "shape": options.shape, "layers": options.layers}
