@@ -6,6 +6,7 @@ import pytest
 
 from farss.datasets.knowledge import KnowledgeSet, Question
 from farss.errors import DataError
+from farss.evaluation.backends import TorchBackend
 from farss.evaluation.generation import generate
 from farss.evaluation.knowledge import measure_knowledge
 from farss.evaluation.likelihood import answer_log_probs
@@ -25,7 +26,9 @@ def few_shot(questions):
 
 def test_samples_hold_likelihood_choice_and_words(tiny_llama, tiny_tokenizer):
     questions = [question(1), question(2, distractors=())]
-    samples = measure_knowledge(tiny_llama, tiny_tokenizer, [few_shot(questions)], generate=True, choices=True)
+    samples = measure_knowledge(
+        TorchBackend(tiny_llama, tiny_tokenizer), [few_shot(questions)], generate=True, choices=True
+    )
     scores = answer_log_probs(tiny_llama, tiny_tokenizer, PREFIX, [questions[0].prompt] * 3, ["Bern", "Oslo", "Rome"])
     assert samples[0].log_prob == pytest.approx(scores[0].log_prob, abs=1e-5)
     assert samples[0].tokens == 5 and samples[0].gold == "Bern" and samples[0].set == "s" and samples[0].id == "1"
@@ -40,7 +43,9 @@ def test_an_answer_the_model_gives_is_right(tiny_llama, tiny_tokenizer):
     asked = question(1)
     said = generate(tiny_llama, tiny_tokenizer, [asked.prompt], prefix=PREFIX, max_new_tokens=12)[0]
     told = question(1, answers=("Bern", said))
-    sample = measure_knowledge(tiny_llama, tiny_tokenizer, [few_shot([told])], generate=True, choices=False)[0]
+    sample = measure_knowledge(
+        TorchBackend(tiny_llama, tiny_tokenizer), [few_shot([told])], generate=True, choices=False
+    )[0]
     assert sample.correct and sample.choice is None
 
 
@@ -49,14 +54,14 @@ def test_cloze_answers_may_go_on(tiny_llama, tiny_tokenizer):
     said = generate(tiny_llama, tiny_tokenizer, [asked.prompt], max_new_tokens=12)[0].strip()
     told = question(1, answers=(said[:4],), prompt="Bern {} is")
     sample = measure_knowledge(
-        tiny_llama, tiny_tokenizer, [KnowledgeSet("s", "", [told])], generate=True, choices=False
+        TorchBackend(tiny_llama, tiny_tokenizer), [KnowledgeSet("s", "", [told])], generate=True, choices=False
     )[0]
     assert said.startswith(sample.words) and len(sample.words) <= 6
 
 
 def test_likelihood_only_asks_for_no_words(tiny_llama, tiny_tokenizer):
     sets = [few_shot([question(1), question(2), question(3)])]
-    samples = measure_knowledge(tiny_llama, tiny_tokenizer, sets, generate=False, choices=False, rows=2)
+    samples = measure_knowledge(TorchBackend(tiny_llama, tiny_tokenizer), sets, generate=False, choices=False, rows=2)
     assert [sample.id for sample in samples] == ["1", "2"]
     assert all(sample.words is None and sample.correct is None and sample.choice is None for sample in samples)
 
@@ -65,7 +70,11 @@ def test_progress_of_all_sets_is_one_count(tiny_llama, tiny_tokenizer):
     seen = []
     sets = [few_shot([question(1), question(2)]), KnowledgeSet("t", "", [question(1)])]
     measure_knowledge(
-        tiny_llama, tiny_tokenizer, sets, generate=True, choices=True, progress=lambda *done: seen.append(done)
+        TorchBackend(tiny_llama, tiny_tokenizer),
+        sets,
+        generate=True,
+        choices=True,
+        progress=lambda *done: seen.append(done),
     )
     assert seen[-1] == (12, 12) and [done for done, _ in seen] == sorted(done for done, _ in seen)
 
@@ -73,7 +82,9 @@ def test_progress_of_all_sets_is_one_count(tiny_llama, tiny_tokenizer):
 @pytest.mark.parametrize("questions", [[], [question(1), question(1)]])
 def test_sets_that_cannot_be_paired_are_refused(tiny_llama, tiny_tokenizer, questions):
     with pytest.raises(DataError):
-        measure_knowledge(tiny_llama, tiny_tokenizer, [few_shot(questions)], generate=False, choices=False)
+        measure_knowledge(
+            TorchBackend(tiny_llama, tiny_tokenizer), [few_shot(questions)], generate=False, choices=False
+        )
 
 
 def task_set(tokenizer, golds=("18", "7", None)):
@@ -84,7 +95,7 @@ def task_set(tokenizer, golds=("18", "7", None)):
 
 def test_task_samples_hold_loss_and_words(tiny_llama, tiny_tokenizer, by_hand):
     task = task_set(tiny_tokenizer)
-    samples = measure_task(tiny_llama, tiny_tokenizer, task, generate_rows=3, max_new_tokens=6)
+    samples = measure_task(TorchBackend(tiny_llama, tiny_tokenizer), task, generate_rows=3, max_new_tokens=6)
     for sample, example in zip(samples, task.examples, strict=True):
         found, _ = by_hand(tiny_llama, list(example.prompt_ids), list(example.response_ids))
         assert sample.loss == pytest.approx(-sum(found), abs=1e-4) and sample.tokens == 3
@@ -95,9 +106,9 @@ def test_task_samples_hold_loss_and_words(tiny_llama, tiny_tokenizer, by_hand):
 
 def test_task_answers_first_rows_only(tiny_llama, tiny_tokenizer):
     task = task_set(tiny_tokenizer)
-    samples = measure_task(tiny_llama, tiny_tokenizer, task, generate_rows=1, max_new_tokens=2)
+    samples = measure_task(TorchBackend(tiny_llama, tiny_tokenizer), task, generate_rows=1, max_new_tokens=2)
     assert [sample.correct for sample in samples] == [False, None, None]
-    samples = measure_task(tiny_llama, tiny_tokenizer, task, generate_rows=0, max_new_tokens=2)
+    samples = measure_task(TorchBackend(tiny_llama, tiny_tokenizer), task, generate_rows=0, max_new_tokens=2)
     assert all(sample.words is None for sample in samples)
 
 

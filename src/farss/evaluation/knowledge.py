@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
-
-from torch import nn
 
 from farss.datasets.knowledge import KnowledgeSet, Question
 from farss.errors import DataError
 from farss.evaluation.answers import begins_with, exact_match, first_line
-from farss.evaluation.generation import generate as answer_in_words
-from farss.evaluation.likelihood import TokenScores, answer_log_probs
+from farss.evaluation.backends import Backend
+from farss.evaluation.likelihood import TokenScores
 from farss.evaluation.prefix import encode
 from farss.evaluation.records import KnowledgeSample, Progress
 
@@ -22,8 +19,7 @@ ANSWER_BATCH = 128
 
 
 def measure_knowledge(
-    model: nn.Module,
-    tokenizer: Any,
+    backend: Backend,
     sets: Sequence[KnowledgeSet],
     *,
     generate: bool,
@@ -39,8 +35,7 @@ def measure_knowledge(
     the model goes on writing after the answer, so it is right if its words begin with an accepted answer.
 
     Args:
-        model: a causal language model, with or without a PEFT adapter; only read.
-        tokenizer: its tokenizer.
+        backend: the model.
         sets: questions with their few-shot prefix.
         generate: also let the model answer in words.
         choices: also score the distractors.
@@ -61,11 +56,11 @@ def measure_knowledge(
     samples: list[KnowledgeSample] = []
     for number, (chosen, questions) in enumerate(asked):
         report = _Share(progress, sum(work[:number]), sum(work))
-        scores = _score(model, tokenizer, chosen.prefix, questions, choices, batch_tokens, report)
+        scores = _score(backend, chosen.prefix, questions, choices, batch_tokens, report)
         words: list[str] | list[None] = [None] * len(questions)
         if generate:
             report.before += sum(map(len, scores))
-            words = _ask(model, tokenizer, chosen.prefix, questions, max_new_tokens, report)
+            words = _ask(backend, chosen.prefix, questions, max_new_tokens, report)
         right = exact_match if chosen.prefix else begins_with
         samples += [
             KnowledgeSample(
@@ -106,8 +101,7 @@ def _check(asked: Sequence[tuple[KnowledgeSet, list[Question]]]) -> None:
 
 
 def _score(
-    model: nn.Module,
-    tokenizer: Any,
+    backend: Backend,
     prefix: str,
     questions: list[Question],
     choices: bool,
@@ -118,25 +112,21 @@ def _score(
     candidates = [(q.answers[0], *(q.distractors if choices else ())) for q in questions]
     prompts = [q.prompt for q, answers in zip(questions, candidates, strict=True) for _ in answers]
     flat = [answer for answers in candidates for answer in answers]
-    scores = iter(
-        answer_log_probs(model, tokenizer, prefix, prompts, flat, batch_tokens=batch_tokens, progress=progress)
-    )
+    scores = iter(backend.answer_log_probs(prefix, prompts, flat, batch_tokens=batch_tokens, progress=progress))
     return [[next(scores) for _ in answers] for answers in candidates]
 
 
 def _ask(
-    model: nn.Module, tokenizer: Any, prefix: str, questions: list[Question], max_new_tokens: int, progress: Progress
+    backend: Backend, prefix: str, questions: list[Question], max_new_tokens: int, progress: Progress
 ) -> list[str]:
     if not prefix:  # nothing after the answer is read, so a cloze sentence need not be finished
-        longest = max(map(len, encode(tokenizer, [f" {answer}" for q in questions for answer in q.answers])))
+        longest = max(map(len, encode(backend.tokenizer, [f" {answer}" for q in questions for answer in q.answers])))
         max_new_tokens = min(max_new_tokens, longest + 1)
-    prompts = [question.prompt for question in questions]
-    texts = answer_in_words(
-        model,
-        tokenizer,
-        prompts,
+    texts = backend.generate(
+        [question.prompt for question in questions],
         prefix=prefix,
         max_new_tokens=max_new_tokens,
+        stop=("\n",),
         batch_size=ANSWER_BATCH,
         progress=progress,
     )

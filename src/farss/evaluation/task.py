@@ -4,16 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
-
-from torch import nn
 
 from farss.errors import DataError
 from farss.evaluation.answers import same_final_answer
-from farss.evaluation.generation import generate_after
-from farss.evaluation.likelihood import response_losses
+from farss.evaluation.backends import Backend
 from farss.evaluation.records import Progress, TaskSample
-from farss.model.calibration import Example, pad_token
+from farss.model.calibration import Example
 
 STOP = ("Question:", "USER:", "ASSISTANT:", "Instruction:", "Response:")
 """Where a response ends besides the end-of-sequence token: MetaMath's stop words, the start of another exercise."""
@@ -53,8 +49,7 @@ class TaskSet:
 
 
 def measure_task(
-    model: nn.Module,
-    tokenizer: Any,
+    backend: Backend,
     task: TaskSet,
     *,
     generate_rows: int,
@@ -67,8 +62,7 @@ def measure_task(
     A response is right if what follows its last "The answer is:" equals the reference's final answer.
 
     Args:
-        model: a causal language model, with or without a PEFT adapter; only read.
-        tokenizer: its tokenizer.
+        backend: the model.
         task: held-out rows.
         generate_rows: how many of the first rows the model answers in words; 0 for none.
         max_new_tokens: most tokens of a response in words.
@@ -85,16 +79,12 @@ def measure_task(
         raise DataError("the task has no held-out rows", where=task.name)
     answered = [row for row, gold in enumerate(task.golds[:generate_rows]) if gold is not None]
     total = len(task.examples) + len(answered)
-    losses = response_losses(
-        model,
+    losses = backend.response_losses(
         task.examples,
-        pad_id=pad_token(tokenizer),
         batch_tokens=batch_tokens,
         progress=progress and (lambda done, _: progress(done, total)),
     )
-    texts = generate_after(
-        model,
-        tokenizer,
+    texts = backend.generate_after(
         [task.examples[row].prompt_ids for row in answered],
         max_new_tokens=max_new_tokens,
         stop=STOP,

@@ -17,6 +17,7 @@ from farss.config import ModelConfig, Recipe
 from farss.datasets.files import is_data_file
 from farss.datasets.resolve import load_rows
 from farss.errors import AdapterError, ConfigError, DataError, GateError
+from farss.evaluation.backends import TorchBackend
 from farss.evaluation.forgetting import facts
 from farss.evaluation.knowledge import measure_knowledge
 from farss.evaluation.records import Measurement
@@ -128,11 +129,11 @@ def _measure(recipe: Recipe, text: str | None, windows: int, subject: Subject | 
     loaded = materials.load_model(recipe)
     model = loaded.model if subject is None else _tuned(recipe, subject, loaded)
     model.eval()
+    backend = TorchBackend(model, loaded.tokenizer)
     title = "base model" if subject is None else subject.name
     with ProgressLine(f"auditing {title}") as line, torch.inference_mode():
         knowledge = measure_knowledge(
-            model,
-            loaded.tokenizer,
+            backend,
             materials.knowledge_sets(recipe),
             generate=True,
             choices=True,
@@ -143,8 +144,7 @@ def _measure(recipe: Recipe, text: str | None, windows: int, subject: Subject | 
         if text is not None:
             plain = _text(recipe, text, windows, loaded.tokenizer)
             written = measure_task(
-                model,
-                loaded.tokenizer,
+                backend,
                 plain,
                 generate_rows=0,
                 max_new_tokens=1,

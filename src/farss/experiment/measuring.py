@@ -16,6 +16,7 @@ from transformers import AutoModelForCausalLM
 
 from farss.adapters.update import scaled_update
 from farss.config import Recipe
+from farss.evaluation.backends import Backend, TorchBackend
 from farss.evaluation.knowledge import measure_knowledge
 from farss.evaluation.records import Measurement
 from farss.evaluation.task import measure_task
@@ -43,14 +44,14 @@ def measure_job(recipe: Recipe, job: Job, trained: Path, folder: Path) -> dict[s
     account = _measure_in_full(recipe, model, loaded.tokenizer, folder, job.id)
     if recipe.select == "validation":
         account |= _measure_validation(recipe, model, loaded.tokenizer, folder, job.id)
-    started = time.perf_counter()
+    started, backend = time.perf_counter(), TorchBackend(model, loaded.tokenizer)
     # The full measurement holds scale 1, and scale 0 is the base by construction (a test of `scaled_update`).
     scales = [scale for scale in recipe.eval.frontier_scales if scale not in (0.0, 1.0)]
     with ProgressLine(f"frontier of {job.id}") as line:
         for number, scale in enumerate(scales):
             line(number, len(scales), f"scale {scale:g}")
             with scaled(scale):
-                measurement = measure(recipe, model, loaded.tokenizer, rows=recipe.eval.frontier_rows, words=False)
+                measurement = measure(recipe, backend, rows=recipe.eval.frontier_rows, words=False)
             measurement.save(folder / frontier_file(scale))
     return {**account, "frontier_seconds": time.perf_counter() - started, "eval_peak_bytes": peak_bytes()}
 
@@ -86,8 +87,7 @@ def trained_model(
 
 def measure(
     recipe: Recipe,
-    model: nn.Module,
-    tokenizer: Any,
+    backend: Backend,
     *,
     rows: int | None,
     words: bool,
@@ -98,8 +98,7 @@ def measure(
 
     Args:
         recipe: names the sets and how they are asked.
-        model: the model, in eval mode.
-        tokenizer: its tokenizer.
+        backend: the model.
         rows: at most this many per set, the first ones; None for all the recipe asks for.
         words: also let the model answer, and score choices; otherwise likelihoods only.
         task: also measure the task.
@@ -109,8 +108,7 @@ def measure(
     portions = progress and Portions(progress, 2 if task else 1)
     with torch.inference_mode():
         knowledge = measure_knowledge(
-            model,
-            tokenizer,
+            backend,
             materials.knowledge_sets(recipe, rows),
             generate=words,
             choices=words,
@@ -120,9 +118,8 @@ def measure(
         solved = []
         if task:
             solved = measure_task(
-                model,
-                tokenizer,
-                materials.test_set(recipe, tokenizer, rows),
+                backend,
+                materials.test_set(recipe, backend.tokenizer, rows),
                 generate_rows=settings.generate_rows if words else 0,
                 max_new_tokens=settings.max_new_tokens,
                 batch_tokens=settings.batch_tokens,
@@ -146,7 +143,7 @@ class Portions:
 def _measure_in_full(recipe: Recipe, model: nn.Module, tokenizer: Any, folder: Path, title: str) -> dict[str, Any]:
     started = time.perf_counter()
     with ProgressLine(f"evaluating {title}") as line:
-        measurement = measure(recipe, model, tokenizer, rows=None, words=True, progress=line)
+        measurement = measure(recipe, TorchBackend(model, tokenizer), rows=None, words=True, progress=line)
     measurement.save(folder / SAMPLES)
     return {"eval_seconds": time.perf_counter() - started, "eval_peak_bytes": peak_bytes()}
 
@@ -156,8 +153,7 @@ def _measure_validation(recipe: Recipe, model: nn.Module, tokenizer: Any, folder
     started = time.perf_counter()
     with ProgressLine(f"validating {title}") as line, torch.inference_mode():
         samples = measure_task(
-            model,
-            tokenizer,
+            TorchBackend(model, tokenizer),
             materials.validation_set(recipe, tokenizer),
             generate_rows=0,
             max_new_tokens=recipe.eval.max_new_tokens,

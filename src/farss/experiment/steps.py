@@ -15,6 +15,7 @@ from farss.adapters.export import Form, export
 from farss.adapters.files import base_name_of, load_adapter, save_adapter
 from farss.config import ModelConfig, Recipe
 from farss.errors import AdapterError, ConfigError
+from farss.evaluation.backends import TorchBackend
 from farss.evaluation.harness import PREFIX, HarnessResult, check_tasks, run_tasks
 from farss.evaluation.records import Measurement
 from farss.evaluation.scores import summarise
@@ -169,7 +170,12 @@ def evaluate(
     if ours:
         with ProgressLine("evaluating") as line:
             measurement = measure(
-                recipe, model, loaded.tokenizer, rows=None, words=True, task=bool(trained_on), progress=line
+                recipe,
+                TorchBackend(model, loaded.tokenizer),
+                rows=None,
+                words=True,
+                task=bool(trained_on),
+                progress=line,
             )
     measurement.save(place / SAMPLES)
     harness = None
