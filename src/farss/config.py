@@ -45,6 +45,7 @@ Damping = Literal["doubled", "fixed"]
 Template = Literal["auto", "plain", "alpaca", "chat"]
 Match = Literal["rank", "params"]
 Select = Literal["none", "validation"]
+Device = Literal["auto", "cpu", "cuda"]
 
 
 @dataclass(frozen=True)
@@ -275,7 +276,8 @@ class Recipe(Settings):
     A method's learning rates are those of `method_learning_rates`, else for full fine-tuning `full_learning_rates`,
     else `learning_rates`. With `select="validation"` the loss on `validation_rows` rows, which are neither trained on
     nor scored, chooses one of them per method and seed. With `match="params"` ranks are solved so that every adapter
-    trains about `budget_params` parameters; None is what plain `lora` trains at `init.rank`.
+    trains about `budget_params` parameters; None is what plain `lora` trains at `init.rank`. `device` says where all
+    is computed: "auto" takes a GPU if there is one. It is no part of what decides whether a finished stage is reused.
     """
 
     name: str = "run"
@@ -294,6 +296,7 @@ class Recipe(Settings):
     train: TrainConfig = field(default_factory=TrainConfig)
     eval: EvalConfig = field(default_factory=EvalConfig)
     out: str | None = None
+    device: Device = "auto"
 
     def __post_init__(self) -> None:
         rows, budget = self.validation_rows, self.budget_params

@@ -73,14 +73,14 @@ def test_the_residual_form_needs_the_weights(farss, workshop, tmp_path):
 
 
 def test_too_little_memory_is_said_before_anything_is_loaded(farss, workshop, tmp_path, monkeypatch):
-    monkeypatch.setattr("farss.model.cost.available_bytes", lambda: 1_000_000)
+    monkeypatch.setattr(initialising, "free_bytes", lambda device: 1_000_000)
     code, _, err = init(farss, workshop, tmp_path / "init")
     assert code == 2 and "too little memory" in err and "block by block" in err
     assert not (tmp_path / "init").exists()
 
 
 def test_what_does_not_fit_is_streamed(farss, workshop, tmp_path, monkeypatch):
-    monkeypatch.setattr(initialising, "choose_engine", lambda resident, streamed: "streamed")
+    monkeypatch.setattr(initialising, "choose_engine", lambda resident, streamed, available: "streamed")
     code, text, _ = init(farss, workshop, tmp_path / "init")
     assert code == 0 and json.loads(text)["engine"] == "streamed"
 
@@ -100,7 +100,7 @@ def test_methods_that_cannot_be_streamed_say_so_and_stay_in_memory(
 ):
     code, _, err = init(farss, workshop, tmp_path / "init", "--engine", "streamed", method=method)
     assert code == 2 and f"the streamed engine does not take {what}" in err and "use the resident engine" in err
-    monkeypatch.setattr("farss.model.cost.available_bytes", lambda: 1_000_000)
+    monkeypatch.setattr(initialising, "free_bytes", lambda device: 1_000_000)
     code, _, err = init(farss, workshop, tmp_path / "init", method=method)
     assert code == 2 and "too little memory" in err and "block by block" not in err
     assert not (tmp_path / "init").exists()

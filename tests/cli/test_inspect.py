@@ -165,7 +165,7 @@ def test_wrong_requests_are_refused(farss, workshop, tmp_path, case):
 
 
 def test_a_model_that_must_be_streamed_is_refused_with_numbers(farss, workshop, tmp_path, monkeypatch):
-    monkeypatch.setattr(inspecting, "choose_engine", lambda resident, streamed: "streamed")
+    monkeypatch.setattr(inspecting, "choose_engine", lambda resident, streamed, available: "streamed")
     code, _, err = farss("inspect", "--recipe", workshop.recipe(), "--out", tmp_path / "out")
     assert code == 2 and "does not fit in memory" in err
     assert re.search(r"expected: \d+ MB .*block by block: \d+ MB", err)

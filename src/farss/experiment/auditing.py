@@ -30,6 +30,7 @@ from farss.experiment.environment import device, versions
 from farss.experiment.measuring import SAMPLES
 from farss.experiment.progress import ProgressLine
 from farss.experiment.stages import run_stage, stage_key
+from farss.model.devices import place
 from farss.model.sources import LoadedModel, load
 from farss.report.audit import write_audit
 from farss.storage import held, write_json
@@ -172,7 +173,11 @@ def _text(recipe: Recipe, text: str, windows: int, tokenizer: Any) -> TaskSet:
 def _tuned(recipe: Recipe, subject: Subject, loaded: LoadedModel) -> nn.Module:
     if subject.finetuned is not None:
         config = dataclasses.replace(recipe.model, name=subject.finetuned, revision=None)
-        tuned = load(ModelConfig(**config.to_mapping()), dtype=str(loaded.dtype).removeprefix("torch."))
+        tuned = load(
+            ModelConfig(**config.to_mapping()),
+            dtype=str(loaded.dtype).removeprefix("torch."),
+            device=place(recipe.device),
+        )
         if tuned.model.config.model_type != loaded.model.config.model_type:
             expected, got = loaded.model.config.model_type, tuned.model.config.model_type
             raise DataError("the fine-tuned model is of another kind", where=subject.name, expected=expected, got=got)

@@ -51,7 +51,9 @@ class Crew:
         if self.size == 1:
             return
         for key in sorted(curvature.sums):
-            distributed.all_reduce(curvature.sums[key].packed)
+            total = curvature.sums[key].packed.cpu()  # gloo adds on the processor
+            distributed.all_reduce(total)
+            curvature.sums[key].packed.copy_(total)
         counts = torch.tensor([curvature.tokens, curvature.supervised, curvature.sequences])
         distributed.all_reduce(counts)
         curvature.tokens, curvature.supervised, curvature.sequences = counts.tolist()

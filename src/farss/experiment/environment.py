@@ -36,7 +36,9 @@ def device() -> dict[str, Any]:
 
 
 def peak_bytes() -> int:
-    """The largest resident size of this process so far, in bytes."""
+    """The most memory this process has used so far, in bytes: of the GPU where it uses one, else its resident size."""
+    if torch.cuda.is_initialized() and (allocated := torch.cuda.max_memory_allocated()):
+        return allocated
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
 

@@ -38,6 +38,7 @@ from farss.model.calibration import Batch, data_fingerprint
 from farss.model.checkpoint import load_tokenizer
 from farss.model.cost import choose_engine
 from farss.model.curvature import Curvature
+from farss.model.devices import free_bytes, place
 from farss.model.plan import Plan
 from farss.model.sources import LoadedModel, resolve
 from farss.model.spectra import SpectrumCache
@@ -187,7 +188,10 @@ def engine_for(
         check_streamable(method)
     seen = outlook(recipe)
     streams = method is None or streamable(method)
-    chosen = choose_engine(seen.resident, seen.streamed if streams else None) if engine == "auto" else engine
+    if engine == "auto":
+        chosen = choose_engine(seen.resident, seen.streamed if streams else None, free_bytes(seen.device))
+    else:
+        chosen = engine
     if chosen == "resident":
         return chosen, seen
     BlockChain(seen.model, seen.targets)  # says why, if it cannot be walked
@@ -296,7 +300,7 @@ def _streamed(request: Request) -> tuple[Plan, None]:
     What the adapter adds is zero to the bit before training (`farss.adapters.pairs`).
     """
     dtype = None if request.config.dtype == "auto" else request.config.dtype
-    source = StreamedModel(request.recipe.model, dtype=dtype)
+    source = StreamedModel(request.recipe.model, dtype=dtype, device=place(request.recipe.device))
     cache = SpectrumCache(spectrum_folder())
     plan = request.given
     if request.statistics is not None and plan is None:
@@ -333,7 +337,7 @@ def _streamed_calibration(request: Request, source: StreamedModel) -> tuple[list
 
 def sample_logits(model: nn.Module) -> Tensor:
     """The model's logits [1, 32, vocabulary] in float32 on a fixed row of token ids."""
-    vocabulary = model.get_input_embeddings().weight.shape[0]  # pyright: ignore[reportCallIssue]
-    ids = torch.randint(vocabulary, (1, SAMPLE_TOKENS), generator=torch.Generator().manual_seed(0))
+    embeddings = model.get_input_embeddings().weight  # pyright: ignore[reportCallIssue]
+    ids = torch.randint(len(embeddings), (1, SAMPLE_TOKENS), generator=torch.Generator().manual_seed(0))
     with torch.inference_mode():
-        return model(input_ids=ids).logits.float()
+        return model(input_ids=ids.to(embeddings.device)).logits.float()

@@ -32,6 +32,7 @@ from farss.model.calibration import Example
 from farss.model.checkpoint import load_tokenizer
 from farss.model.cost import MemoryCost, choose_engine, format_bytes
 from farss.model.curvature import Curvature
+from farss.model.devices import free_bytes
 from farss.model.plan import Plan
 from farss.model.sources import LoadedModel, resolve
 from farss.model.spectra import SpectrumCache
@@ -87,7 +88,7 @@ def inspect(
     queue = [batch for shard in HALVES for batch in shard_batches(recipe, tokenizer, examples, shard)]
     seen = outlook(recipe, max(batch.input_ids.numel() for batch in queue))
     memory = doubled(seen.resident)
-    require_resident(memory, seen.streamed, engine)
+    require_resident(memory, seen.streamed, engine, free_bytes(seen.device))
     check_boundary(seen.targets, resolved(recipe.init), [portrait.METHOD])
     predicted = _predicted(recipe, seen, memory, sum(batch.tokens for batch in queue))
     if announce is not None:
@@ -108,13 +109,13 @@ def doubled(cost: MemoryCost) -> MemoryCost:
     return dataclasses.replace(cost, moments=len(HALVES) * cost.moments)
 
 
-def require_resident(memory: MemoryCost, streamed: MemoryCost | None, engine: str) -> None:
+def require_resident(memory: MemoryCost, streamed: MemoryCost | None, engine: str, available: int) -> None:
     """Refuse a model that does not fit in memory as a whole.
 
     Raises:
         ResourceError: with the numbers of both engines.
     """
-    if engine == "auto" and choose_engine(memory, streamed) == "streamed":
+    if engine == "auto" and choose_engine(memory, streamed, available) == "streamed":
         assert streamed is not None, "only a model that can be walked is streamed"
         raise ResourceError(
             "the model does not fit in memory, and an inspection needs it there as a whole",
@@ -259,9 +260,10 @@ def _report(recipe: Recipe, found: Found, predicted: dict[str, Any], seconds: fl
 
 def _predicted(recipe: Recipe, seen: Outlook, memory: MemoryCost, tokens: int) -> dict[str, Any]:
     """Memory and time of this inspection, and memory of an initialisation by either engine, as JSON."""
-    cost = predict(seen.model, seen.targets, seen.dtype, tokens, calibrate(seen.dtype, recipe.init.route))
+    cost = predict(seen.model, seen.targets, seen.dtype, tokens, calibrate(seen.dtype, recipe.init.route, seen.device))
     return {
         "tokens": tokens,
+        "device": str(seen.device),
         "peak_bytes": memory.peak,
         "memory": {
             "inspect": _bytes(memory),

@@ -13,12 +13,13 @@ from farss.errors import ConfigError
 from farss.evaluation.task import TaskSet
 from farss.experiment.validation import hold_out, question_of, require_apart, sample_apart
 from farss.model.calibration import Example, encode_kept_rows, encode_prompts, encode_rows
+from farss.model.devices import place
 from farss.model.sources import LoadedModel, load, resolve
 
 
 def load_model(recipe: Recipe, dtype: str | None = None) -> LoadedModel:
-    """The recipe's pre-trained model in its own dtype, or in `dtype`."""
-    return load(recipe.model, dtype=dtype)
+    """The recipe's pre-trained model on its device, in its own dtype or in `dtype`."""
+    return load(recipe.model, dtype=dtype, device=place(recipe.device))
 
 
 def load_for_statistics(recipe: Recipe) -> LoadedModel:

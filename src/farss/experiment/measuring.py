@@ -71,9 +71,10 @@ def trained_model(
         trained: holds `peft/` (adapter methods) or `model/` (full fine-tuning).
         trains: "adapter" or "weights".
     """
-    dtype = next(base.parameters()).dtype
+    dtype, device = next(base.parameters()).dtype, next(base.parameters()).device
     if trains == "weights":
         model = AutoModelForCausalLM.from_pretrained(trained / "model", dtype=dtype).eval()
+        model.to(device)  # pyright: ignore[reportArgumentType]  # a quirk of its stub
         initial = base.state_dict()
         return model, lambda t: scaled_update(model, t, initial=initial)
     folder = str(trained / "peft")

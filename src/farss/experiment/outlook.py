@@ -12,6 +12,7 @@ from farss.config import Recipe
 from farss.experiment.planning import resolved
 from farss.maths.choice import Choice
 from farss.model.cost import MemoryCost, resident_cost, streamed_cost
+from farss.model.devices import place
 from farss.model.lazy import skeleton
 from farss.model.sources import resolve
 from farss.model.targets import Target, chain_prefixes, find_targets
@@ -28,6 +29,7 @@ class Outlook:
         dtype: of the weights during the pass.
         resident: memory with the whole model loaded.
         streamed: memory block by block; None where the model cannot be walked.
+        device: whose memory that is.
     """
 
     model: nn.Module
@@ -35,6 +37,7 @@ class Outlook:
     dtype: torch.dtype
     resident: MemoryCost
     streamed: MemoryCost | None
+    device: torch.device
 
 
 STREAMED_PASS = 1.5
@@ -47,13 +50,15 @@ class Forecast:
 
     Attributes:
         engine: that will be used.
-        peak_bytes: memory of the process; nothing is put on another device.
+        peak_bytes: memory of the device; on the processor, of the whole process.
+        device: where the model is computed.
         seconds: of the pass and the decompositions, with no spectrum in the cache; None where neither is needed.
         tokens: of the calibration examples, 0 where none are read.
     """
 
     engine: Literal["resident", "streamed"]
     peak_bytes: int
+    device: torch.device
     seconds: float | None
     tokens: int
 
@@ -73,10 +78,10 @@ def forecast(
     memory = seen.resident if engine == "resident" else seen.streamed
     assert memory is not None, "an engine that is chosen has a cost"
     if not tokens and not decomposes:
-        return Forecast(engine, memory.peak, None, 0)
-    cost = predict(seen.model, seen.targets, seen.dtype, tokens, calibrate(seen.dtype, route))
+        return Forecast(engine, memory.peak, seen.device, None, 0)
+    cost = predict(seen.model, seen.targets, seen.dtype, tokens, calibrate(seen.dtype, route, seen.device))
     statistics = cost.statistics * (STREAMED_PASS if engine == "streamed" else 1.0)
-    return Forecast(engine, memory.peak, statistics + decomposes * cost.decomposition, tokens)
+    return Forecast(engine, memory.peak, seen.device, statistics + decomposes * cost.decomposition, tokens)
 
 
 def outlook(recipe: Recipe, batch_tokens: int | None = None) -> Outlook:
@@ -98,4 +103,4 @@ def outlook(recipe: Recipe, batch_tokens: int | None = None) -> Outlook:
     resident = resident_cost(model, targets, kind, largest)
     walkable = len(chain_prefixes(model)) == 1 and all(target.layer is not None for target in targets)
     streamed = streamed_cost(model, targets, kind, largest) if walkable else None
-    return Outlook(model, targets, kind, resident, streamed)
+    return Outlook(model, targets, kind, resident, streamed, place(recipe.device))

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from farss.adapters.factors import Factors, initial_factors
@@ -77,7 +78,7 @@ class StreamedModel:
         ModelError: if the model is not found, damaged, or cannot be read piece by piece.
     """
 
-    def __init__(self, config: ModelConfig, *, dtype: str | None = None, device: str = "cpu") -> None:
+    def __init__(self, config: ModelConfig, *, dtype: str | None = None, device: torch.device | str = "cpu") -> None:
         folder = resolve(config.name, config.revision)
         self.model, kind = skeleton(folder, dtype or config.dtype, trust_remote_code=config.trust_remote_code)
         name_model(self.model, config.name, folder)

@@ -80,10 +80,10 @@ def timed(weight: Tensor, route: Route) -> tuple[Spectrum, float]:
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", AccuracyWarning)
-        _wait(weight.device)
+        wait(weight.device)
         started = time.perf_counter()
         spectrum = decompose(weight, route)
-        _wait(weight.device)
+        wait(weight.device)
         return spectrum, time.perf_counter() - started
 
 
@@ -113,6 +113,7 @@ def _fastest(size: int, ratio: int, device: str, dtype: torch.dtype) -> Route:
     return "gram" if "gram" in seconds and seconds["gram"] <= MARGIN * seconds[best] else best
 
 
-def _wait(device: torch.device) -> None:
-    if device.type == "cuda":
+def wait(device: torch.device | str) -> None:
+    """Until the device has finished what it was given; a processor always has."""
+    if torch.device(device).type == "cuda":
         torch.cuda.synchronize(device)

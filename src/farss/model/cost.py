@@ -7,7 +7,6 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-import psutil
 import torch
 from torch import nn
 
@@ -107,25 +106,18 @@ def streamed_cost(
     )
 
 
-def available_bytes() -> int:
-    """Memory that a new process may use without pushing others out."""
-    return psutil.virtual_memory().available
-
-
-def choose_engine(
-    resident: MemoryCost, streamed: MemoryCost | None, available: int | None = None
-) -> Literal["resident", "streamed"]:
+def choose_engine(resident: MemoryCost, streamed: MemoryCost | None, available: int) -> Literal["resident", "streamed"]:
     """The resident engine if it fits, else the streamed one.
 
     Args:
         resident: cost of the whole model in memory.
         streamed: cost of the walk; None where the model cannot be walked.
-        available: bytes; None looks.
+        available: bytes that are free where the model is computed.
 
     Raises:
         ResourceError: if neither fits, with the numbers.
     """
-    free = (available_bytes() if available is None else available) * USABLE_SHARE
+    free = available * USABLE_SHARE
     if resident.peak <= free:
         return "resident"
     if streamed is not None and streamed.peak <= free:

@@ -57,13 +57,13 @@ class LoadedModel:
         return next(self.model.parameters()).dtype
 
 
-def load(config: ModelConfig, *, dtype: str | None = None, device: str = "cpu") -> LoadedModel:
+def load(config: ModelConfig, *, dtype: str | None = None, device: torch.device | str = "cpu") -> LoadedModel:
     """The model and tokenizer that `config` names.
 
     Args:
         config: name, revision, dtype and whether the model's own code may run.
         dtype: replaces `config.dtype`; "auto" is the dtype of the checkpoint.
-        device: where to put the model, in torch's words.
+        device: where to put the model.
 
     Raises:
         ModelError: if the model is not found, damaged, unsafe to load or incomplete; the message says what was tried.

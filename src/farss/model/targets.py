@@ -14,6 +14,9 @@ from farss.errors import ModelError
 
 PATTERN_HINT = "a pattern is one part of the module name (`q_proj`) or a regular expression for the whole dotted name"
 
+PLAIN: tuple[type, ...] = (nn.Parameter,)
+"""Kinds of weights that are nothing but numbers; those of quantisation libraries are kinds of their own."""
+
 
 @dataclass(frozen=True)
 class Target:
@@ -172,7 +175,7 @@ def _target(name: str, module: nn.Module, layer: int | None, in_memory: bool) ->
     conv1d = _is_conv1d(module)
     plain = conv1d or (isinstance(module, nn.Linear) and type(module).forward is nn.Linear.forward)
     weight = module._parameters.get("weight")
-    if not plain or type(weight) is not nn.Parameter or weight.ndim != 2 or not weight.is_floating_point():
+    if not plain or weight is None or type(weight) not in PLAIN or weight.ndim != 2 or not weight.is_floating_point():
         raise ModelError(
             "the module is not a plain linear layer",
             where=name,

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from farss.maths.choice import Choice, named_route, sample_weight, timed
+from farss.maths.choice import Choice, named_route, sample_weight, timed, wait
 from farss.model.cost import MOMENT_BYTES, kept_inputs, resident_cost
 from farss.model.targets import Target
 
@@ -78,23 +78,24 @@ class TimeCost:
         return self.statistics + self.decomposition + self.scoring
 
 
-def calibrate(dtype: torch.dtype, route: Choice = "gram") -> Speed:
-    """The speed of this machine, measured in about half a second on the CPU.
+def calibrate(dtype: torch.dtype, route: Choice = "gram", device: torch.device | str = "cpu") -> Speed:
+    """The speed of this machine, measured in about half a second.
 
     Args:
         dtype: of the model.
         route: by which weights will be decomposed.
+        device: where the model is computed.
     """
     moments = torch.float64 if dtype == torch.float64 else torch.float32
-    weight = sample_weight(SIZE, SIZE, torch.float32, "cpu")
+    weight = sample_weight(SIZE, SIZE, torch.float32, device)
     chosen = named_route(route, weight)
     moment = (weight.T @ weight).to(torch.float64)
     return Speed(
-        model_flops=_product_flops(dtype),
-        moment_flops=_product_flops(moments),
-        exact_flops=_product_flops(torch.float64),
-        decomposition=_shortest(lambda: timed(weight, chosen)) / SIZE**3,
-        eigenvalues=_shortest(lambda: torch.linalg.eigvalsh(moment)) / SIZE**3,
+        model_flops=_product_flops(dtype, device),
+        moment_flops=_product_flops(moments, device),
+        exact_flops=_product_flops(torch.float64, device),
+        decomposition=_shortest(lambda: timed(weight, chosen), device) / SIZE**3,
+        eigenvalues=_shortest(lambda: torch.linalg.eigvalsh(moment), device) / SIZE**3,
     )
 
 
@@ -142,17 +143,21 @@ def _weight_of(model: nn.Module, getter: str) -> nn.Parameter | None:
     return getattr(module, "weight", None)
 
 
-def _product_flops(dtype: torch.dtype) -> float:
-    weight = sample_weight(SIZE, SIZE, torch.float32, "cpu").to(dtype)
-    rows = sample_weight(ROWS, SIZE, torch.float32, "cpu").to(dtype)
-    return 2 * ROWS * SIZE * SIZE / _shortest(lambda: rows @ weight)
+def _product_flops(dtype: torch.dtype, device: torch.device | str) -> float:
+    weight = sample_weight(SIZE, SIZE, torch.float32, device).to(dtype)
+    rows = sample_weight(ROWS, SIZE, torch.float32, device).to(dtype)
+    return 2 * ROWS * SIZE * SIZE / _shortest(lambda: rows @ weight, device)
 
 
-def _shortest(work: Callable[[], object]) -> float:
-    work()  # no library's start-up is timed
+def _shortest(work: Callable[[], object], device: torch.device | str) -> float:
+    def finish() -> None:
+        work()
+        wait(device)
+
+    finish()  # no library's start-up is timed
     runs: list[float] = []
     while sum(runs) < ENOUGH_SECONDS:
         started = time.perf_counter()
-        work()
+        finish()
         runs.append(time.perf_counter() - started)
     return max(min(runs), torch.finfo(torch.float32).eps)

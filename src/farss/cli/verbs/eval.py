@@ -16,7 +16,7 @@ EXAMPLE = (
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Model, adapter, tasks and how many rows."""
     add_recipe_options(
-        parser, ("--model", "--dtype", "--data-dir", "--knowledge-rows", "--task-rows", "--generate-rows")
+        parser, ("--model", "--dtype", "--device", "--data-dir", "--knowledge-rows", "--task-rows", "--generate-rows")
     )
     parser.add_argument("--adapter", metavar="DIR", help="any PEFT adapter folder, or one written by `farss train`")
     parser.add_argument("--tasks", required=True, help="comma-separated names of `farss tasks`, and lm-eval:NAME")

@@ -24,6 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         (
             "--model",
             "--dtype",
+            "--device",
             "--data",
             "--data-dir",
             "--calibration-rows",
@@ -93,7 +94,7 @@ def _announce(expected: Forecast) -> None:
     time = "" if expected.seconds is None else f", {format_duration(expected.seconds)} with nothing cached"
     tokens = f" for {expected.tokens:,} tokens" if expected.tokens else ""
     print(
-        f"predicted: peak memory {format_bytes(expected.peak_bytes)} (host; nothing on another device){time}{tokens}, "
+        f"predicted: peak memory {format_bytes(expected.peak_bytes)} on {expected.device}{time}{tokens}, "
         f"{expected.engine} engine",
         file=sys.stderr,
         flush=True,

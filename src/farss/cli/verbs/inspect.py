@@ -22,6 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         (
             "--model",
             "--dtype",
+            "--device",
             "--data",
             "--data-dir",
             "--calibration-rows",
@@ -57,7 +58,7 @@ def _announce(predicted: dict[str, Any]) -> None:
     seconds = predicted["seconds"]
     parts = ", ".join(f"{name} {format_duration(seconds[name])}" for name in ("statistics", "decomposition", "scoring"))
     print(
-        f"predicted: peak memory {format_bytes(predicted['peak_bytes'])} (host; nothing on another device), "
+        f"predicted: peak memory {format_bytes(predicted['peak_bytes'])} on {predicted['device']}, "
         f"{format_duration(seconds['total'])} for {predicted['tokens']:,} tokens ({parts})",
         file=sys.stderr,
         flush=True,

@@ -1,0 +1,45 @@
+"""Where a model is computed: a GPU if there is one, else the processor."""
+
+from __future__ import annotations
+
+import os
+
+import psutil
+import torch
+
+from farss.config import Device
+from farss.errors import ConfigError
+
+LOCAL_RANK = "LOCAL_RANK"
+"""What `torchrun` and `accelerate launch` tell each of the processes they start on one machine."""
+
+
+def place(wanted: Device = "auto") -> torch.device:
+    """The device that is meant.
+
+    One process uses one GPU: the first that `CUDA_VISIBLE_DEVICES` shows, or under `torchrun` the one of its own rank.
+
+    Args:
+        wanted: "auto" takes a GPU if PyTorch can use one, "cuda" insists on it, "cpu" never does.
+
+    Raises:
+        ConfigError: if a GPU is asked for and PyTorch sees none.
+    """
+    if wanted == "cpu" or (wanted == "auto" and not torch.cuda.is_available()):
+        return torch.device("cpu")
+    if not torch.cuda.is_available():
+        raise ConfigError(
+            "PyTorch sees no GPU",
+            where="device",
+            got="cuda",
+            expected="auto | cpu",
+            do="check CUDA_VISIBLE_DEVICES and that torch was installed with CUDA",
+        )
+    return torch.device("cuda", int(os.environ.get(LOCAL_RANK, "0")) % torch.cuda.device_count())
+
+
+def free_bytes(device: torch.device) -> int:
+    """Memory on `device` that is free now; on the processor, what a new process may use without pushing others out."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    return psutil.virtual_memory().available
