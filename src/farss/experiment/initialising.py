@@ -22,7 +22,7 @@ from farss.experiment import materials
 from farss.experiment.budget import budget_of, plan_for
 from farss.experiment.crew import Crew, crew
 from farss.experiment.environment import peak_bytes
-from farss.experiment.outlook import Forecast, Outlook, forecast, outlook
+from farss.experiment.outlook import Forecast, Outlook, for_method, forecast, outlook
 from farss.experiment.planning import prepare, resolved, spectrum_folder
 from farss.experiment.progress import ProgressLine
 from farss.experiment.sharding import shard_batches, take_statistics
@@ -186,7 +186,7 @@ def engine_for(
     """
     if engine == "streamed" and method is not None:
         check_streamable(method)
-    seen = outlook(recipe)
+    seen = for_method(outlook(recipe), method, resolved(recipe.init))
     streams = method is None or streamable(method)
     if engine == "auto":
         chosen = choose_engine(seen.resident, seen.streamed if streams else None, free_bytes(seen.device))

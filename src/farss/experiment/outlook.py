@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
 from torch import nn
 
-from farss.config import Recipe
+from farss.config import FarssConfig, Recipe
 from farss.experiment.planning import resolved
 from farss.maths.choice import Choice
-from farss.model.cost import MemoryCost, resident_cost, streamed_cost
+from farss.methods import get_method
+from farss.methods.base import FROM_DATA, KNOWLEDGE
+from farss.model.cost import MemoryCost, gradient_bytes, input_moment_bytes, resident_cost, streamed_cost
 from farss.model.devices import place
 from farss.model.lazy import skeleton
 from farss.model.sources import resolve
@@ -82,6 +84,25 @@ def forecast(
     cost = predict(seen.model, seen.targets, seen.dtype, tokens, calibrate(seen.dtype, route, seen.device))
     statistics = cost.statistics * (STREAMED_PASS if engine == "streamed" else 1.0)
     return Forecast(engine, memory.peak, seen.device, statistics + decomposes * cost.decomposition, tokens)
+
+
+def for_method(seen: Outlook, method: str | None, config: FarssConfig) -> Outlook:
+    """The outlook with the statistics that one method is planned from, instead of the curvature alone.
+
+    Args:
+        seen: of `outlook`.
+        method: that is to plan; None obeys a plan and reads no data.
+        config: a resolved configuration.
+    """
+    needs = frozenset[str]() if method is None else get_method(method).needs
+    moments = seen.resident.moments if "curvature" in needs else 0
+    scaled = config.start.covariance_scale == "signed_maximum"  # sums of sequences as they are and scaled are both kept
+    kinds = len(needs & {"input_covariance", KNOWLEDGE})
+    moments += input_moment_bytes(seen.targets, seen.dtype, kinds * (2 if scaled else 1))
+    if "gradient" in needs:
+        moments += gradient_bytes(seen.targets, seen.dtype)
+    activations = seen.resident.activations if needs & (FROM_DATA | {KNOWLEDGE}) else 0
+    return replace(seen, resident=replace(seen.resident, moments=moments, activations=activations))
 
 
 def outlook(recipe: Recipe, batch_tokens: int | None = None) -> Outlook:

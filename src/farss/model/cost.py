@@ -187,6 +187,17 @@ def _moment_bytes(block: Sequence[Target], dtype: torch.dtype) -> int:
     return int(numbers * PACKED_SHARE * MOMENT_BYTES.get(dtype, 4))
 
 
+def input_moment_bytes(targets: Sequence[Target], dtype: torch.dtype, copies: int = 1) -> int:
+    """Sums `h h'` of every distinct input, `copies` times: what CorDA, LoRA-Null and EVA are planned from."""
+    numbers = sum(n * n for block in _blocks(targets).values() for _, n in _inputs(block))
+    return int(copies * numbers * PACKED_SHARE * MOMENT_BYTES.get(dtype, 4))
+
+
+def gradient_bytes(targets: Sequence[Target], dtype: torch.dtype) -> int:
+    """Summed weight gradients: what LoRA-GA is planned from."""
+    return sum(target.shape[0] * target.shape[1] for target in targets) * MOMENT_BYTES.get(dtype, 4)
+
+
 def _activation_bytes(block: Sequence[Target], dtype: torch.dtype) -> int:
     """Per token: what the operations between the linear modules keep, about every input and output of these once."""
     width = torch.empty(0, dtype=dtype).element_size()
