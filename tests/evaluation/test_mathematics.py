@@ -278,6 +278,16 @@ def test_a_process_that_ends_half_way_counts_as_no_match(tmp_path, monkeypatch):
         assert [ending.equal(answer, "1") for answer in ("slow", "quick")] == [False, True]
 
 
+def test_a_process_ended_by_somebody_else_is_started_again(tmp_path, monkeypatch):
+    script = tmp_path / "waiting.py"
+    script.write_text(WAITING)
+    monkeypatch.setattr(module, "_SCRIPT", script)
+    with MathVerify() as waiting:
+        waiting._process.kill()
+        waiting._process.wait()
+        assert waiting.equal("quick", "1") is True
+
+
 def test_a_tower_of_powers_ends_in_time(verifier):
     assert verifier.equal("9^{9^{9^{9}}}", "5") is False
     assert verifier.equal("5", "5") is True

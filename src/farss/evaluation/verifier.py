@@ -100,6 +100,9 @@ class MathVerify:
 
     def _ask(self, gold: str, answer: str) -> bool:
         with self._lock:
+            if self._process.poll() is not None:  # ended by somebody else since the last answer
+                self.close()
+                self._start()
             assert self._process.stdin is not None
             self._process.stdin.write(json.dumps([gold, answer, SECONDS_PER_STEP]) + "\n")
             self._process.stdin.flush()

@@ -74,7 +74,8 @@ def item(row: Mapping[str, Any], where: str) -> Item:
     instruction, gold = row.get("instruction"), row.get("answer")
     found = _FORMAT.search(instruction) if isinstance(instruction, str) else None
     options = tuple(found[1].split("/")) if found else ()
-    if not isinstance(instruction, str) or gold not in options or len(set(options)) < max(len(options), 2):
+    good = gold in options and len(set(options)) == len(options) > 1
+    if not isinstance(instruction, str) or not isinstance(gold, str) or not good:
         raise DataError(
             "a row is not in the instruction form of LLM-Adapters",
             where=where,

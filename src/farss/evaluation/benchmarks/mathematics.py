@@ -7,12 +7,12 @@ solutions but for the longest stay below. `ask_gsm8k` and `ask_math` take any ot
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from farss.datasets.files import read_rows
 from farss.datasets.formats import final_answer
-from farss.datasets.resolve import load_rows
 from farss.errors import DataError
 from farss.evaluation.answers import same_final_answer
 from farss.evaluation.benchmarks.base import Benchmark, BenchmarkResult, BenchmarkRun
@@ -53,10 +53,10 @@ def ask_gsm8k(run: BenchmarkRun, *, max_new_tokens: int = GSM8K_TOKENS) -> Bench
         DataError: if the file is missing or a row lacks what is needed.
         ConfigError: if math-verify is not installed; said before anything is written.
     """
-    rows = load_rows("gsm8k", "test", data_dir=run.data_dir, limit=run.limit)
+    rows = _rows(run, GSM8K_FILE)
     problems = [
-        Problem(str(number), _text(row, "question", number), _gsm8k_gold(row, number))
-        for number, row in enumerate(rows)
+        Problem(str(number), _text(row, "question", where), _gsm8k_gold(row, where))
+        for number, (where, row) in enumerate(rows)
     ]
     return _ask(run, problems, max_new_tokens, same_final_answer)
 
@@ -68,15 +68,14 @@ def ask_math(run: BenchmarkRun, *, max_new_tokens: int = MATH_TOKENS) -> Benchma
         DataError: if the file is missing or a row lacks what is needed.
         ConfigError: if math-verify is not installed; said before anything is written.
     """
-    rows = load_rows("math", "test_500", data_dir=run.data_dir, limit=run.limit)
     problems = [
         Problem(
-            _text(row, "unique_id", number),
-            _text(row, "problem", number),
-            _text(row, "answer", number),
+            _text(row, "unique_id", where),
+            _text(row, "problem", where),
+            _text(row, "answer", where),
             {key: row.get(key) for key in ("level", "subject")},
         )
-        for number, row in enumerate(rows)
+        for where, row in _rows(run, MATH_FILE)
     ]
     return _ask(run, problems, max_new_tokens, _published_math)
 
@@ -92,7 +91,9 @@ def _published_math(text: str, gold: str) -> bool:
     return answer is not None and published_equal(answer, gold)
 
 
-def _ask(run: BenchmarkRun, problems: Sequence[Problem], max_new_tokens: int, published: Any) -> BenchmarkResult:
+def _ask(
+    run: BenchmarkRun, problems: Sequence[Problem], max_new_tokens: int, published: Callable[[str, str], bool]
+) -> BenchmarkResult:
     with MathVerify() as verifier:
         texts = generate(
             run.model,
@@ -121,17 +122,23 @@ def _ask(run: BenchmarkRun, problems: Sequence[Problem], max_new_tokens: int, pu
     return BenchmarkResult(scores, samples)
 
 
-def _gsm8k_gold(row: Mapping[str, Any], number: int) -> str:
-    gold = final_answer(_text(row, "answer", number))
+def _rows(run: BenchmarkRun, file: str) -> list[tuple[str, Mapping[str, Any]]]:
+    """The rows that are asked, each with its place for messages."""
+    rows = read_rows(run.data_dir / f"{file}.jsonl.gz")[: run.limit]
+    return [(f"{file}, row {number}", row) for number, row in enumerate(rows, start=1)]
+
+
+def _gsm8k_gold(row: Mapping[str, Any], where: str) -> str:
+    gold = final_answer(_text(row, "answer", where))
     if gold is None:
-        raise DataError("a reference solution has no final answer", where=f"{GSM8K_FILE}, row {number}")
+        raise DataError("a reference solution has no final answer", where=where)
     return gold
 
 
-def _text(row: Mapping[str, Any], name: str, number: int) -> str:
+def _text(row: Mapping[str, Any], name: str, where: str) -> str:
     value = row.get(name)
     if not isinstance(value, str) or not value.strip():
-        raise DataError("a problem lacks a text field", where=f"row {number}", expected=name, got=", ".join(row))
+        raise DataError("a problem lacks a text field", where=where, expected=name, got=", ".join(row))
     return value
 
 
