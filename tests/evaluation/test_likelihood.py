@@ -95,6 +95,52 @@ def test_head_sees_answer_positions_only(tiny_llama, tiny_tokenizer):
     assert sum(seen) == sum(len(answer) + 1 for answer in ANSWERS)
 
 
+def alike(context: list[int]) -> list[Continuation]:
+    """Answers that differ in their last token only, one of them twice, between two that differ elsewhere."""
+    targets = [(8, 20), (8, 9, 21), (8, 9, 22), (8, 9, 22), (8, 9, 23), (30,), (31,), (7, 9, 21)]
+    return [Continuation(tuple(context), target) for target in targets]
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_answers_that_differ_in_their_last_token_are_scored_as_if_alone(any_model, tiny_tokenizer, by_hand, shared):
+    context = tiny_tokenizer(PREFIX + PROMPTS[0])["input_ids"]
+    pairs = alike(context)
+    with evaluating(any_model):
+        prefix = read_prefix(any_model, [context]) if shared else Prefix()
+        together = score(any_model, pairs, prefix, pad_id=0, batch_tokens=1)  # so that every forward has one row
+        alone = [score(any_model, [pair], prefix, pad_id=0, batch_tokens=1)[0] for pair in pairs]
+    for each, single, pair in zip(together, alone, pairs, strict=True):
+        assert each.total == pytest.approx(single.total, abs=1e-6)
+        assert each.log_prob == pytest.approx(single.log_prob, abs=1e-6)
+        assert (each.tokens, each.hit) == (single.tokens, single.hit)
+        found, greedy = by_hand(any_model, context, list(pair.target))
+        assert each.total == pytest.approx(sum(found), abs=TOLERANCE)
+        assert each.hit == all(greedy)
+
+
+def test_answers_that_differ_in_their_last_token_are_read_once(tiny_llama):
+    read = []
+    handle = tiny_llama.model.register_forward_pre_hook(
+        lambda _, args, kwargs: read.extend(map(tuple, kwargs["input_ids"].tolist())), with_kwargs=True
+    )
+    context = [5, 6, 7]
+    with evaluating(tiny_llama):
+        score(tiny_llama, alike(context), Prefix(), pad_id=0, batch_tokens=1)
+    handle.remove()
+    assert sorted(read) == [(5, 6, 7), (5, 6, 7, 7, 9), (5, 6, 7, 8), (5, 6, 7, 8, 9)]
+
+
+def test_many_predicted_positions_equal_few(tiny_llama, by_hand):
+    # More positions than are turned into float32 at once, on both sides of the border.
+    pairs = [Continuation((5,), tuple(4 + (7 * i + j) % 90 for j in range(150))) for i in range(5)]
+    with evaluating(tiny_llama):
+        scores = score(tiny_llama, pairs, Prefix(), pad_id=0, batch_tokens=4096)
+    for each, pair in zip(scores, pairs, strict=True):
+        found, greedy = by_hand(tiny_llama, [5], list(pair.target))
+        assert each.total == pytest.approx(sum(found), abs=1e-3)
+        assert each.hit == all(greedy)
+
+
 def test_mode_and_gradients_are_restored(tiny_llama, tiny_tokenizer):
     tiny_llama.train()
     tiny_llama.model.norm.eval()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -176,71 +177,120 @@ def score(
     """
     vocabulary = model.get_input_embeddings().weight.shape[0]  # pyright: ignore[reportCallIssue, reportAttributeAccessIssue]
     found: dict[int, TokenScores] = {}
-    for batch in _batches(pairs, len(shared), batch_tokens, max(1, LOGITS_PER_BATCH // vocabulary)):
-        for index, scores in zip(batch, _score_batch(model, [pairs[i] for i in batch], shared, pad_id), strict=True):
-            found[index] = scores
+    for batch in _batches(_readings(pairs), len(shared), batch_tokens, max(1, LOGITS_PER_BATCH // vocabulary)):
+        found.update(_score_batch(model, batch, shared, pad_id))
         if progress is not None:
             progress(len(found), len(pairs))
     return [found[i] for i in range(len(pairs))]
 
 
-def _batches(pairs: Sequence[Continuation], shared: int, tokens: int, targets: int) -> Iterator[list[int]]:
-    """Indices of each batch, longest sequences first, within the limits on padded tokens and on predicted positions."""
-    lengths = [len(pair.context) + len(pair.target) - 1 for pair in pairs]
-    batch: list[int] = []
+@dataclass(frozen=True)
+class _Reading:
+    """One sequence that the model reads, for every pair that differs from the others in its last token only.
+
+    The last target token is only predicted, never read, so options of one token each cost one sequence together.
+
+    Attributes:
+        ids: the sequence, shared beginning included.
+        targets: how many tokens are predicted, the last one included.
+        lasts: number of a pair -> its last token.
+    """
+
+    ids: tuple[int, ...]
+    targets: int
+    lasts: dict[int, int]
+
+
+def _readings(pairs: Sequence[Continuation]) -> list[_Reading]:
+    found: dict[tuple[tuple[int, ...], int], _Reading] = {}
+    for number, pair in enumerate(pairs):
+        ids, size = (pair.context + pair.target)[:-1], len(pair.target)
+        found.setdefault((ids, size), _Reading(ids, size, {})).lasts[number] = pair.target[-1]
+    return list(found.values())
+
+
+def _batches(readings: Sequence[_Reading], shared: int, tokens: int, targets: int) -> Iterator[list[_Reading]]:
+    """Batches, longest sequences first, within the limits on padded tokens and on predicted positions."""
+    batch: list[_Reading] = []
     width = predicted = 0
-    for i in sorted(range(len(pairs)), key=lambda i: (-lengths[i], i)):
-        wanted = len(pairs[i].target)
+    for reading in sorted(readings, key=lambda reading: -len(reading.ids)):
+        wanted = reading.targets
         if batch and ((len(batch) + 1) * width > tokens or predicted + wanted > targets):
             yield batch
             batch, predicted = [], 0
-        width = width if batch else lengths[i]
-        batch.append(i)
+        width = width if batch else len(reading.ids)
+        batch.append(reading)
         predicted += wanted
     if batch:
         yield batch
 
 
-def _score_batch(model: nn.Module, pairs: list[Continuation], shared: Prefix, pad_id: int) -> list[TokenScores]:
+def _score_batch(model: nn.Module, batch: list[_Reading], shared: Prefix, pad_id: int) -> dict[int, TokenScores]:
+    """The scores of every pair of these readings, by the pair's number."""
+    logits = _logits(model, batch, shared, pad_id)
+    rows, tokens, first = [], [], 0
+    for reading in batch:
+        before = reading.ids[len(reading.ids) - reading.targets + 1 :]
+        last = first + reading.targets - 1
+        rows += [*range(first, last), *[last] * len(reading.lasts)]
+        tokens += [*before, *reading.lasts.values()]
+        first = last + 1
+    log_probs, greedy = _gold(logits, rows, tokens)
+    sizes = [reading.targets - 1 + len(reading.lasts) for reading in batch]
+    scores: dict[int, TokenScores] = {}
+    for reading, part, best in zip(batch, log_probs.split(sizes), greedy.split(sizes), strict=True):
+        size = reading.targets
+        for place, number in enumerate(reading.lasts, start=size - 1):
+            chosen = torch.cat([part[: size - 1], part[place : place + 1]])
+            hit = bool(best[: size - 1].all() and best[place])
+            scores[number] = TokenScores(float(chosen.mean()), float(chosen.sum()), size, hit)
+    return scores
+
+
+def _logits(model: nn.Module, batch: list[_Reading], shared: Prefix, pad_id: int) -> Tensor:
+    """Logits [N, vocabulary] of all predicted positions, N of them, readings in order."""
     start = len(shared)
-    # The last target token is only predicted, never read.
-    rests = [(pair.context + pair.target)[start:-1] for pair in pairs]
+    rests = [reading.ids[start:] for reading in batch]
     width = max(map(len, rests))
-    ids = torch.full((len(pairs), width), pad_id)
-    mask = torch.ones((len(pairs), start + width), dtype=torch.int64)
-    predicts = torch.zeros((len(pairs), width), dtype=torch.bool)
-    for row, (pair, rest) in enumerate(zip(pairs, rests, strict=True)):
+    ids = torch.full((len(batch), width), pad_id)
+    mask = torch.ones((len(batch), start + width), dtype=torch.int64)
+    predicts = torch.zeros((len(batch), width), dtype=torch.bool)
+    for row, (reading, rest) in enumerate(zip(batch, rests, strict=True)):
         ids[row, : len(rest)] = torch.tensor(rest)
         mask[row, start + len(rest) :] = 0
-        predicts[row, len(rest) - len(pair.target) : len(rest)] = True
+        predicts[row, len(rest) - reading.targets : len(rest)] = True
     device = device_of(model)
-    cache = shared.repeated(len(pairs))
-    logits = logits_at(
+    cache = shared.repeated(len(batch))
+    return logits_at(
         model,
         predicts,
         input_ids=ids.to(device),
         attention_mask=mask.to(device),
-        position_ids=torch.arange(start, start + width, device=device).expand(len(pairs), -1),
+        position_ids=torch.arange(start, start + width, device=device).expand(len(batch), -1),
         use_cache=cache is not None,
         **({} if cache is None else {"past_key_values": cache}),
     )
-    targets = torch.tensor([token for pair in pairs for token in pair.target], device=logits.device)
-    log_probs, greedy = _gold(logits, targets)
-    sizes = [len(pair.target) for pair in pairs]
-    return [
-        TokenScores(float(part.mean()), float(part.sum()), size, bool(best.all()))
-        for part, best, size in zip(log_probs.split(sizes), greedy.split(sizes), sizes, strict=True)
-    ]
 
 
-def _gold(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-    """Log probability [N] (float64, CPU) of each target and whether it is the most probable token [N]."""
+def _gold(logits: Tensor, rows: list[int], tokens: list[int]) -> tuple[Tensor, Tensor]:
+    """Log probability (float64, CPU) of each token at its row of the logits, and whether it is the most probable one.
+
+    Args:
+        logits: [N, vocabulary].
+        rows: [M], ascending.
+        tokens: [M].
+
+    Returns:
+        Two tensors [M].
+    """
     log_probs, greedy = [], []
-    for part, gold in zip(logits.split(_ROWS_IN_FLOAT32), targets.split(_ROWS_IN_FLOAT32), strict=True):
-        exact = part.float()
-        picked = exact.gather(1, gold[:, None])[:, 0]
-        log_probs.append((picked - exact.logsumexp(1)).double().cpu())
-        greedy.append((exact.argmax(1) == gold).cpu())
+    for first in range(0, len(logits), _ROWS_IN_FLOAT32):
+        exact = logits[first : first + _ROWS_IN_FLOAT32].float()
+        part = slice(bisect_left(rows, first), bisect_left(rows, first + len(exact)))
+        places = torch.tensor(rows[part], device=exact.device) - first
+        gold = torch.tensor(tokens[part], device=exact.device)
+        log_probs.append((exact[places, gold] - exact.logsumexp(1)[places]).double().cpu())
+        greedy.append((exact.argmax(1)[places] == gold).cpu())
     found = torch.cat(log_probs)
     if not found.isfinite().all():
         raise NumericalError(

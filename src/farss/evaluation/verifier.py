@@ -1,0 +1,129 @@
+"""The `math-verify` rule: answers compared as mathematics, from any thread, in bounded time."""
+
+from __future__ import annotations
+
+import json
+import queue
+import subprocess
+import sys
+import threading
+from pathlib import Path
+from typing import Any
+
+from farss.errors import ConfigError, ResourceError
+from farss.evaluation.mathematics import as_formula, parsed_part
+
+START_SECONDS = 300.0
+"""Time for the process to import the package, on a busy machine; it takes seconds on an idle one."""
+SECONDS_PER_STEP = 10
+"""Time the package gives itself for each of reading the reference, reading the answer, and one comparison."""
+SECONDS_PER_ANSWER = 30.0
+"""Time after which the process is killed; the answer then does not match."""
+
+_SCRIPT = Path(__file__).with_name("verifier_process.py")
+
+
+class MathVerify:
+    """Compares answers with the package math-verify in a process of its own; to be used in a `with` block.
+
+    Attributes:
+        version: of the package.
+        timeouts: comparisons given up so far.
+    """
+
+    def __init__(self, *, seconds: float = SECONDS_PER_ANSWER) -> None:
+        """Start the process.
+
+        Args:
+            seconds: a comparison that takes longer is given up and counts as no match.
+
+        Raises:
+            ConfigError: if the package is not installed or cannot be imported.
+            ResourceError: if the process does not start.
+        """
+        self.timeouts = 0
+        self._seconds = seconds
+        self._lock = threading.Lock()
+        self.version = self._start()
+
+    def __enter__(self) -> MathVerify:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def right(self, text: str, gold: str) -> bool:
+        r"""Whether the final answer of a response equals the reference.
+
+        Args:
+            text: a response; `parsed_part` says where its answer is looked for.
+            gold: the reference answer itself, LaTeX or plain, without `\boxed`.
+        """
+        return self._ask(as_formula(gold), parsed_part(text))
+
+    def equal(self, answer: str, gold: str) -> bool:
+        """Whether an answer, given by itself, equals the reference; not symmetric, as the package is not."""
+        return self._ask(as_formula(gold), as_formula(answer))
+
+    def close(self) -> None:
+        """End the process."""
+        self._process.kill()
+        self._process.wait()
+        self._reader.join()
+        for stream in (self._process.stdin, self._process.stdout):
+            if stream is not None:
+                stream.close()
+
+    def _start(self) -> str:
+        self._process = subprocess.Popen(
+            [sys.executable, "-P", str(_SCRIPT)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,  # the package logs every answer it cannot read
+            encoding="utf-8",
+        )
+        self._replies: queue.SimpleQueue[str] = queue.SimpleQueue()
+        self._reader = threading.Thread(target=_pass_on, args=(self._process.stdout, self._replies), daemon=True)
+        self._reader.start()
+        first = self._reply(START_SECONDS)
+        if first is None:
+            self.close()
+            raise ResourceError("the process that compares answers did not start", got=self._process.returncode)
+        if "error" in first:
+            self.close()
+            raise ConfigError(
+                "comparing answers as mathematics needs the package math-verify",
+                got=first["error"],
+                do='pip install "farss[eval]"',
+            )
+        return first["version"]
+
+    def _ask(self, gold: str, answer: str) -> bool:
+        with self._lock:
+            if self._process.poll() is not None:  # ended by somebody else since the last answer
+                self.close()
+                self._start()
+            assert self._process.stdin is not None
+            self._process.stdin.write(json.dumps([gold, answer, SECONDS_PER_STEP]) + "\n")
+            self._process.stdin.flush()
+            reply = self._reply(self._seconds)
+            if reply is None:  # too slow, or killed for its memory
+                self.timeouts += 1
+                self.close()
+                self._start()
+            return reply is True
+
+    def _reply(self, seconds: float) -> Any:
+        """What the process says next; None if it says nothing in time, or has ended."""
+        try:
+            line = self._replies.get(timeout=seconds)
+        except queue.Empty:
+            return None
+        return json.loads(line) if line else None
+
+
+def _pass_on(stream: Any, replies: queue.SimpleQueue[str]) -> None:
+    """Put every line into the queue, and "" at the end of the stream."""
+    for line in stream:
+        replies.put(line)
+    replies.put("")
