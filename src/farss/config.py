@@ -273,9 +273,10 @@ class Recipe(Settings):
     """Everything `farss run` needs: one model, one task, many methods, learning rates and seeds.
 
     A method's learning rates are those of `method_learning_rates`, else for full fine-tuning `full_learning_rates`,
-    else `learning_rates`; its seeds those of `method_seeds`, else `seeds`. With `select="validation"` the loss on `validation_rows` rows, which are neither trained on
-    nor scored, chooses one of them per method and seed. With `match="params"` ranks are solved so that every adapter
-    trains about `budget_params` parameters; None is what plain `lora` trains at `init.rank`.
+    else `learning_rates`; its seeds those of `method_seeds`, else `seeds`. With `select="validation"` the loss on
+    `validation_rows` rows, which are neither trained on nor scored, chooses one learning rate per method and seed. With
+    `match="params"` ranks are solved so that every adapter trains about `budget_params` parameters; None is what plain
+    `lora` trains at `init.rank`.
     """
 
     name: str = "run"

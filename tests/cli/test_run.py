@@ -64,9 +64,7 @@ def test_report_is_complete(run_folder):
 def test_methods_are_compared_and_speeds_related_to_lora(run_folder):
     report = json.loads((run_folder / "report.json").read_text())
     methods, measures = report["differences"]["methods"], report["differences"]["measures"]
-    assert {name: method["runs"] for name, method in methods.items()} == {
-        job.partition("-")[0]: [job] for job in JOBS
-    }
+    assert {name: method["runs"] for name, method in methods.items()} == {job.partition("-")[0]: [job] for job in JOBS}
     for name in ("K_p", "T_l", "frontier_area"):
         assert len(measures[name]["pairs"]) == 3
         for run in report["runs"]:

@@ -1,4 +1,4 @@
-"""Trainings that differ in their seed alone are one method; what each cost beside plain LoRA; seeds of single methods."""
+"""Trainings that differ in their seed alone are one method; speeds beside plain LoRA; seeds of single methods."""
 
 from __future__ import annotations
 

@@ -48,7 +48,8 @@ def normal_draws(errors, resamples=20_000, seed=0):
 
 
 def test_one_pair_gets_the_plain_interval():
-    found, critical = all_differences([1.0, 0.0], [1.0, 0.0] + normal_draws([0.3, 0.4]))
+    values = np.array([1.0, 0.0])
+    found, critical = all_differences(values, values + normal_draws([0.3, 0.4]))
     assert critical == pytest.approx(norm.ppf(0.975), rel=0.02)
     assert found[0].error == pytest.approx(0.5, rel=0.02)
     assert (found[0].low, found[0].high) == pytest.approx((1 - 0.98, 1 + 0.98), abs=0.03)

@@ -79,15 +79,15 @@ def all_differences(
 ) -> tuple[list[Difference], float | None]:
     """Every pair of methods with its simultaneous interval and its p-values, from one set of joint resamples.
 
-    For the pair j let `d_j` be the difference of the values, `d_j*` that of the replicates, `e_j` the standard deviation
-    of `d_j*` over resamples and `t_j* = |d_j* - d_j| / e_j`. The critical value c is the `level` quantile over resamples
-    of `max_j t_j*`, the studentised maximum, and the interval of every pair is `d_j -+ c e_j`: all of them hold together
-    with about this level. The p-value is `(1 + #(t_j* >= |d_j| / e_j)) / (resamples + 1)`; Holm's procedure (1979)
-    multiplies the i-th smallest of m by `m - i + 1` and never lets a larger one get smaller.
+    For the pair j let `d_j` be the difference of the values, `d_j*` that of the replicates, `e_j` the standard
+    deviation of `d_j*` over resamples and `t_j* = |d_j* - d_j| / e_j`. The critical value c is the `level` quantile
+    over resamples of `max_j t_j*`, the studentised maximum, and the interval of every pair is `d_j -+ c e_j`: all of
+    them hold together with about this level. The p-value is `(1 + #(t_j* >= |d_j| / e_j)) / (resamples + 1)`; Holm's
+    procedure (1979) multiplies the i-th smallest of m by `m - i + 1` and never lets a larger one get smaller.
 
     Resamples on which any method is undefined (NaN or infinite) are left out as long as they are fewer than
-    `(1 - level) / 2` of all. A pair without spread (`NO_SPREAD`), such as a method and itself, has its value as interval
-    and no part in c; its p-value is 1 where the difference is zero and the least there can be where it is not.
+    `(1 - level) / 2` of all. A pair without spread (`NO_SPREAD`), such as a method and itself, has its value as
+    interval and no part in c; its p-value is 1 where the difference is zero and the least there can be where it is not.
 
     Args:
         values: [m], the measure of each method; at least two.
