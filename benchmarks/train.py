@@ -1,16 +1,22 @@
-"""Speed and memory of training steps, side by side: the same rows in the same order by four trainings.
+"""Speed and memory of training steps, side by side: the same rows in the same order by five trainings.
 
 `stock lora` is PEFT's LoRA under transformers' Trainer as it comes (bfloat16 mode, labels given to the model, random
-batches); `lora` is the same adapter, `farss` the reference-subtracted pair of adapters, and `full` all weights, by
-`farss.training.sft.train`. Each training has a process of its own, so peak memory is its own; they run in turn,
-`--repeats` times, and the figures are medians. Ratios compare the tokens per second with `lora`.
+batches). By `farss.training.sft.train`: `lora` is the same adapter, `farss` the reference-subtracted pair of adapters
+of the same rank, `farss residual` one adapter beside the changed base, and `full` all weights.
 
-    python benchmarks/train.py --task gsm8k --data-dir DATA --steps 15 --out train.json
+Each training has a process of its own, so peak memory is its own. All run in turn, `--repeats` times, every second time
+in the opposite order, so that a machine that slows down slows all alike. The trainings by farss see the same batches
+in the same order, so step i of one is compared with step i of `lora`: `step ratio` is the median of these ratios over
+the steps of a repeat, and of that the median over repeats; a stall of single steps does not move it. Other figures are
+medians over repeats, and their ratios are to those of `lora`.
+
+    python benchmarks/train.py --task gsm8k --data-dir DATA --steps 15 --repeats 5 --out train.json
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import multiprocessing
 import statistics
 import tempfile
@@ -37,9 +43,16 @@ from farss.training.batching import PaddedBatch
 from farss.training.memory import PeakMemory
 from farss.training.sft import train
 
-CASES = ("stock lora", "lora", "farss", "full")
+CASES = ("stock lora", "lora", "farss", "farss residual", "full")
 WARM_UP_STEPS = 2
-PLAN_KINDS = {"lora": ("random", "residual"), "stock lora": ("random", "residual"), "farss": ("spectral", "reference")}
+PLAN_KINDS = {
+    "lora": ("random", "residual"),
+    "stock lora": ("random", "residual"),
+    "farss": ("spectral", "reference"),
+    "farss residual": ("spectral", "residual"),
+}
+MOST_ALLOWED = {"farss": 1.12, "farss residual": 1.02}
+"""Time of a step over that of a step of `lora` which each form may take."""
 
 
 @dataclass
@@ -137,6 +150,7 @@ def measure(case: str, options: argparse.Namespace, sender: Any) -> None:
         peak, loss = report.peak_bytes, report.curve[-1][1]
     # Batches differ between trainings, so the tokens of the steps timed are taken as their share of all tokens.
     timed = len(clock.wall) - WARM_UP_STEPS
+    steps = [end - start for start, end in itertools.pairwise(clock.wall[WARM_UP_STEPS - 1 :])]
     tokens = sum(len(example) for example in examples) * timed / len(clock.wall)
     sender.send(
         {
@@ -146,6 +160,8 @@ def measure(case: str, options: argparse.Namespace, sender: Any) -> None:
             "trained_parameters": sum(p.numel() for p in model.parameters() if p.requires_grad),
             "last_loss": loss,
             "steps": timed,
+            "step_seconds": steps,
+            "same_batches": case != "stock lora",
             "device": device() | {"threads": torch.get_num_threads()},
         }
     )
@@ -166,17 +182,48 @@ def measured(case: str, options: argparse.Namespace) -> dict[str, Any]:
         process.join()
 
 
-def summarise(repeats: list[dict[str, dict[str, Any]]]) -> dict[str, dict[str, float]]:
-    """Medians per case, and ratios of speed to `lora`."""
+def step_ratio(case: str, repeats: list[dict[str, dict[str, Any]]]) -> float | None:
+    """The time of a step over that of the same step of `lora`; None where their batches are not the same."""
+    if "lora" not in repeats[0] or not repeats[0][case]["same_batches"]:
+        return None
+    pairs = [zip(one[case]["step_seconds"], one["lora"]["step_seconds"], strict=True) for one in repeats]
+    return statistics.median(statistics.median(ours / plain for ours, plain in steps) for steps in pairs)
+
+
+def summarise(repeats: list[dict[str, dict[str, Any]]]) -> dict[str, dict[str, float | None]]:
+    """Medians per case, and ratios of speed, of step time and of memory to `lora`."""
     parts = ("tokens_per_second", "tokens_per_processor_second", "peak_bytes")
     medians = {
         case: {part: statistics.median(one[case][part] for one in repeats) for part in parts} for case in repeats[0]
     }
     base = medians.get("lora")
-    for values in medians.values():
-        for part in parts[:2] if base else ():
-            values[f"ratio_{part}"] = values[part] / base[part]
-    return medians
+    return {
+        case: {
+            **values,
+            **({f"ratio_{part}": values[part] / base[part] for part in parts} if base else {}),
+            "ratio_step_seconds": step_ratio(case, repeats),
+            "most_allowed": MOST_ALLOWED.get(case),
+        }
+        for case, values in medians.items()
+    }
+
+
+def show(medians: dict[str, dict[str, float | None]]) -> None:
+    """Print the table; a dash where a figure does not exist."""
+    columns = {
+        "tokens/s": ("tokens_per_second", ".0f"),
+        "ratio": ("ratio_tokens_per_second", ".2f"),
+        "per cpu s": ("tokens_per_processor_second", ".0f"),
+        "cpu ratio": ("ratio_tokens_per_processor_second", ".2f"),
+        "step ratio": ("ratio_step_seconds", ".3f"),
+        "allowed": ("most_allowed", ".2f"),
+        "peak bytes": ("peak_bytes", ".3g"),
+        "peak ratio": ("ratio_peak_bytes", ".2f"),
+    }
+    print(f"\n{'training':15}" + "".join(f"{title:>11}" for title in columns))
+    for case, values in medians.items():
+        found = [(values.get(key), form) for key, form in columns.values()]
+        print(f"{case:15}" + "".join(f"{'-' if v is None else format(v, form):>11}" for v, form in found))
 
 
 def arguments() -> argparse.Namespace:
@@ -219,7 +266,7 @@ def main() -> None:
     repeats = []
     for number in range(options.repeats):
         repeats.append({})
-        for case in options.cases:
+        for case in options.cases if number % 2 == 0 else options.cases[::-1]:
             repeats[-1][case] = one = measured(case, options)
             print(
                 f"repeat {number + 1}, {case}: {one['tokens_per_second']:.0f} tokens/s, "
@@ -228,13 +275,7 @@ def main() -> None:
             )
     report |= {"device": next(iter(repeats[0].values()))["device"], "medians": summarise(repeats), "repeats": repeats}
     print("machine:", ", ".join(f"{key} {value}" for key, value in report["device"].items()))
-    print(f"\n{'training':12}{'tokens/s':>10}{'ratio':>8}{'per cpu s':>11}{'ratio':>8}{'peak GB':>9}")
-    for case, values in report["medians"].items():
-        wall, cpu = (values.get(f"ratio_tokens_per_{part}", float("nan")) for part in ("second", "processor_second"))
-        print(
-            f"{case:12}{values['tokens_per_second']:10.0f}{wall:8.2f}{values['tokens_per_processor_second']:11.0f}"
-            f"{cpu:8.2f}{values['peak_bytes'] / 1e9:9.2f}"
-        )
+    show(report["medians"])
     if options.out:
         write_json(options.out, report)
         print(f"figures in {options.out}")

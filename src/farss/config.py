@@ -274,10 +274,11 @@ class Recipe(Settings):
     """Everything `farss run` needs: one model, one task, many methods, learning rates and seeds.
 
     A method's learning rates are those of `method_learning_rates`, else for full fine-tuning `full_learning_rates`,
-    else `learning_rates`. With `select="validation"` the loss on `validation_rows` rows, which are neither trained on
-    nor scored, chooses one of them per method and seed. With `match="params"` ranks are solved so that every adapter
-    trains about `budget_params` parameters; None is what plain `lora` trains at `init.rank`. `device` says where all
-    is computed: "auto" takes a GPU if there is one. It is no part of what decides whether a finished stage is reused.
+    else `learning_rates`; its seeds those of `method_seeds`, else `seeds`. With `select="validation"` the loss on
+    `validation_rows` rows, which are neither trained on nor scored, chooses one learning rate per method and seed. With
+    `match="params"` ranks are solved so that every adapter trains about `budget_params` parameters; None is what plain
+    `lora` trains at `init.rank`. `device` says where all is computed: "auto" takes a GPU if there is one. It is no part
+    of what decides whether a finished stage is reused.
     """
 
     name: str = "run"
@@ -292,6 +293,7 @@ class Recipe(Settings):
     match: Match = "rank"
     budget_params: int | None = None
     seeds: tuple[int, ...] = (0,)
+    method_seeds: dict[str, tuple[int, ...]] = field(default_factory=dict)
     init: FarssConfig = field(default_factory=FarssConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
     eval: EvalConfig = field(default_factory=EvalConfig)

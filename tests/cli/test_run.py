@@ -61,6 +61,20 @@ def test_report_is_complete(run_folder):
     }
 
 
+def test_methods_are_compared_and_speeds_related_to_lora(run_folder):
+    report = json.loads((run_folder / "report.json").read_text())
+    methods, measures = report["differences"]["methods"], report["differences"]["measures"]
+    assert {name: method["runs"] for name, method in methods.items()} == {job.partition("-")[0]: [job] for job in JOBS}
+    for name in ("K_p", "T_l", "frontier_area"):
+        assert len(measures[name]["pairs"]) == 3
+        for run in report["runs"]:
+            own = run[name] if name == "frontier_area" else run["compared"][name]
+            assert methods[run["method"]][name]["value"] == pytest.approx(own["value"])
+    speeds = {run["method"]: run["train_tokens_per_second"] for run in report["runs"]}
+    for run in report["runs"]:
+        assert run["train_speed_to_lora"] == pytest.approx(speeds[run["method"]] / speeds["lora"])
+
+
 def test_frontier_starts_at_the_base(run_folder):
     report = json.loads((run_folder / "report.json").read_text())
     for run in report["runs"]:

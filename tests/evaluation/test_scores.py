@@ -10,7 +10,7 @@ import pytest
 from farss.errors import DataError
 from farss.evaluation.frontier import frontier_points
 from farss.evaluation.records import KnowledgeSample, Measurement, TaskSample
-from farss.evaluation.scores import compare_methods, compare_to_base, summarise
+from farss.evaluation.scores import compare_runs, compare_to_base, summarise
 from farss.maths.metrics import harmonic, knowledge_kept, probability_kept
 
 SETS = ("facts", "cloze")
@@ -193,24 +193,28 @@ def test_order_of_samples_does_not_matter():
     )
 
 
-def test_methods_that_differ_are_separated():
+def test_runs_that_differ_are_separated():
     better, worse = measurement(shift=-0.1, loss=1.2, noise=0.3), measurement(shift=-0.6, loss=1.2, noise=0.3)
-    rows = {row["measure"]: row for row in compare_methods(better, worse, BASE, FULL, bootstrap=500)}
+    runs = {"better": better, "worse": worse, "same": better}
+    found = compare_runs(runs, BASE, FULL, bootstrap=500)
+    assert [(row["a"], row["b"]) for row in found[::6]] == [("better", "worse"), ("better", "same"), ("worse", "same")]
+    rows = {row["measure"]: row for row in found[:6]}
     assert rows["K_p"]["low"] > 0
     assert rows["K_p"]["value"] == pytest.approx(math.exp(-0.1) - math.exp(-0.6), abs=0.1)
-    same = {row["measure"]: row for row in compare_methods(better, better, BASE, FULL, bootstrap=500)}
+    same = {row["measure"]: row for row in found[6:12]}
     assert all(row["value"] == row["low"] == row["high"] == 0 for row in same.values())
     assert set(same) == {"K_p", "T_l", "KT_l", "K", "T", "KT"}
 
 
 def test_paired_difference_is_sharper_than_two_intervals():
     a, b = measurement(shift=-0.1, noise=0.0), measurement(shift=-0.3, noise=0.0)
-    row = compare_methods(a, b, BASE, None, bootstrap=300)[0]
+    row = compare_runs({"a": a, "b": b}, BASE, None, bootstrap=300)[0]
     assert row["measure"] == "K_p" and row["high"] - row["low"] < 1e-9
 
 
-def test_methods_are_compared_where_both_exist():
-    assert {row["measure"] for row in compare_methods(BASE, BASE, BASE, None, bootstrap=100)} == {"K_p", "K"}
+def test_runs_are_compared_where_both_have_a_measure():
+    found = compare_runs({"a": BASE, "b": BASE}, BASE, None, bootstrap=100)
+    assert {row["measure"] for row in found} == {"K_p", "K"}
 
 
 def test_the_interval_covers_the_truth():
@@ -237,7 +241,17 @@ def test_frontier_points_use_the_questions_all_scales_share():
     assert points[2]["K_p"]["value"] == pytest.approx(math.exp(-1.0))
     assert points[2]["knowledge_log_prob"]["value"] == pytest.approx(-1.0)
     expected = 0.5 * (1 + math.exp(-0.2)) / 2 + 0.5 * (math.exp(-0.2) + math.exp(-1.0)) / 2
-    assert area == pytest.approx(expected)
+    assert area["value"] == pytest.approx(expected)
+    assert area["low"] <= area["value"] <= area["high"]
+
+
+def test_the_interval_of_an_area_is_that_of_its_points_resampled_together():
+    """Of two points the area is T_l (1 + K_p) / 2, and the two vary apart: between the ends of both intervals."""
+    half = measurement(shift=-0.2, loss=1.5, noise=0.3)
+    points, area = frontier_points({0.0: BASE, 1.0: half}, BASE, FULL, bootstrap=300)
+    assert area["high"] - area["low"] > 0
+    edges = [points[1]["T_l"][end] * (1 + points[1]["K_p"][end]) / 2 for end in ("low", "high")]
+    assert edges[0] <= area["low"] < area["high"] <= edges[1]
 
 
 def test_frontier_without_full_has_no_area():

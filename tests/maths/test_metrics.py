@@ -113,3 +113,13 @@ def test_frontier_area_grows_with_any_added_gain_or_kept_knowledge():
         assert frontier_area(better) > frontier_area(base)
     with pytest.raises(NumericalError):
         frontier_area([(math.nan, 1.0)])
+
+
+def test_frontier_area_of_resamples_is_that_of_each():
+    rng = np.random.default_rng(0)
+    points = rng.uniform([-0.5, 0.2], [1.2, 1.1], size=(300, 6, 2))
+    areas = frontier_area([(points[:, i, 0], points[:, i, 1]) for i in range(6)])
+    np.testing.assert_allclose(areas, [frontier_area([tuple(pair) for pair in one]) for one in points], rtol=1e-12)
+    points[7, 2, 0] = math.nan
+    areas = frontier_area([(points[:, i, 0], points[:, i, 1]) for i in range(6)])
+    assert np.flatnonzero(np.isnan(areas)).tolist() == [7]

@@ -149,6 +149,41 @@ def make_comparisons(runs: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return found
 
 
+def make_differences(runs: list[dict[str, Any]]) -> dict[str, Any]:
+    """Runs of one method and rate as its seeds, and every pair of methods, as `farss compare` writes them."""
+    several = len({r["learning_rate"] for r in runs}) > 1
+    groups: dict[str, list[dict[str, Any]]] = {}
+    for run in runs:
+        name = f"{run['method']} lr {run['learning_rate']:g}" if several else run["method"]
+        groups.setdefault(name, []).append(run)
+    values = {
+        name: {m: sum(r["compared"][m]["value"] for r in found) / len(found) for m in ("KT_l", "K_p", "T_l")}
+        | {"frontier_area": sum(r["frontier_area"] for r in found) / len(found)}
+        for name, found in groups.items()
+    }
+    names = list(groups)
+    measures = {}
+    for measure in ("KT_l", "frontier_area", "K_p", "T_l"):
+        pairs = []
+        for i, a in enumerate(names):
+            for b in names[i + 1 :]:
+                found = interval(values[a][measure] - values[b][measure], 0.03)
+                p = 0.0004 if found["low"] > 0 or found["high"] < 0 else 0.4321
+                pairs.append({"a": a, "b": b, "error": 0.012, "p": p / 2, "p_holm": p, **found})
+        measures[measure] = {"critical": 2.9, "pairs": pairs}
+    methods = {
+        name: {
+            "method": found[0]["method"],
+            "learning_rate": found[0]["learning_rate"],
+            "runs": [r["id"] for r in found],
+            "seeds": len(found),
+            **{measure: interval(value, 0.025) for measure, value in values[name].items()},
+        }
+        for name, found in groups.items()
+    }
+    return {"level": 0.95, "resamples": 2500, "methods": methods, "measures": measures, "undefined": {}}
+
+
 def make_spectrum(layer: int, region: str, rng: random.Random) -> dict[str, Any]:
     sigma = [round(9 * math.exp(-i / 70) + 0.3 * (1 - i / DIRECTIONS), 5) for i in range(DIRECTIONS)]
     scores = [round(2 * math.log(s) - 14 + rng.gauss(0, 1.4), 4) for s in sigma]
@@ -223,6 +258,12 @@ def make_report(
 def build_report() -> Callable[..., dict[str, Any]]:
     """The builder itself: `build_report(methods=..., rates=...)`."""
     return make_report
+
+
+@pytest.fixture
+def build_differences() -> Callable[..., dict[str, Any]]:
+    """Of a list of runs."""
+    return make_differences
 
 
 @pytest.fixture

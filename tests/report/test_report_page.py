@@ -117,6 +117,15 @@ def test_every_marked_number_is_in_the_report(report):
     assert {v for v in page.values["all"] if abs(v) not in magnitudes} == set()
 
 
+def test_a_page_that_compares_methods_keeps_to_the_report_too(report, build_differences):
+    report["differences"] = build_differences(report["runs"])
+    page, magnitudes = Page(render(report)), {abs(v) for v in numbers_of(report)}
+    assert "differs" in page.ids and len(page.ids) == len(set(page.ids))
+    assert {v for v in page.values["all"] if abs(v) not in magnitudes} == set()
+    hostile = Page(render(replace_strings(report, keep=("id", "method", "a", "b", "measure", "region", "runs"))))
+    assert hostile.tags.count("script") == 1 and "img" not in hostile.tags and hostile.handlers == []
+
+
 def test_headline_numbers_are_the_leaders(report):
     compared = next(r for r in report["runs"] if r["id"] == "farss-0.001")["compared"]
     expected = {compared[m][end] for m in ("K_p", "T_l") for end in ("value", "low", "high")}

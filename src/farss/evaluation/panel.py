@@ -106,17 +106,33 @@ class Panel:
             undefined on too many resamples; or (None, reason) where it has no value.
         """
         try:
-            value = float(statistic(lambda _, column: float(column.mean())))
+            value = self.value(statistic)
         except (Undefined, NumericalError) as error:
-            return None, _reason(error)
+            return None, reason(error)
+        return self.interval(value, self.replicates(statistic))
+
+    def value(self, statistic: Statistic) -> float:
+        """A statistic on the questions as they are.
+
+        Raises:
+            Undefined, NumericalError: if it does not exist for these models.
+        """
+        return float(statistic(lambda _, column: float(column.mean())))
+
+    def replicates(self, statistic: Statistic) -> Column:
+        """[resamples] float64, a statistic on every resample; NaN where it is undefined."""
+        return np.asarray(statistic(self._bootstrap.means), dtype=np.float64)
+
+    def interval(self, value: float, replicates: Column) -> tuple[dict[str, float | None], str | None]:
+        """A value with its 95 % interval; both ends None, and why, where too many replicates are undefined."""
         try:
-            interval = self._bootstrap.interval(value, statistic(self._bootstrap.means))
+            return {**self._bootstrap.interval(value, replicates).to_mapping()}, None
         except NumericalError as error:
-            return {"value": value, "low": None, "high": None}, f"no interval: {_reason(error)}"
-        return {"value": interval.value, "low": interval.low, "high": interval.high}, None
+            return {"value": value, "low": None, "high": None}, f"no interval: {reason(error)}"
 
 
-def _reason(error: FarssError) -> str:
+def reason(error: FarssError) -> str:
+    """Why a measure, or its interval, is missing, in one line."""
     return f"{error.what} ({error.where})" if error.where is not None else error.what
 
 

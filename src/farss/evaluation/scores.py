@@ -7,12 +7,14 @@ nothing right, no full fine-tuning, a full fine-tuning that did not learn) is No
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
+from farss.errors import NumericalError
 from farss.evaluation.panel import Average, Panel, Statistic, Undefined
 from farss.evaluation.records import Measurement
 from farss.maths.metrics import harmonic, knowledge_kept, knowledge_kept_clipped, ratios, task_gained, task_share_gained
@@ -85,32 +87,58 @@ def compare_to_base(
     return compared
 
 
-def compare_methods(
-    a: Measurement,
-    b: Measurement,
+def compare_runs(
+    runs: Mapping[str, Measurement],
     base: Measurement,
     full: Measurement | None = None,
     *,
     bootstrap: int = 2000,
     seed: int = 0,
 ) -> list[dict[str, Any]]:
-    """How much more method `a` kept and gained than method `b`, question by question.
+    """How much more each run kept and gained than each other one, question by question.
+
+    Args:
+        runs: measurements of fine-tuned models by name.
+        base: of their base, same questions.
+        full: of the full fine-tuning that T is measured against; None if there is none.
+        bootstrap: number of paired resamples of the questions.
+        seed: of the resampling.
 
     Returns:
-        One {"measure", "value", "low", "high"} per measure of `COMPARED` that both have: the difference a - b with its
-        95 % interval over paired resamples. An interval that excludes zero separates the methods.
+        Per pair, in the order of `runs`, one {"a", "b", "measure", "value", "low", "high"} per measure of `COMPARED`
+        that both have: the difference a - b with its 95 % interval over paired resamples. Each interval stands alone:
+        it is not corrected for the number of pairs, and knows nothing of other seeds.
 
     Raises:
         DataError: if the models were not asked the same questions.
     """
-    models = {"before": base, "a": a, "b": b} | ({} if full is None else {"full": full})
-    panel = Panel(models, bootstrap=bootstrap, seed=seed)
+    panel = Panel(panel_models(runs, base, full), bootstrap=bootstrap, seed=seed)
+    found: dict[tuple[str, str], tuple[float, Any]] = {}
+    for run, name in itertools.product(runs, COMPARED):
+        statistic = measure(panel, name, run_column(run))
+        try:
+            found[run, name] = panel.value(statistic), panel.replicates(statistic)
+        except (Undefined, NumericalError):
+            continue  # compare_to_base says why
     rows = []
-    for name in COMPARED:
-        estimate, _ = panel.estimate(_difference(measure(panel, name, "a"), measure(panel, name, "b")))
-        if estimate is not None:
-            rows.append({"measure": name, **estimate})
+    for (a, b), name in itertools.product(itertools.combinations(runs, 2), COMPARED):
+        if (a, name) in found and (b, name) in found:
+            (value, drawn), (other, other_drawn) = found[a, name], found[b, name]
+            rows.append({"a": a, "b": b, "measure": name, **panel.interval(value - other, drawn - other_drawn)[0]})
     return rows
+
+
+def panel_models(
+    runs: Mapping[str, Measurement], base: Measurement, full: Measurement | None
+) -> dict[str, Measurement]:
+    """Base, reference and runs under the names of one panel, that of a run being `run_column`."""
+    named = {"before": base} | ({} if full is None else {"full": full})
+    return named | {run_column(run): measured for run, measured in runs.items()}
+
+
+def run_column(run: str) -> str:
+    """The name of a run in a panel, which no name of a run can confuse with the base or the reference."""
+    return f"run {run}"
 
 
 def measure(panel: Panel, name: str, model: str) -> Statistic:
@@ -135,10 +163,6 @@ def task_loss(panel: Panel, task: str, model: str) -> Statistic:
     return lambda average: (
         average(group, panel.column(group, "loss", model)) / average(group, panel.column(group, "tokens", model))
     )
-
-
-def _difference(first: Statistic, second: Statistic) -> Statistic:
-    return lambda average: first(average) - second(average)
 
 
 def _ratio(panel: Panel, chosen: str, model: str) -> Statistic:

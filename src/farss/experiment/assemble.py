@@ -4,22 +4,24 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
-import itertools
 import json
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from farss.config import EvalConfig, Recipe
+from farss.config import Recipe
 from farss.errors import DataError
+from farss.evaluation.differences import compare_methods
 from farss.evaluation.forgetting import facts
 from farss.evaluation.frontier import frontier_points
 from farss.evaluation.records import Measurement
-from farss.evaluation.scores import compare_methods, compare_to_base, summarise
+from farss.evaluation.scores import compare_runs, compare_to_base, summarise
 from farss.experiment.environment import device, versions
+from farss.experiment.groups import describe, groups_of
 from farss.experiment.jobs import Job, jobs_of
 from farss.experiment.keys import Keys
 from farss.experiment.measuring import SAMPLES, VALIDATION, frontier_file
+from farss.experiment.speeds import speeds_to_lora
 from farss.experiment.stages import finished
 from farss.experiment.validation import require_apart
 from farss.methods import get_method
@@ -93,6 +95,12 @@ def assemble(runs: list[FinishedRun]) -> dict[str, Any]:
     full = measured[reference] if reference else None
     settings = first.recipe.eval
     intervals = {"bootstrap": settings.bootstrap, "seed": settings.seed}
+    frontiers = {name: _scaled(f, before, measured[name], run.recipe) for name, (run, f) in owners.items()}
+    groups = groups_of(owners, chosen)
+    differences = compare_methods(groups, measured, frontiers, before, full, **intervals)
+    for name, ids in groups.items():
+        differences["methods"][name] = {**describe(owners, ids), **differences["methods"][name]}
+    speeds = speeds_to_lora([done for _, done in owners.values()])
     return {
         "schema_version": SCHEMA_VERSION,
         "name": " + ".join(run.recipe.name for run in runs),
@@ -104,14 +112,16 @@ def assemble(runs: list[FinishedRun]) -> dict[str, Any]:
         "data": _data(first, before),
         "base": {"scores": summarise(before)},
         "runs": [
-            {**_run_entry(name, *owner, measured[name], before, full), "selected": name in chosen}
-            for name, owner in owners.items()
+            {
+                **_run_entry(name, *owner, measured[name], before, full),
+                **_frontier(owner[0], frontiers[name], before, full),
+                "train_speed_to_lora": speed,
+                "selected": name in chosen,
+            }
+            for (name, owner), speed in zip(owners.items(), speeds, strict=True)
         ],
-        "comparisons": [
-            {"a": a, "b": b, **row}
-            for a, b in itertools.combinations(chosen, 2)
-            for row in compare_methods(measured[a], measured[b], before, full, **intervals)
-        ],
+        "comparisons": compare_runs({name: measured[name] for name in chosen}, before, full, **intervals),
+        "differences": differences,
         "spectra": json.loads((first.folder / "plans" / "spectra.json").read_text()),
     }
 
@@ -218,7 +228,6 @@ def _run_entry(
     method = get_method(job.job.method)
     plan = Plan.load(run.folder / "plans" / f"{job.job.method}.json") if method.trains == "adapter" else None
     moved = facts(before, after)
-    points, area = _frontier(settings, job, before, after, full)
     trained = job.trained
     place = name.partition("@")[2]
     return {
@@ -238,8 +247,6 @@ def _run_entry(
         "train_peak_bytes": trained["train_peak_bytes"],
         "eval_seconds": job.measured["eval_seconds"],
         "curve": trained["curve"],
-        "frontier": points,
-        "frontier_area": area,
         "plan": _plan_summary(plan),
         "budget": _budget(plan),
         "facts": {
@@ -252,15 +259,21 @@ def _run_entry(
     }
 
 
-def _frontier(
-    settings: EvalConfig, job: FinishedJob, before: Measurement, after: Measurement, full: Measurement | None
-) -> tuple[list[dict[str, Any]], float | None]:
+def _scaled(job: FinishedJob, before: Measurement, after: Measurement, recipe: Recipe) -> dict[float, Measurement]:
+    """The job's measurements by scale of its update, ascending."""
     samples = {0.0: before, 1.0: after}
-    for scale in settings.frontier_scales:
+    for scale in recipe.eval.frontier_scales:
         if scale not in samples:
             samples[scale] = Measurement.load(job.folder / "eval" / frontier_file(scale))
-    chosen = {scale: samples[scale] for scale in sorted(settings.frontier_scales)}
-    return frontier_points(chosen, before, full, bootstrap=settings.bootstrap, seed=settings.seed)
+    return {scale: samples[scale] for scale in sorted(recipe.eval.frontier_scales)}
+
+
+def _frontier(
+    run: FinishedRun, samples: dict[float, Measurement], before: Measurement, full: Measurement | None
+) -> dict[str, Any]:
+    settings = run.recipe.eval
+    points, area = frontier_points(samples, before, full, bootstrap=settings.bootstrap, seed=settings.seed)
+    return {"frontier": points, "frontier_area": area}
 
 
 def _init_costs(method: Method, run: FinishedRun, trained: dict[str, Any]) -> dict[str, Any]:

@@ -49,9 +49,16 @@ def jobs_of(recipe: Recipe) -> list[Job]:
         if not rates or len(set(rates)) != len(rates) or min(rates) <= 0:
             place = f"method_learning_rates.{name}"
             raise ConfigError("at least one positive value is needed, each once", where=place, got=list(rates))
+    for name, seeds in recipe.method_seeds.items():
+        get_method(name)
+        if not seeds or len(set(seeds)) != len(seeds):
+            raise ConfigError("at least one value is needed, each once", where=f"method_seeds.{name}", got=list(seeds))
     names = sorted(recipe.methods, key=lambda name: get_method(name).trains != "weights")
     return [
-        Job(name, rate, seed) for name in names for rate in learning_rates_of(recipe, name) for seed in recipe.seeds
+        Job(name, rate, seed)
+        for name in names
+        for rate in learning_rates_of(recipe, name)
+        for seed in recipe.method_seeds.get(name, recipe.seeds)
     ]
 
 

@@ -55,7 +55,7 @@ def run_stage(folder: Path, key: str, work: Callable[[Path], dict[str, Any]], sh
             that the work can go on from its own checkpoints.
         key: from `stage_key`.
         work: receives the folder and returns a JSON-ready dictionary; it and its arguments are pickled.
-        share: what the child may use of the machine.
+        share: what the child may use of the machine; whether that is all of it is kept too, for what is timed.
 
     Raises:
         FarssError: what the child raised, or that it was killed.
@@ -67,7 +67,7 @@ def run_stage(folder: Path, key: str, work: Callable[[Path], dict[str, Any]], sh
     if folder.exists() and (not started.exists() or json.loads(started.read_text())["key"] != key):
         shutil.rmtree(folder)
     write_json(started, {"key": key})
-    content = {**_in_child(work, folder, share), "key": key}
+    content = {**_in_child(work, folder, share), "key": key, "alone": share.whole}
     write_json(folder / DONE, content)
     return content
 

@@ -15,7 +15,7 @@ from farss.adapters.export import export
 from farss.adapters.files import save_adapter
 from farss.config import Recipe
 from farss.experiment import materials
-from farss.experiment.environment import peak_bytes
+from farss.experiment.environment import device, peak_bytes
 from farss.experiment.jobs import Job
 from farss.experiment.planning import (
     calibration_batches,
@@ -227,6 +227,7 @@ def _training_account(result: Any) -> dict[str, Any]:
         "train_tokens": result.tokens,
         "train_tokens_per_second": result.tokens_per_second,
         "train_peak_bytes": max(result.peak_bytes, peak_bytes()),
+        "machine": device() | {"threads": torch.get_num_threads()},
         "curve": [list(point) for point in result.curve],
         **rank_account(result),
     }

@@ -127,7 +127,7 @@ def task_share_gained(loss_before: Score, loss_method: Score, loss_full: Score) 
     return _plain(np.where(gain > 0, reached / usable, np.nan))
 
 
-def frontier_area(points: Sequence[tuple[float, float]]) -> float:
+def frontier_area(points: Sequence[tuple[Score, Score]]) -> Score:
     """Area under the best knowledge kept over task gained, from 0 to the largest task gained.
 
     The curve starts at (0, 1), the untouched model. At each point with a positive gain its height is the largest
@@ -136,21 +136,28 @@ def frontier_area(points: Sequence[tuple[float, float]]) -> float:
     has its largest task gained as area.
 
     Args:
-        points: pairs (task gained, knowledge kept), one per scale or learning rate, in any order.
+        points: pairs (task gained, knowledge kept), one per scale or learning rate, in any order: floats, or arrays
+            [resamples] of them.
 
     Returns:
-        The area; 0 if no point gains anything.
+        The area, or [resamples] of them; 0 if no point gains anything. NaN inside arrays where a coordinate is NaN.
 
     Raises:
-        NumericalError: if a coordinate is not finite.
+        NumericalError: if a coordinate that is a float is not finite.
     """
-    table = np.asarray(points, dtype=np.float64).reshape(-1, 2)
-    _require_finite(table, "frontier point")
-    table = table[table[:, 0] > 0]
-    table = table[np.argsort(table[:, 0], kind="stable")]
-    gained = np.concatenate([[0.0], table[:, 0]])
-    kept = np.concatenate([[1.0], np.maximum.accumulate(table[::-1, 1])[::-1]])
-    return float(np.trapezoid(kept, gained))
+    table = np.asarray(points, dtype=np.float64)
+    table = table.reshape(-1, 2, *table.shape[2:])
+    if table.ndim == 2:
+        _require_finite(table, "frontier point")
+    order = np.argsort(table[:, 0], axis=0, kind="stable")
+    gained, kept = (np.take_along_axis(table[:, axis], order, axis=0) for axis in (0, 1))
+    envelope = np.maximum.accumulate(kept[::-1], axis=0)[::-1]
+    # A point that gains nothing is moved to the start of the curve, where it has no width.
+    start = np.zeros_like(table[:1, 0])
+    width = np.diff(np.concatenate([start, np.maximum(gained, 0.0)]), axis=0)
+    height = np.concatenate([start + 1, np.where(gained <= 0, 1.0, envelope)])
+    area = (width * (height[1:] + height[:-1]) / 2).sum(axis=0)
+    return _plain(np.where(np.isnan(table).any(axis=(0, 1)), np.nan, area))
 
 
 def _divide(after: Any, before: Any, name: str) -> Any:

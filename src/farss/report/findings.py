@@ -7,6 +7,8 @@ from typing import Any
 
 from markupsafe import Markup
 
+from farss.report.differences import Compared, compared_methods, contrasts, corrected_difference, estimate_of
+from farss.report.differences import best as best_first
 from farss.report.numbers import (
     Estimate,
     count,
@@ -61,15 +63,16 @@ def markup(sentence: Sentence) -> Markup:
 def headline(report: dict[str, Any]) -> Sentence:
     """The finding in one sentence: what the best method keeps and gains, and whom it can be told apart from.
 
-    Two methods count as told apart only when the interval of their paired difference excludes zero or, where the
-    report holds no such difference, when their own intervals do not overlap.
+    Two methods count as told apart only when the interval of their difference excludes zero: the one corrected for the
+    number of pairs where the report holds it, else the one of the two runs alone. Where there is neither, their own
+    intervals must not overlap.
     """
     runs = catalogue(report)
     best = representatives(runs)
     if not best:
         return [NOT_MEASURED]
     subject = next((r for r in best if r.method != FULL), best[0])
-    sentence: Sentence = [_capital(subject.method_label), " ", *_kept(subject), *_gained(subject)]
+    sentence: Sentence = [_capital(subject.method_label), " ", *_kept(report, subject), *_gained(report, subject)]
     verdict = _verdict(report, subject, [r for r in best if r is not subject], ranking_measure(runs) or "")
     return [*sentence, *([", " + verdict] if verdict else []), *_task_loss(report, subject), "."]
 
@@ -83,18 +86,18 @@ def _percent(found: Estimate) -> Sentence:
     return sentence
 
 
-def _kept(run: Run) -> Sentence:
-    if found := run.measure("K_p"):
+def _kept(report: dict[str, Any], run: Run) -> Sentence:
+    if found := estimate_of(report, run, "K_p"):
         return ["keeps ", *_percent(found), " of the right answers’ probability"]
     if found := run.measure("K"):
         return ["keeps ", *_percent(found), " of its accuracy on knowledge questions"]
     return ["has no measure of knowledge kept"]
 
 
-def _gained(run: Run) -> Sentence:
+def _gained(report: dict[str, Any], run: Run) -> Sentence:
     if run.method == FULL:
         return []
-    if found := run.measure("T_l"):
+    if found := estimate_of(report, run, "T_l"):
         if found.low is not None and found.low <= 0 <= (found.high or 0):
             return [" and shows no task gain that can be told from zero (", *_percent(found), " of full fine-tuning’s)"]
         if found.value < 0:
@@ -136,7 +139,9 @@ def _verdict(report: dict[str, Any], subject: Run, rivals: list[Run], measure: s
 
 def standing(report: dict[str, Any], subject: Run, rival: Run, measure: str) -> str:
     """Where `subject` stands to `rival` on `measure`: `ahead`, `level` (not separable) or `behind`."""
-    paired = paired_difference(report, subject.id, rival.id, measure)
+    paired = corrected_difference(report, subject, rival, measure)
+    if paired is None:
+        paired = paired_difference(report, subject.id, rival.id, measure)
     if paired is not None and paired.has_interval:
         if not paired.excludes_zero:
             return LEVEL
@@ -181,8 +186,9 @@ def standfirst(report: dict[str, Any]) -> list[Sentence]:
         sentences.append([NO_TASK_GAIN])
     full = next((r for r in best if r.method == FULL), None)
     if full is not None and full is not subject and (full.measure("K_p") or full.measure("K")):
-        sentences.append(["Full fine-tuning itself ", *_kept(full), "."])
-    sentences += _frontier_sentence(runs)
+        sentences.append(["Full fine-tuning itself ", *_kept(report, full), "."])
+    sentences += _family_sentence(report, runs, measure)
+    sentences += _areas_sentence(report, runs) or _frontier_sentence(runs)
     sentences += _facts_sentence(subject)
     return sentences
 
@@ -200,18 +206,49 @@ def _capital(text: str) -> str:
     return text[:1].upper() + text[1:]
 
 
+def _family_sentence(report: dict[str, Any], runs: list[Run], measure: str) -> list[Sentence]:
+    """How many comparisons the verdict is corrected for, and which methods' chance of training it cannot know."""
+    pairs = contrasts(report, runs).get(measure)
+    if not pairs:
+        return []
+    single = [method.label for method in compared_methods(report, runs).values() if method.seeds == 1]
+    several = len(single) < len(compared_methods(report, runs))
+    limit = "; how much another seed would change is not in it" + (f" for {_listed(single)}" if several else "")
+    return [[f"The verdict is corrected for all {len(pairs)} pairs of methods{limit if single else ''}."]]
+
+
+def _areas_sentence(report: dict[str, Any], runs: list[Run]) -> list[Sentence]:
+    """The two largest frontier areas and whether they differ, where methods were compared in them."""
+    pairs = contrasts(report, runs).get("frontier_area", [])
+    order = best_first(list(compared_methods(report, runs).values()), "frontier_area")[:2]
+    pair = next((p for p in pairs if {p.a.name, p.b.name} == {method.name for method in order}), None)
+    if pair is None:
+        return []
+    verdict = "which differ" if pair.found.excludes_zero else "which cannot be told apart"
+    sentence: Sentence = ["Over all scales of the trained update, the largest frontier areas are those of "]
+    return [[*sentence, *_area(order[0]), " and ", *_area(order[1]), f", {verdict}."]]
+
+
+def _area(method: Compared) -> Sentence:
+    found = method.measure("frontier_area")
+    if found is None or found.low is None or found.high is None:
+        return [method.label]
+    value, low, high = (Quantity(decimal(v), v) for v in (found.value, found.low, found.high))
+    return [f"{method.label} (", value, f"{NO_BREAK}[", low, f",{NO_BREAK}", high, "])"]
+
+
 def _frontier_sentence(runs: list[Run]) -> list[Sentence]:
     areas: dict[str, tuple[float, Run]] = {}
     for run in runs:
-        area = finite(run.record.get("frontier_area"))
-        if area is not None and (run.method not in areas or area > areas[run.method][0]):
-            areas[run.method] = (area, run)
+        area = estimate(run.record.get("frontier_area"))
+        if area is not None and (run.method not in areas or area.value > areas[run.method][0]):
+            areas[run.method] = (area.value, run)
     if len(areas) < 2:
         return []
     (first, leader), (second, runner_up) = sorted(areas.values(), key=lambda pair: -pair[0])[:2]
     sentence: Sentence = ["Over all scales of the trained update, the largest frontier area is that of "]
     sentence += [leader.name, " (", Quantity(decimal(first), first), "), then ", runner_up.name]
-    return [[*sentence, " (", Quantity(decimal(second), second), "; no intervals)."]]
+    return [[*sentence, " (", Quantity(decimal(second), second), ")."]]
 
 
 def _facts_sentence(run: Run) -> list[Sentence]:

@@ -11,6 +11,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from farss.report import drawings, findings, tables
+from farss.report.difference_table import difference_section
 from farss.report.figures.marks import Style, dash_swatch, swatch
 from farss.report.numbers import count, rate, shown, size
 from farss.report.runs import Run, catalogue, learning_rates, trials
@@ -53,6 +54,7 @@ def render(report: dict[str, Any]) -> str:
         trials=tables.trial_rows(every),
         trial_measures=tables.TRIAL_MEASURES,
         costs=tables.cost_rows(runs),
+        differs=difference_section(report, runs),
         comparisons=tables.comparison_groups(report, runs),
         recipe=yaml.safe_dump(report.get("recipe") or {}, sort_keys=False, allow_unicode=True).strip(),
     )

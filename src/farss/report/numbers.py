@@ -122,6 +122,11 @@ def size(value: float) -> str:
     return f"{value:.{digits}f} {BINARY_UNITS[steps]}"
 
 
+def ratio(value: float) -> str:
+    """A ratio to a reference: × 0.92."""
+    return f"× {value:.2f}"
+
+
 def share(value: float) -> str:
     """A share of the whole as a percentage with two digits that matter: 7.2 %, 0.34 %."""
     return f"{100 * value:.2g} %" if value < 0.1 else f"{100 * value:.0f} %"

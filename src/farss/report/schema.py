@@ -80,8 +80,8 @@ COSTS = (
     "train_seconds",
     "train_tokens_per_second",
     "train_peak_bytes",
+    "train_speed_to_lora",
     "eval_seconds",
-    "frontier_area",
 )
 RUN = _record(
     {
@@ -98,6 +98,7 @@ RUN = _record(
         **{key: NUMBER for key in COSTS},
         "curve": _list({"type": "array", "items": {"type": "number"}, "minItems": 2, "maxItems": 2}),
         "frontier": _list(FRONTIER_POINT),
+        "frontier_area": ESTIMATE,
         "plan": PLAN,
         "budget": BUDGET,
         "facts": FACTS,
@@ -114,6 +115,46 @@ COMPARISON = _record(
         "high": NUMBER,
     },
     ("a", "b", "measure", "value"),
+)
+DIFFERENCE_NUMBERS = ("value", "error", "low", "high", "p", "p_holm")
+DIFFERENCES = _record(
+    {
+        "level": {"type": "number"},
+        "resamples": COUNT,
+        "methods": _named(
+            _record(
+                {
+                    "method": {"type": "string"},
+                    "learning_rate": NUMBER,
+                    "runs": {"type": "array", "items": {"type": "string"}, "minItems": 1},
+                    "seeds": {"type": "integer", "minimum": 1},
+                    **{m: ESTIMATE for m in ("KT_l", "frontier_area", "K_p", "T_l")},
+                },
+                ("method", "runs", "seeds"),
+            )
+        ),
+        "measures": _named(
+            _record(
+                {
+                    "critical": NUMBER,
+                    "pairs": _list(
+                        _record(
+                            {
+                                "a": {"type": "string"},
+                                "b": {"type": "string"},
+                                **{k: {"type": "number"} for k in DIFFERENCE_NUMBERS},
+                            },
+                            ("a", "b", *DIFFERENCE_NUMBERS),
+                        )
+                    ),
+                },
+                ("pairs",),
+            )
+        ),
+        "undefined": _named({"type": "string"}),
+    },
+    ("level", "methods", "measures"),
+    null=True,
 )
 SPECTRUM = _record(
     {
@@ -141,6 +182,7 @@ REPORT_SCHEMA: dict[str, Any] = {
             "base": _record({"scores": _named(SCORE)}, null=True),
             "runs": {"type": "array", "items": RUN},
             "comparisons": _list(COMPARISON),
+            "differences": DIFFERENCES,
             "spectra": _list(SPECTRUM),
         },
         ("schema_version", "name", "runs"),
@@ -182,3 +224,17 @@ def _check_ids(report: dict[str, Any]) -> None:
         for side in ("a", "b"):
             if row[side] not in seen:
                 raise FarssError("a comparison names no run", where=f"comparisons[{i}].{side}", got=row[side])
+    _check_methods(report.get("differences") or {}, seen)
+
+
+def _check_methods(differences: dict[str, Any], runs: set[str]) -> None:
+    methods = differences.get("methods") or {}
+    for name, method in methods.items():
+        for run in set(method["runs"]) - runs:
+            raise FarssError("a method names no run", where=f"differences.methods.{name}.runs", got=run)
+    for measure, found in (differences.get("measures") or {}).items():
+        for i, pair in enumerate(found["pairs"] or []):
+            for side in ("a", "b"):
+                if pair[side] not in methods:
+                    place = f"differences.measures.{measure}.pairs[{i}].{side}"
+                    raise FarssError("a difference names no method", where=place, got=pair[side])

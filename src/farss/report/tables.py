@@ -19,6 +19,7 @@ from farss.report.numbers import (
     estimate,
     finite,
     rate,
+    ratio,
     seconds,
     share,
     shown,
@@ -35,6 +36,7 @@ FORMULA_NAMES = {
     "KT_l": "KT<sub>l</sub>",
     "K_clipped": "K clipped",
     "choice_kept": "choice kept",
+    "frontier_area": "frontier area",
 }
 MOST_PAIRS = 21
 FACTS_FIRST, FACTS_MOST = 3, 60
@@ -75,7 +77,7 @@ def summary_rows(runs: list[Run]) -> dict[str, Any]:
                 "seed": run.record.get("seed"),
                 "strip": interval_strip(found, axis, **strip) if found else "",
                 "cells": {m: cell(run.measure(m), why=_why(run, m)) for m in SUMMARY_MEASURES + PAPER_MEASURES},
-                "area": shown(run.record.get("frontier_area"), decimal),
+                "area": cell(estimate(run.record.get("frontier_area"))),
                 "params": shown(run.record.get("trainable_params"), count),
                 "share": shown(run.record.get("trained_share"), share),
             }
@@ -86,7 +88,7 @@ def summary_rows(runs: list[Run]) -> dict[str, Any]:
         "axis": [decimal(v, 2) for v in axis],
         "likelihood": [m for m in SUMMARY_MEASURES if any(r.measure(m) for r in runs)],
         "paper": [m for m in PAPER_MEASURES if any(r.measure(m) for r in runs)],
-        "area": any(finite(r.record.get("frontier_area")) is not None for r in runs),
+        "area": any(estimate(r.record.get("frontier_area")) for r in runs),
         "seeds": len({r.record.get("seed") for r in runs}) > 1,
         "undefined": _undefined(runs),
     }
@@ -189,6 +191,7 @@ def cost_rows(runs: list[Run]) -> list[dict[str, Any]]:
         "init_peak_bytes": size,
         "train_seconds": seconds,
         "train_tokens_per_second": count,
+        "train_speed_to_lora": ratio,
         "train_peak_bytes": size,
         "eval_seconds": seconds,
     }

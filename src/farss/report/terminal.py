@@ -8,6 +8,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from farss.report.difference_table import p_value
+from farss.report.differences import compared_methods, contrasts, leader
 from farss.report.findings import headline, plain
 from farss.report.numbers import MISSING, Estimate, decimal, estimate, finite, rate, signed
 from farss.report.runs import Run, catalogue, ranked, trials
@@ -36,14 +38,14 @@ def table(report: dict[str, Any]) -> Table:
 
 
 def _row(run: Run) -> list[Text]:
-    learning_rate, area = run.rate, finite(run.record.get("frontier_area"))
+    learning_rate, area = run.rate, estimate(run.record.get("frontier_area"))
     parameters = finite(run.record.get("trainable_params"))
     seed = run.name.partition(" seed ")[2]
     cells = [
         f"{run.method_label} seed {seed}" if seed else run.method_label,
         MISSING if learning_rate is None else rate(learning_rate),
         *(_with_interval(run.measure(key)) for key, _ in INTERVAL_COLUMNS),
-        MISSING if area is None else decimal(area, 2),
+        MISSING if area is None else decimal(area.value, 2),
         *(_alone(run.measure(key)) for key in PAPER_COLUMNS),
         MISSING if parameters is None else _short_count(parameters),
     ]
@@ -87,6 +89,39 @@ def budget_line(report: dict[str, Any]) -> str:
     return f"budget {' or '.join(f'{w:,}' for w in wanted)} trainable parameters: {' · '.join(parts)}"
 
 
+def difference_table(report: dict[str, Any]) -> Table | None:
+    """The best method against each other one in the first measure there is; None where no methods were compared."""
+    runs = catalogue(report)
+    measure, pairs = next(iter(contrasts(report, runs).items()), ("", []))
+    top = leader(list(compared_methods(report, runs).values()), measure)
+    if top is None:
+        return None
+    result = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold", show_edge=False)
+    heads = (f"{top.label} minus", f"difference in {measure}", "p (Holm)", "seeds", "")
+    for number, head in enumerate(heads):
+        result.add_column(head, justify="right" if 0 < number < len(heads) - 1 else "left", overflow="fold")
+    for pair in sorted((p if p.a is top else -p for p in pairs if top in (p.a, p.b)), key=lambda p: p.found.value):
+        ends = [signed(v) for v in pair.found.ends()[1:]]
+        cells = (
+            pair.b.label,
+            f"{signed(pair.found.value)} [{' '.join(ends)}]",
+            MISSING if pair.p is None else p_value(pair.p),
+            f"{pair.a.seeds} / {pair.b.seeds}",
+            "differs" if pair.found.excludes_zero else "not separable",
+        )
+        result.add_row(*(Text(cell) for cell in cells))
+    return result
+
+
+def difference_line(report: dict[str, Any]) -> str:
+    """How many pairs of methods differ, by measure, and what their intervals are."""
+    counted = [
+        f"{measure.replace('_area', ' area')} {sum(p.found.excludes_zero for p in pairs)} of {len(pairs)}"
+        for measure, pairs in contrasts(report, catalogue(report)).items()
+    ]
+    return f"intervals hold for all pairs of a measure together (95 %); pairs that differ: {' · '.join(counted)}"
+
+
 def base_line(report: dict[str, Any]) -> str:
     """The base model's scores in one line."""
     scores = (report.get("base") or {}).get("scores") or {}
@@ -101,7 +136,7 @@ def base_line(report: dict[str, Any]) -> str:
 
 
 def print_report(report: dict[str, Any], console: Console | None = None) -> None:
-    """Print the base line, the budget if there is one, the table and the headline.
+    """Print the base line, the budget if there is one, the table, what differs and the headline.
 
     Args:
         report: the content of report.json.
@@ -116,4 +151,8 @@ def print_report(report: dict[str, Any], console: Console | None = None) -> None
     if left := len(trials(report)) - len(catalogue(report)):
         console.print(Text(f"chosen by their loss on validation rows; not chosen, but in the report: {left}", "dim"))
     console.print()
+    if (found := difference_table(report)) is not None:
+        console.print(found)
+        console.print(Text(difference_line(report), style="dim"))
+        console.print()
     console.print(Text(plain(headline(report)), style="bold"))
