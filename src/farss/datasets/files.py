@@ -14,6 +14,14 @@ from farss.errors import DataError
 
 Row = dict[str, Any]
 
+SPLIT_SUFFIX = ".jsonl.gz"
+"""How a split's file in a data directory ends."""
+
+
+def data_file(data_dir: str | Path, stem: str) -> Path:
+    """Where a data directory has the split that is called `NAME/SPLIT`."""
+    return Path(data_dir) / f"{stem}{SPLIT_SUFFIX}"
+
 
 def is_data_file(name: str | Path) -> bool:
     """Whether the name ends like a file that `read_rows` reads."""

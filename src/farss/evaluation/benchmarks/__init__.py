@@ -1,0 +1,1 @@
+"""Benchmarks that farss runs itself, by name."""
