@@ -34,8 +34,11 @@ def _measure(name: str, run: BenchmarkRun) -> BenchmarkResult:
         announce=run.announce,
         progress=run.progress,
     )
-    scores = {key.removeprefix(f"{name}/"): dict(score) for key, score in code_scores(samples).items()}
-    return BenchmarkResult(scores, [dataclasses.asdict(sample) | {"passed": sample.passed} for sample in samples])
+    scores = code_scores(samples)
+    return BenchmarkResult(
+        {key.removeprefix(f"{name}/"): {**score} for key, score in scores.items()},
+        [dataclasses.asdict(sample) | {"passed": sample.passed} for sample in samples],
+    )
 
 
 BENCHMARKS = (
