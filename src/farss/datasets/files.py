@@ -53,6 +53,21 @@ def read_rows(path: str | Path) -> list[Row]:
     return rows
 
 
+def count_rows(path: str | Path) -> int:
+    """The number of rows of a gzip-compressed JSON Lines file, without reading what is in them.
+
+    Raises:
+        DataError: if the file cannot be read or is damaged.
+    """
+    try:
+        with gzip.open(path, "rb") as file:
+            return sum(1 for line in file if not line.isspace())
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise DataError("the gzip file is damaged", where=path, got=str(error), do="fetch it again") from None
+    except OSError as error:
+        raise DataError("the data file cannot be read", where=path, got=str(error)) from None
+
+
 def _suffix(name: str | Path) -> str | None:
     return next((suffix for suffix in _READERS if str(name).lower().endswith(suffix)), None)
 
