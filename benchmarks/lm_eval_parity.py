@@ -30,7 +30,7 @@ from rich.table import Table
 from farss.adapters.files import load_adapter
 from farss.config import ModelConfig
 from farss.errors import FarssError
-from farss.evaluation.harness import SPLITS, HarnessResult, check_tasks, rows_by_part, run_tasks
+from farss.evaluation.harness import SPLITS, HarnessResult, check_tasks, rows_by_part, run_tasks, task_manager
 from farss.evaluation.ifeval import NLTK_FOLDER
 from farss.evaluation.local_tasks import SOURCES
 from farss.experiment.environment import device, versions
@@ -94,7 +94,7 @@ def write_overrides(names: Sequence[str], data_dir: Path, folder: Path, index: M
         names: tasks and groups of `SOURCES`.
         data_dir: folder laid out as `NAME/SPLIT.jsonl.gz`.
         folder: gets `NAME.yaml` and `NAME/SPLIT.jsonl`.
-        index: `TaskManager().task_index`.
+        index: `task_manager().task_index`.
 
     Returns:
         The YAML files.
@@ -138,9 +138,7 @@ def run_stock(arguments: argparse.Namespace, place: str, folder: Path) -> Stock:
     Raises:
         StockError: if the command fails.
     """
-    from lm_eval.tasks import TaskManager
-
-    write_overrides(arguments.tasks, arguments.data_dir, folder / "tasks", TaskManager().task_index)
+    write_overrides(arguments.tasks, arguments.data_dir, folder / "tasks", task_manager().task_index)
     command = [sys.executable, "-m", "lm_eval", "--model", "hf", "--tasks", ",".join(arguments.tasks)]
     command += ["--model_args", f"pretrained={arguments.model},dtype={arguments.dtype}", "--device", place]
     command += ["--include_path", str(folder / "tasks"), "--seed", f"{SEEDS_BEFORE_SHOTS},{arguments.seed}"]
@@ -244,8 +242,6 @@ def arguments_of(given: Sequence[str] | None = None) -> argparse.Namespace:
 
 def main() -> None:
     """Run both and compare; exit code 1 if anything differs."""
-    from lm_eval.tasks import TaskManager
-
     arguments = arguments_of()
     check_tasks(arguments.tasks, arguments.data_dir)
     loaded = load(ModelConfig(name=arguments.base or arguments.model), dtype=arguments.dtype)
@@ -264,7 +260,7 @@ def main() -> None:
     del model, loaded
     with tempfile.TemporaryDirectory(prefix="lm-eval-parity-") as folder:
         stock = run_stock(arguments, place, Path(folder))
-    rows = compare(arguments.tasks, ours, stock, TaskManager().task_index)
+    rows = compare(arguments.tasks, ours, stock, task_manager().task_index)
     print_table(rows)
     differing = [row for row in rows if not row["identical"]]
     print(f"{len(rows) - len(differing)} of {len(rows)} scores identical to the sample")

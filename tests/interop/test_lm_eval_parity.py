@@ -12,7 +12,7 @@ import pytest
 
 pytest.importorskip("lm_eval")
 
-from farss.evaluation.harness import run_tasks
+from farss.evaluation.harness import run_tasks, task_manager
 
 SCRIPT = Path(__file__).parents[2] / "benchmarks" / "lm_eval_parity.py"
 NAMES = ["hellaswag", "hendrycks_math", "social_iqa"]
@@ -65,7 +65,7 @@ def test_overrides_are_lm_evals_own_tasks_on_local_rows(parity, data, tiny_llama
     from lm_eval.models.huggingface import HFLM
     from lm_eval.tasks import TaskManager
 
-    index = TaskManager().task_index
+    index = task_manager().task_index
     written = parity.write_overrides(NAMES, data, tmp_path / "tasks", index)
     assert len(written) == 2 + 7
     text = (tmp_path / "tasks" / "hendrycks_math_num_theory.yaml").read_text()

@@ -23,7 +23,6 @@ from farss.evaluation.local_tasks import SOURCES, Row, Source
 PREFIX = "lm-eval:"
 """How a task of lm-eval is told from a set of ours in a list of names."""
 
-GROUP = "farss_local"
 RESAMPLES = 1000
 """For the standard errors of perplexities; those of accuracies have a formula."""
 
@@ -66,6 +65,14 @@ def check_tasks(names: Sequence[str], data_dir: str | Path) -> None:
                 raise DataError("the data of a task are missing", where=f"lm-eval task {name}", expected=file)
     if ifeval.TASK in names:
         ifeval.check_ifeval(data_dir)
+
+
+@functools.cache
+def task_manager() -> Any:
+    """lm-eval's index of its tasks, for which it reads thousands of files."""
+    from lm_eval.tasks import TaskManager
+
+    return TaskManager()
 
 
 def rows_by_part(source: Source, data_dir: Path) -> dict[str | None, dict[str, list[Row]]]:
@@ -120,13 +127,11 @@ def run_tasks(
     from lm_eval.models.huggingface import HFLM
 
     adapter_for: Any = HFLM  # its decorator hides its parameters from type checkers
-    # In a group, settings are laid over the registered task; alone, they would be a task of their own.
-    specs: list[Any] = [{"group": GROUP, "task": [_spec(name, Path(data_dir)) for name in names]}]
     with ifeval.ifeval_support(data_dir, seed) if ifeval.TASK in names else nullcontext():
         found = evaluator.simple_evaluate(
             model=adapter_for(pretrained=model, tokenizer=tokenizer, batch_size=batch_size),
-            tasks=specs,
-            task_manager=_task_manager(),
+            tasks=[_built(name, Path(data_dir)) for name in names],
+            task_manager=task_manager(),
             num_fewshot=shots,
             limit=limit,
             log_samples=True,
@@ -138,16 +143,8 @@ def run_tasks(
     return _result(found, names)
 
 
-@functools.cache
-def _task_manager() -> Any:
-    """lm-eval's index of its tasks, for which it reads thousands of files."""
-    from lm_eval.tasks import TaskManager
-
-    return TaskManager()
-
-
-def _spec(name: str, data_dir: Path) -> dict[str, Any]:
-    """lm-eval's own configuration of a task or group, with rows given by us."""
+def _built(name: str, data_dir: Path) -> Any:
+    """lm-eval's own task or group with rows given by us."""
     source = SOURCES[name]
     read = functools.cache(lambda: rows_by_part(source, data_dir))
 
@@ -160,8 +157,10 @@ def _spec(name: str, data_dir: Path) -> dict[str, Any]:
         return DatasetDict({split: Dataset.from_list(found) for split, found in read()[part].items()})
 
     absent = {key: None for key, split in SPLITS.items() if split not in source.files}
-    kind = "task" if source.part is None else "group"
-    return {kind: name, "custom_dataset": rows, "dataset_kwargs": {}, **absent, **source.settings}
+    settings = {"custom_dataset": rows, "dataset_kwargs": {}, **absent, **source.settings}
+    # The manager's own `load` lays settings over a task, but not over the members of a group.
+    manager = task_manager()
+    return manager._factory.build(manager.task_index[name], overrides=settings, registry=manager.task_index)
 
 
 def _configuration(definition: str | None) -> str:
