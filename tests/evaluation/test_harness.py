@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import gzip
+import importlib.util
 import json
+from pathlib import Path
 
 import pytest
 import torch
@@ -11,7 +13,7 @@ import torch
 pytest.importorskip("lm_eval")
 
 from farss.errors import ConfigError, DataError
-from farss.evaluation.harness import SOURCES, check_tasks, run_tasks
+from farss.evaluation.harness import check_tasks, run_tasks
 
 LETTERS = ["A", "B", "C", "D"]
 
@@ -111,8 +113,87 @@ def test_what_is_missing_is_named_before_anything_runs(data):
         check_tasks(["arc_eazy"], data)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name", sorted(SOURCES))
-def test_every_task_runs_on_the_real_files(name, tiny_llama, tiny_tokenizer, shared_data):
-    found = run_tasks(tiny_llama, tiny_tokenizer, [name], data_dir=shared_data, limit=2)
-    assert found.scores[name] and all(score["n"] == 2 for score in found.scores[name].values())
+def subjects():
+    """The parts of MMLU that lm-eval has a task for."""
+    folder = Path(importlib.util.find_spec("lm_eval").origin).parent / "tasks" / "mmlu" / "default"
+    return sorted(file.stem.removeprefix("mmlu_") for file in folder.glob("mmlu_*.yaml"))
+
+
+def write_mmlu(folder, names):
+    for split, count in (("dev", 2), ("test", 3)):
+        rows = [
+            {
+                "question": f"{split} {name} {n}?",
+                "subject": name,
+                "choices": list("wxyz"),
+                "answer": (n + len(name)) % 4,
+            }
+            for name in names
+            for n in range(count)
+        ]
+        write(folder / "mmlu" / f"{split}.jsonl.gz", rows)
+
+
+def test_a_group_has_its_own_accuracy_over_all_its_members(tiny_llama, tiny_tokenizer, data):
+    write_mmlu(data, subjects())
+    found = run_tasks(tiny_llama, tiny_tokenizer, ["mmlu", "arc_easy"], data_dir=data, limit=2, shots=1)
+    assert len(subjects()) == 57 == sum(name.startswith("mmlu_") for name in found.samples)
+    assert {name for name in found.scores if name.startswith("mmlu_")} > {"mmlu_stem", "mmlu_anatomy"}
+    hits = [sample["acc"] for name in found.samples if name.startswith("mmlu_") for sample in found.samples[name]]
+    score = found.scores["mmlu"]["acc"]
+    assert score["n"] == len(hits) == 2 * 57 and 0 < sum(hits) < len(hits)
+    assert score["value"] == pytest.approx(sum(hits) / len(hits)) and score["stderr"] > 0
+    assert found.scores["mmlu_anatomy"]["acc"]["n"] == 2 and found.scores["arc_easy"]["acc"]["n"] == 2
+    for sample in found.samples["mmlu_anatomy"]:
+        assert sample["doc"]["subject"] == "anatomy"
+        prompt = sample["arguments"][0][0]
+        assert "about anatomy." in prompt and "dev anatomy 0?" in prompt and "dev anatomy 1?" not in prompt
+
+
+def test_a_group_without_rows_of_one_member_is_refused(tiny_llama, tiny_tokenizer, data):
+    write_mmlu(data, [name for name in subjects() if name != "anatomy"])
+    with pytest.raises(DataError, match=r"(?s)no rows of one part.*anatomy"):
+        run_tasks(tiny_llama, tiny_tokenizer, ["mmlu"], data_dir=data, limit=1)
+
+
+def test_math_is_joined_from_both_files_and_told_apart_by_subject(tiny_llama, tiny_tokenizer, data):
+    names = ["Algebra", "Counting & Probability", "Geometry", "Intermediate Algebra", "Number Theory", "Prealgebra"]
+    solved = {"solution": "So $\\boxed{4}$."}
+    some = [
+        {"problem": f"{n}: 2+2?", "subject": n, "level": 2, "unique_id": "", "answer": "4", **solved} for n in names
+    ]
+    rest = [{"problem": f"{n}: 3+1?", "type": n, "level": "Level 1", **solved} for n in [*names, "Precalculus"]]
+    write(data / "math" / "test_500.jsonl.gz", some)
+    write(data / "math" / "test_rest.jsonl.gz", rest)
+    names = ["hendrycks_math", "hendrycks_math500"]
+    found = run_tasks(tiny_llama, tiny_tokenizer, names, data_dir=data, max_new_tokens=4)
+    assert found.scores["hendrycks_math"]["exact_match"]["n"] == 13
+    assert found.scores["hendrycks_math500"]["exact_match"] == {"value": 0.0, "stderr": 0.0, "n": 6}
+    problems = [sample["doc"]["problem"] for sample in found.samples["hendrycks_math_counting_and_prob"]]
+    assert problems == ["Counting & Probability: 2+2?", "Counting & Probability: 3+1?"]
+    [words] = found.samples["hendrycks_math_precalc"][0]["resps"][0]
+    assert len(words) <= 4
+
+
+def test_social_iqa_has_the_hubs_fields_again(tiny_llama, tiny_tokenizer, data):
+    text = (
+        'Please choose the correct answer to the question: Kai said "no."  Then Mr. Lee left. Why did Lee leave?\n\n'
+        "Answer1: to eat Answer2: he, too, was sad Answer3: no reason\n\nAnswer format: answer1/answer2/answer3"
+    )
+    write(data / "commonsense" / "social_i_qa" / "test.jsonl.gz", [{"instruction": text, "answer": "answer2"}])
+    found = run_tasks(tiny_llama, tiny_tokenizer, ["social_iqa"], data_dir=data)
+    [sample] = found.samples["social_iqa"]
+    assert sample["arguments"][1] == (
+        'Q: Kai said "no."  Then Mr. Lee left. Why did Lee leave?\nA:',
+        " he, too, was sad",
+    )
+    assert sample["doc"]["question"] == "Why did Lee leave?" and sample["target"] == 1
+    write(data / "commonsense" / "social_i_qa" / "test.jsonl.gz", [{"instruction": "Why?", "answer": "answer2"}])
+    with pytest.raises(DataError, match="LLM-Adapters form"):
+        run_tasks(tiny_llama, tiny_tokenizer, ["social_iqa"], data_dir=data)
+
+
+def test_without_its_package_nothing_is_loaded(data, monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(ConfigError, match="need its package"):
+        check_tasks(["arc_easy"], data)

@@ -14,6 +14,14 @@ from farss.errors import DataError
 
 Row = dict[str, Any]
 
+SPLIT_SUFFIX = ".jsonl.gz"
+"""How a split's file in a data directory ends."""
+
+
+def data_file(data_dir: str | Path, stem: str) -> Path:
+    """Where a data directory has the split that is called `NAME/SPLIT`."""
+    return Path(data_dir) / f"{stem}{SPLIT_SUFFIX}"
+
 
 def is_data_file(name: str | Path) -> bool:
     """Whether the name ends like a file that `read_rows` reads."""
@@ -43,6 +51,21 @@ def read_rows(path: str | Path) -> list[Row]:
     if not rows:
         raise DataError("the data file has no rows", where=path, expected="at least one row")
     return rows
+
+
+def count_rows(path: str | Path) -> int:
+    """The number of rows of a gzip-compressed JSON Lines file, without reading what is in them.
+
+    Raises:
+        DataError: if the file cannot be read or is damaged.
+    """
+    try:
+        with gzip.open(path, "rb") as file:
+            return sum(1 for line in file if not line.isspace())
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise DataError("the gzip file is damaged", where=path, got=str(error), do="fetch it again") from None
+    except OSError as error:
+        raise DataError("the data file cannot be read", where=path, got=str(error)) from None
 
 
 def _suffix(name: str | Path) -> str | None:

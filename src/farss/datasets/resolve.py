@@ -10,7 +10,7 @@ from typing import Any
 
 from farss.datasets import facts, word_problems
 from farss.datasets.catalogue import CATALOGUE, SPLIT_ALIASES, HubSource
-from farss.datasets.files import is_data_file, read_rows
+from farss.datasets.files import SPLIT_SUFFIX, is_data_file, read_rows
 from farss.errors import DataError
 
 EMBEDDED: dict[str, Callable[[str], list[dict[str, Any]]]] = {"facts": facts.rows, "word_problems": word_problems.rows}
@@ -62,6 +62,12 @@ def lists_split(name: str, split: str, *, data_dir: str | Path | None = None) ->
     """Whether a set is known to have rows apart for `split`; False where only the hub could tell."""
     place = Path(data_dir) if data_dir is not None else None
     return (name in CATALOGUE or _folder(name, place) is not None) and has_split(name, split, data_dir=data_dir)
+
+
+def split_stem(name: str, split: str, data_dir: str | Path) -> str | None:
+    """The `NAME/SPLIT` of the file that a data directory has for a split of a set; None where it has none."""
+    file = _split_file(Path(data_dir) / name, split)
+    return f"{name}/{file.name.removesuffix(SPLIT_SUFFIX)}" if file else None
 
 
 def _all_rows(name: str, split: str, data_dir: Path | None) -> list[dict[str, Any]]:

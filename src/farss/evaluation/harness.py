@@ -5,92 +5,29 @@ Prompts, filters, metrics and versions are lm-eval's; only where a task's rows c
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+import functools
+import importlib.util
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
-from farss.datasets.files import read_rows
+from farss.datasets.files import data_file, read_rows
 from farss.errors import ConfigError, DataError
+from farss.evaluation import ifeval
+from farss.evaluation.local_tasks import SOURCES, Row, Source
 
-Row = dict[str, Any]
 PREFIX = "lm-eval:"
 """How a task of lm-eval is told from a set of ours in a list of names."""
 
-GROUP = "farss_local"
 RESAMPLES = 1000
 """For the standard errors of perplexities; those of accuracies have a formula."""
 
 SPLITS = {"training_split": "train", "validation_split": "validation", "test_split": "test"}
 """What lm-eval calls a split, and what a task's configuration calls the one it takes for it."""
-
-HEADING = re.compile(r"^ = [^=].*[^=] = \s*$")
-"""The first line of an article of WikiText: one equals sign on each side."""
-
-
-def _unchanged(rows: list[Row]) -> list[Row]:
-    return rows
-
-
-def _hellaswag(rows: list[Row]) -> list[Row]:
-    """The hub's fields from cleaned ones; lm-eval's own cleaning leaves clean text as it is."""
-    found = []
-    for row in rows:
-        activity, _, context = row["query"].partition(": ")
-        found.append(
-            {
-                "activity_label": activity,
-                "ctx_a": context,
-                "ctx_b": "",
-                "endings": row["endings"],
-                "label": str(row["label"]),
-            }
-        )
-    return found
-
-
-def _pages(rows: list[Row]) -> list[Row]:
-    """WikiText's lines put together to articles."""
-    pages: list[list[str]] = []
-    for row in rows:
-        line = row["text"]
-        if HEADING.match(line) or not pages:
-            pages.append([])
-        pages[-1].append(line.rstrip("\r\n"))
-    return [{"page": "\n".join(lines)} for lines in pages if any(line.strip() for line in lines)]
-
-
-@dataclass(frozen=True)
-class Source:
-    """Where one task of lm-eval finds its rows in a data directory.
-
-    Attributes:
-        files: split of the task -> `NAME/SPLIT` in the data directory.
-        convert: to the fields of the data set's own version on the hub.
-    """
-
-    files: Mapping[str, str]
-    convert: Callable[[list[Row]], list[Row]] = field(default=_unchanged)
-
-
-SOURCES: dict[str, Source] = {
-    "triviaqa": Source({"train": "trivia_qa/train_slice", "validation": "trivia_qa/dev"}),
-    "nq_open": Source({"train": "nq_open/train_slice", "validation": "nq_open/dev"}),
-    "webqs": Source({"train": "web_questions/train", "test": "web_questions/test"}),
-    "gsm8k": Source({"train": "gsm8k/train", "test": "gsm8k/test"}),
-    "arc_easy": Source({"train": "arc_easy/train", "test": "arc_easy/test"}),
-    "arc_challenge": Source({"train": "arc_challenge/train", "test": "arc_challenge/test"}),
-    "openbookqa": Source(
-        {"train": "openbookqa/train", "validation": "openbookqa/validation", "test": "openbookqa/test"}
-    ),
-    "hellaswag": Source({"validation": "hellaswag/validation"}, _hellaswag),
-    "piqa": Source({"validation": "piqa/validation"}),
-    "winogrande": Source({"validation": "winogrande/validation"}),
-    "wikitext": Source({"test": "wikitext2/test_raw"}, _pages),
-}
 
 
 @dataclass(frozen=True)
@@ -98,9 +35,10 @@ class HarnessResult:
     """What lm-eval measured.
 
     Attributes:
-        scores: task -> metric (with its filter where that is not "none") -> {"value", "stderr" or None, "n"}.
-        versions: task -> lm-eval's version of the task.
-        samples: task -> lm-eval's records, one per document.
+        scores: task -> metric (with its filter where that is not "none") -> {"value", "stderr" or None, "n"}; after a
+            group come its members. n is the number of documents.
+        versions: task -> lm-eval's version of the task; of a group, those of its members.
+        samples: task -> lm-eval's records, one per document and filter; of a group, those of its members.
     """
 
     scores: dict[str, dict[str, dict[str, Any]]]
@@ -109,18 +47,51 @@ class HarnessResult:
 
 
 def check_tasks(names: Sequence[str], data_dir: str | Path) -> None:
-    """Check, before a model is loaded, that tasks are known and their files are there.
+    """Check, before a model is loaded, that tasks are known and that what they need is there.
 
     Raises:
-        ConfigError: if a task is not among `SOURCES`.
+        ConfigError: if a task is not among `SOURCES`, or a package is missing.
         DataError: if a file is missing; it is named.
     """
     unknown = [name for name in names if name not in SOURCES]
     if unknown:
         raise ConfigError("a task of lm-eval is not known here", got=unknown[0], expected=" | ".join(SOURCES))
+    if importlib.util.find_spec("lm_eval") is None:
+        raise ConfigError("tasks of lm-eval need its package", got="lm_eval", do='pip install "farss[eval]"')
     for name in names:
-        for stem in SOURCES[name].files.values():
-            _file(Path(data_dir), stem, name)
+        for stem in SOURCES[name].all_stems:
+            file = data_file(data_dir, stem)
+            if not file.is_file():
+                raise DataError("the data of a task are missing", where=f"lm-eval task {name}", expected=file)
+    if ifeval.TASK in names:
+        ifeval.check_ifeval(data_dir)
+
+
+@functools.cache
+def task_manager() -> Any:
+    """lm-eval's index of its tasks, for which it reads thousands of files."""
+    from lm_eval.tasks import TaskManager
+
+    return TaskManager()
+
+
+def rows_by_part(source: Source, data_dir: Path) -> dict[str | None, dict[str, list[Row]]]:
+    """The rows of a task or group, in the fields of the hub's version.
+
+    Returns:
+        Part (None where there are none) -> split -> rows.
+
+    Raises:
+        DataError: if a file is missing or damaged, or a row is not of the form that is converted.
+    """
+    parts: dict[str | None, dict[str, list[Row]]] = {}
+    for split in source.files:
+        for row in source.convert(
+            [row for stem in source.stems(split) for row in read_rows(data_file(data_dir, stem))]
+        ):
+            part = None if source.part is None else source.part(row)
+            parts.setdefault(part, {}).setdefault(split, []).append(row)
+    return parts
 
 
 def run_tasks(
@@ -131,6 +102,7 @@ def run_tasks(
     data_dir: str | Path,
     limit: int | None = None,
     shots: int | None = None,
+    max_new_tokens: int | None = None,
     batch_size: int = 8,
     seed: int = 1234,
 ) -> HarnessResult:
@@ -139,71 +111,83 @@ def run_tasks(
     Args:
         model: a causal language model, or a PEFT model of one.
         tokenizer: its tokenizer.
-        names: tasks of `SOURCES`.
+        names: tasks and groups of `SOURCES`.
         data_dir: folder laid out as `NAME/SPLIT.jsonl.gz`.
-        limit: documents per task; None for all.
+        limit: documents per task, and per member of a group; None for all.
         shots: examples before each question; None takes the task's own number.
+        max_new_tokens: most tokens of an answer; None takes the task's own number.
         batch_size: sequences of one forward pass.
-        seed: of the choice of examples (lm-eval's default).
+        seed: of the choice of examples (lm-eval's default), and of language detection in IFEval.
 
     Raises:
-        ConfigError, DataError: as `check_tasks`, or if lm-eval is not installed.
+        ConfigError, DataError: as `check_tasks`.
     """
     check_tasks(names, data_dir)
-    evaluator, adapter_for = _lm_eval()
-    # In a group, settings are laid over the registered task; alone, they would be a task of their own.
-    specs = [{"group": GROUP, "task": [_spec(name, Path(data_dir)) for name in names]}]
-    found = evaluator.simple_evaluate(
-        model=adapter_for(pretrained=model, tokenizer=tokenizer, batch_size=batch_size),
-        tasks=specs,
-        num_fewshot=shots,
-        limit=limit,
-        log_samples=True,
-        bootstrap_iters=RESAMPLES,
-        fewshot_random_seed=seed,
-    )
-    counts = found["n-samples"]
-    return HarnessResult(
-        scores={name: _scores(found["results"][name], counts[name]["effective"]) for name in names},
-        versions={name: found["versions"].get(name) for name in names},
-        samples={name: found["samples"][name] for name in names},
-    )
+    from lm_eval import evaluator
+    from lm_eval.models.huggingface import HFLM
+
+    adapter_for: Any = HFLM  # its decorator hides its parameters from type checkers
+    with ifeval.ifeval_support(data_dir, seed) if ifeval.TASK in names else nullcontext():
+        found = evaluator.simple_evaluate(
+            model=adapter_for(pretrained=model, tokenizer=tokenizer, batch_size=batch_size),
+            tasks=[_built(name, Path(data_dir)) for name in names],
+            task_manager=task_manager(),
+            num_fewshot=shots,
+            limit=limit,
+            log_samples=True,
+            bootstrap_iters=RESAMPLES,
+            fewshot_random_seed=seed,
+            gen_kwargs=None if max_new_tokens is None else {"max_gen_toks": max_new_tokens},
+        )
+    assert found is not None  # only other processes than the first get nothing
+    return _result(found, names)
 
 
-def _lm_eval() -> tuple[Any, Any]:
-    try:
-        from lm_eval import evaluator
-        from lm_eval.models.huggingface import HFLM
-    except ImportError as error:
-        raise ConfigError(
-            "tasks of lm-eval need its package", got=str(error), do='pip install "farss[eval]"'
-        ) from error
-    return evaluator, HFLM
+def _built(name: str, data_dir: Path) -> Any:
+    """lm-eval's own task or group with rows given by us."""
+    source = SOURCES[name]
+    read = functools.cache(lambda: rows_by_part(source, data_dir))
 
-
-def _spec(name: str, data_dir: Path) -> dict[str, Any]:
-    """lm-eval's own configuration of the task with its rows given by us."""
-
-    def rows(**_: Any) -> Any:
+    def rows(config_source: str | None = None, **_: Any) -> Any:
         from datasets import Dataset, DatasetDict
 
-        source = SOURCES[name]
-        return DatasetDict(
-            {
-                split: Dataset.from_list(source.convert(read_rows(_file(data_dir, stem, name))))
-                for split, stem in source.files.items()
-            }
-        )
+        part = None if source.part is None else _configuration(config_source)
+        if part not in read():
+            raise DataError("the data of a task have no rows of one part", where=f"lm-eval task {name}", expected=part)
+        return DatasetDict({split: Dataset.from_list(found) for split, found in read()[part].items()})
 
-    absent = {key: None for key, split in SPLITS.items() if split not in SOURCES[name].files}
-    return {"task": name, "custom_dataset": rows, "dataset_kwargs": {}, **absent}
+    absent = {key: None for key, split in SPLITS.items() if split not in source.files}
+    settings = {"custom_dataset": rows, "dataset_kwargs": {}, **absent, **source.settings}
+    # The manager's own `load` lays settings over a task, but not over the members of a group.
+    manager = task_manager()
+    return manager._factory.build(manager.task_index[name], overrides=settings, registry=manager.task_index)
 
 
-def _file(data_dir: Path, stem: str, task: str) -> Path:
-    file = data_dir / f"{stem}.jsonl.gz"
-    if not file.is_file():
-        raise DataError("the data of a task are missing", where=f"lm-eval task {task}", expected=file)
-    return file
+def _configuration(definition: str | None) -> str:
+    """The hub's configuration that lm-eval's definition of a group's member names."""
+    from lm_eval.tasks._yaml_loader import load_yaml  # the definitions have tags that plain YAML does not know
+
+    if definition is None:
+        raise ConfigError("this lm-eval does not say which member of a group asks", do="install a newer lm-eval")
+    return load_yaml(definition, resolve_func=False)["dataset_name"]
+
+
+def _result(found: Mapping[str, Any], names: Sequence[str]) -> HarnessResult:
+    members, counts = found.get("group_subtasks", {}), found["n-samples"]
+
+    def below(name: str) -> list[str]:
+        return [name, *(each for child in members.get(name, ()) for each in below(child))]
+
+    def documents(name: str) -> int:
+        return sum(counts[each]["effective"] for each in below(name) if each in counts)
+
+    everything = [each for name in names for each in below(name)]
+    tasks = [each for each in everything if each in counts]
+    return HarnessResult(
+        scores={each: _scores(found["results"][each], documents(each)) for each in everything},
+        versions={each: found["versions"].get(each) for each in tasks},
+        samples={each: found["samples"][each] for each in tasks},
+    )
 
 
 def _scores(result: Mapping[str, Any], n: int) -> dict[str, dict[str, Any]]:

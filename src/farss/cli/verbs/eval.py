@@ -7,7 +7,7 @@ import argparse
 from farss.cli.options import add_recipe_options, recipe_from
 from farss.cli.output import emit
 
-SUMMARY = "score a model, with or without an adapter, on knowledge sets and tasks; samples are kept"
+SUMMARY = "score a model, with or without an adapter, on knowledge sets, tasks and benchmarks; samples are kept"
 EXAMPLE = (
     "farss eval --model smollm2-135m --adapter adapter-peft/ --tasks facts,facts_cloze,word_problems --out results/"
 )
@@ -19,13 +19,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         parser, ("--model", "--dtype", "--device", "--data-dir", "--knowledge-rows", "--task-rows", "--generate-rows")
     )
     parser.add_argument("--adapter", metavar="DIR", help="any PEFT adapter folder, or one written by `farss train`")
-    parser.add_argument("--tasks", required=True, help="comma-separated names of `farss tasks`, and lm-eval:NAME")
+    parser.add_argument("--tasks", required=True, help="comma-separated names of `farss tasks`")
     parser.add_argument("--out", metavar="DIR", required=True, help="folder for results.json and the samples")
 
 
 def act(arguments: argparse.Namespace) -> int:
     """Evaluate and print every score with its standard error and number of rows."""
-    from farss.experiment.steps import evaluate
+    from farss.experiment.scoring import evaluate
 
     names = tuple(name.strip() for name in arguments.tasks.split(",") if name.strip())
     result = evaluate(recipe_from(arguments), names, arguments.out, adapter=arguments.adapter)

@@ -1,0 +1,57 @@
+"""HumanEval and MBPP by name: greedy completions run in the sandbox, the share of problems solved at the first try."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import os
+
+from farss.evaluation.benchmarks.base import Benchmark, BenchmarkResult, BenchmarkRun
+from farss.evaluation.code import code_scores, load_code_problems, measure_code
+from farss.evaluation.sandbox import probe, require
+
+MAX_NEW_TOKENS = 512
+"""Most tokens of a completion; the reference solutions are far shorter."""
+
+
+def check_sandbox() -> None:
+    """Check, before a model is loaded, that this system can keep a model's code in its place.
+
+    Raises:
+        SandboxError: if it cannot; it names what does not hold.
+    """
+    require(probe())
+
+
+def _measure(name: str, run: BenchmarkRun) -> BenchmarkResult:
+    check_sandbox()
+    samples = measure_code(
+        run.model,
+        run.tokenizer,
+        load_code_problems(name, data_dir=run.data_dir, limit=run.limit),
+        max_new_tokens=MAX_NEW_TOKENS,
+        workers=os.cpu_count() or 1,
+        announce=run.announce,
+        progress=run.progress,
+    )
+    scores = code_scores(samples)
+    return BenchmarkResult(
+        {key.removeprefix(f"{name}/"): {**score} for key, score in scores.items()},
+        [dataclasses.asdict(sample) | {"passed": sample.passed} for sample in samples],
+    )
+
+
+BENCHMARKS = (
+    Benchmark(
+        "humaneval",
+        "HumanEval, Python functions from their docstrings, run in the sandbox (pass@1)",
+        ("humaneval/test",),
+        functools.partial(_measure, "humaneval"),
+    ),
+    Benchmark(
+        "mbpp",
+        "MBPP, short Python programs, three worked examples, run in the sandbox (pass@1)",
+        ("mbpp/test", "mbpp/prompt"),
+        functools.partial(_measure, "mbpp"),
+    ),
+)
