@@ -6,31 +6,37 @@ import difflib
 import json
 import sys
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from torch import nn
 
-from farss.adapters.files import load_adapter
+from farss.adapters.switching import adapted
 from farss.config import Recipe
 from farss.datasets.catalogue import CATALOGUE
 from farss.datasets.files import is_data_file
 from farss.errors import ConfigError
-from farss.evaluation.backends import TorchBackend
+from farss.evaluation.backends import Backend, TorchBackend
 from farss.evaluation.benchmarks.base import BenchmarkResult, BenchmarkRun
 from farss.evaluation.benchmarks.registry import BENCHMARKS, check_benchmarks
 from farss.evaluation.harness import PREFIX, SOURCES, HarnessResult, check_tasks, run_tasks
 from farss.evaluation.records import Measurement
 from farss.evaluation.scores import summarise
+from farss.evaluation.vllm_backend import VllmBackend
 from farss.experiment import materials
 from farss.experiment.environment import device, versions
 from farss.experiment.measuring import SAMPLES, measure
 from farss.experiment.progress import ProgressLine
 from farss.experiment.steps import require_adapter, require_new
+from farss.model.sources import LoadedModel, resolve
 from farss.storage import write_json
 
+BackendName = Literal["torch", "vllm"]
+BASE = "base"
+"""Among several adapters, the name of the model without any."""
 RESULTS = "results.json"
 HARNESS_SAMPLES = "lm-eval-samples.json"
 BENCHMARK_SAMPLES = "benchmark-samples.json"
@@ -120,65 +126,149 @@ def check_request(recipe: Recipe, requested: Requested) -> None:
 
 
 def evaluate(
-    recipe: Recipe, names: tuple[str, ...], out: str | Path, *, adapter: str | Path | None = None
+    recipe: Recipe,
+    names: tuple[str, ...],
+    out: str | Path,
+    *,
+    adapters: Sequence[str | Path] = (),
+    backend: BackendName = "torch",
 ) -> dict[str, Any]:
     """Score a model on everything named; leaves `results.json` and the samples.
 
     `eval.task_rows` limits the rows of the task, of every benchmark and of every task of lm-eval (of a group of
-    lm-eval, the rows of each of its tasks, as lm-eval does).
+    lm-eval, the rows of each of its tasks, as lm-eval does). With several adapters the base model is loaded once, every
+    adapter has a folder of its own in `out`, and `out/results.json` holds all their results under "runs".
 
     Args:
         recipe: the model, the data directory and how sets are asked.
         names: knowledge sets, at most one training task, benchmarks, and tasks of lm-eval as `lm-eval:NAME`.
         out: a folder that is new or empty.
-        adapter: any PEFT adapter folder of that model.
+        adapters: PEFT adapter folders of that model; "base" among several stands for the model alone.
+        backend: what reads and writes: PyTorch, or vLLM (knowledge sets and the task, at most one adapter).
 
     Raises:
-        ConfigError: if no task, or more than one training task, is named, or `out` is not empty.
+        ConfigError: if no task, or more than one training task, is named, two adapters have one name, `out` is not
+            empty, or vLLM is asked for what it is not used for here.
         DataError: if a set is missing, empty, or its rows lack fields.
-        AdapterError: if the adapter is missing or belongs to another base.
+        AdapterError: if an adapter is missing or belongs to another base.
         SandboxError: if a benchmark runs a model's code and this system cannot keep it in its place.
     """
     requested = Requested.of(names)
     recipe = requested.recipe(recipe)
     require_new(out)
-    if adapter is not None:
-        require_adapter(adapter)
+    folders = _named(adapters)
+    for adapter in folders.values():
+        if adapter is not None:
+            require_adapter(adapter)
+    if backend == "vllm":
+        _check_vllm(requested, folders)
     check_request(recipe, requested)
+    if backend == "vllm":
+        return _evaluate_with_vllm(recipe, requested, Path(out), next(iter(folders.values()), None))
     loaded = materials.load_model(recipe)
-    model = load_adapter(loaded.model, adapter) if adapter else loaded.model
-    model.eval()
-    started, place = time.perf_counter(), Path(out)
-    measurement = _measure(recipe, requested, model, loaded.tokenizer)
+    if len(folders) < 2:
+        return _evaluate_one(recipe, requested, loaded, next(iter(folders.values()), None), Path(out))
+    runs = {
+        name: _evaluate_one(recipe, requested, loaded, adapter, Path(out) / name) for name, adapter in folders.items()
+    }
+    result = {"model": loaded.name, "runs": runs, "path": str(Path(out) / RESULTS)}
+    write_json(Path(out) / RESULTS, result)
+    return result
+
+
+def _named(adapters: Sequence[str | Path]) -> dict[str, Path | None]:
+    """Adapter folders by the last part of their names; None for the base model.
+
+    Raises:
+        ConfigError: if two have one name.
+    """
+    found: dict[str, Path | None] = {}
+    for adapter in adapters:
+        alone = len(adapters) > 1 and str(adapter) == BASE
+        name = BASE if alone else Path(adapter).resolve().name
+        if name in found:
+            raise ConfigError(
+                "two adapters have one name",
+                where="--adapter",
+                got=name,
+                do="results are kept by the last part of the folder's name: rename one",
+            )
+        found[name] = None if alone else Path(adapter)
+    return found
+
+
+def _evaluate_one(
+    recipe: Recipe, requested: Requested, loaded: LoadedModel, adapter: Path | None, place: Path
+) -> dict[str, Any]:
+    """One model, with or without an adapter, which is taken off again afterwards."""
+    started, base, tokenizer = time.perf_counter(), loaded.model, loaded.tokenizer
+    title = "" if adapter is None else adapter.name
+    with nullcontext(base) if adapter is None else adapted(base, adapter, fingerprint=loaded.fingerprint) as model:
+        model.eval()
+        measurement = _measure(recipe, requested, TorchBackend(model, tokenizer), title)
+        measurement.save(place / SAMPLES)
+        benchmarks = {name: _ask(recipe, name, model, tokenizer) for name in requested.benchmarks}
+        if benchmarks:
+            write_json(place / BENCHMARK_SAMPLES, {name: found.samples for name, found in benchmarks.items()})
+        harness = None
+        if requested.foreign:
+            directory, limit = _data_dir(recipe, "tasks of lm-eval"), recipe.eval.task_rows
+            harness = run_tasks(model, tokenizer, requested.foreign, data_dir=directory, limit=limit)
+            write_json(place / HARNESS_SAMPLES, json.loads(json.dumps(harness.samples, default=str)))
+    scores = summarise(measurement) | _benchmark_scores(benchmarks) | _harness_scores(harness)
+    account = _account(recipe, loaded.name, adapter, scores, started, place)
+    account["lm_eval_versions"] = harness.versions if harness else {}
+    write_json(place / RESULTS, account)
+    return account
+
+
+def _evaluate_with_vllm(recipe: Recipe, requested: Requested, place: Path, adapter: Path | None) -> dict[str, Any]:
+    started = time.perf_counter()
+    model = resolve(recipe.model.name, recipe.model.revision)
+    backend = VllmBackend(str(model), adapter, dtype=recipe.model.dtype, seed=recipe.eval.seed)
+    measurement = _measure(recipe, requested, backend, "" if adapter is None else adapter.name)
     measurement.save(place / SAMPLES)
-    benchmarks = {name: _ask(recipe, name, model, loaded.tokenizer) for name in requested.benchmarks}
-    if benchmarks:
-        write_json(place / BENCHMARK_SAMPLES, {name: found.samples for name, found in benchmarks.items()})
-    harness = None
-    if requested.foreign:
-        directory, limit = _data_dir(recipe, "tasks of lm-eval"), recipe.eval.task_rows
-        harness = run_tasks(model, loaded.tokenizer, requested.foreign, data_dir=directory, limit=limit)
-        write_json(place / HARNESS_SAMPLES, json.loads(json.dumps(harness.samples, default=str)))
-    result = {
-        "model": loaded.name,
+    account = _account(recipe, recipe.model.name, adapter, summarise(measurement), started, place)
+    account["lm_eval_versions"] = {}
+    write_json(place / RESULTS, account)
+    return account
+
+
+def _check_vllm(requested: Requested, folders: Mapping[str, Path | None]) -> None:
+    """Refuse what is not asked through vLLM.
+
+    Raises:
+        ConfigError: naming it.
+    """
+    others = [*requested.benchmarks, *(f"{PREFIX}{name}" for name in requested.foreign)]
+    if others or len(folders) > 1:
+        raise ConfigError(
+            "vLLM answers knowledge sets and the task, with at most one adapter",
+            where="--backend vllm",
+            got=", ".join(others or folders),
+            do="leave --backend out for these",
+        )
+
+
+def _account(
+    recipe: Recipe, model: str, adapter: Path | None, scores: dict[str, Any], started: float, place: Path
+) -> dict[str, Any]:
+    return {
+        "model": model,
         "adapter": str(adapter) if adapter else None,
-        "scores": summarise(measurement) | _benchmark_scores(benchmarks) | _harness_scores(harness),
-        "lm_eval_versions": harness.versions if harness else {},
+        "scores": scores,
         "seconds": time.perf_counter() - started,
         "versions": versions(),
         "device": device(),
         "recipe": recipe.to_mapping(),
         "path": str(place / RESULTS),
     }
-    write_json(place / RESULTS, result)
-    return result
 
 
-def _measure(recipe: Recipe, requested: Requested, model: nn.Module, tokenizer: Any) -> Measurement:
+def _measure(recipe: Recipe, requested: Requested, backend: Backend, title: str) -> Measurement:
     if not requested.measured:
         return Measurement()
-    with ProgressLine("evaluating") as line:
-        backend = TorchBackend(model, tokenizer)
+    with ProgressLine(f"evaluating {title}".rstrip()) as line:
         return measure(recipe, backend, rows=None, words=True, task=bool(requested.tasks), progress=line)
 
 

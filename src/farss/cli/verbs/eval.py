@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from typing import Any
 
 from farss.cli.options import add_recipe_options, recipe_from
 from farss.cli.output import emit
@@ -18,8 +19,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_recipe_options(
         parser, ("--model", "--dtype", "--device", "--data-dir", "--knowledge-rows", "--task-rows", "--generate-rows")
     )
-    parser.add_argument("--adapter", metavar="DIR", help="any PEFT adapter folder, or one written by `farss train`")
+    parser.add_argument(
+        "--adapter",
+        metavar="DIR",
+        nargs="+",
+        default=[],
+        help="any PEFT adapter folders, or ones written by `farss train`; `base` among several is the model alone",
+    )
     parser.add_argument("--tasks", required=True, help="comma-separated names of `farss tasks`")
+    parser.add_argument("--backend", choices=("torch", "vllm"), default="torch", help="what reads and writes text")
     parser.add_argument("--out", metavar="DIR", required=True, help="folder for results.json and the samples")
 
 
@@ -28,12 +36,20 @@ def act(arguments: argparse.Namespace) -> int:
     from farss.experiment.scoring import evaluate
 
     names = tuple(name.strip() for name in arguments.tasks.split(",") if name.strip())
-    result = evaluate(recipe_from(arguments), names, arguments.out, adapter=arguments.adapter)
-    lines = [
-        f"{key:<32} {score['value']:.4f} {_error(score['stderr'])}  n={score['n']}"
-        for key, score in result["scores"].items()
-    ]
+    result = evaluate(
+        recipe_from(arguments), names, arguments.out, adapters=arguments.adapter, backend=arguments.backend
+    )
+    runs = result.get("runs", {"": result})
+    lines = [line for name, run in runs.items() for line in _lines(name, run)]
     return emit(arguments, result, [*lines, f"results: {result['path']}"])
+
+
+def _lines(name: str, run: dict[str, Any]) -> list[str]:
+    scores = [
+        f"{key:<32} {score['value']:.4f} {_error(score['stderr'])}  n={score['n']}"
+        for key, score in run["scores"].items()
+    ]
+    return [f"{name}:", *(f"  {line}" for line in scores)] if name else scores
 
 
 def _error(error: float | None) -> str:
