@@ -57,5 +57,7 @@ def labelled(count: int = 7, *, classes: int = 3, segments: bool = False, seed: 
         label = row % max(classes, 2)
         ids[2] = 4 + label
         types = tuple(int(i >= length // 2) for i in range(length)) if segments else ()
-        found.append(LabelledExample((3, *ids), (0, *types) if segments else (), float(label) if classes == 1 else label))
+        found.append(
+            LabelledExample((3, *ids), (0, *types) if segments else (), float(label) if classes == 1 else label)
+        )
     return found

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from tests.classifiers import FAMILIES, PAD, labelled, tiny_classifier
 
 from farss.errors import NumericalError
 from farss.model.calibration import grouped
@@ -13,7 +14,6 @@ from farss.model.gradients import collect_gradients
 from farss.model.inputs import collect_inputs
 from farss.model.layer_fisher import collect_layer_fisher
 from farss.model.targets import find_targets, weight_matrix
-from tests.classifiers import FAMILIES, PAD, labelled, tiny_classifier
 
 RELATIVE = 1e-10
 """Of float64 sums in another order."""
@@ -109,7 +109,9 @@ def test_response_counts_the_position_the_head_reads(family):
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize("options", [{"batch_tokens": 1}, {"batch_tokens": 9999}, {"pad_to": 64}, {"sort": False}], ids=str)
+@pytest.mark.parametrize(
+    "options", [{"batch_tokens": 1}, {"batch_tokens": 9999}, {"pad_to": 64}, {"sort": False}], ids=str
+)
 def test_batching_and_padding_change_nothing(family, options):
     model = tiny_classifier(family).double()
     targets, examples = find_targets(model), labelled(segments=family == "bert")

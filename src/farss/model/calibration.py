@@ -210,9 +210,7 @@ def batches(
     Raises:
         DataError: if there are no examples.
     """
-    groups = grouped(
-        examples, batch_tokens=batch_tokens, pad_to=pad_to, max_sequences=max_sequences, sort=sort
-    )
+    groups = grouped(examples, batch_tokens=batch_tokens, pad_to=pad_to, max_sequences=max_sequences, sort=sort)
     return [_padded(group, width, pad_id, side) for group, width in groups]
 
 

@@ -62,7 +62,9 @@ def head_modules(model: nn.Module) -> tuple[str, ...]:
     """
     prefix = getattr(model, "base_model_prefix", "")
     encoder = getattr(model, prefix, None) if prefix else None
-    beside = [name for name, child in model.named_children() if name != prefix and any(True for _ in child.parameters())]
+    beside = [
+        name for name, child in model.named_children() if name != prefix and any(True for _ in child.parameters())
+    ]
     if encoder is None or not beside:
         raise ModelError(
             "the model has no classification head beside an encoder",

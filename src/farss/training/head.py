@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import sys
 from collections.abc import Sequence
 
 import torch
@@ -48,7 +49,7 @@ def warm_up_head_(
         optimizer = torch.optim.AdamW(head, lr=config.warmup_rate, weight_decay=0.0)
         for step in range(config.warmup_steps):
             rows = draw.sample(examples, min(config.warmup_rows, len(examples)))
-            (batch,) = labelled_batches(rows, batch_tokens=sum(map(len, rows)) * len(rows), pad_id=pad_id)
+            (batch,) = labelled_batches(rows, batch_tokens=sys.maxsize, pad_id=pad_id)
             here = batch.to(device)
             loss = label_loss(model(**here.inputs, return_dict=True).logits, here.labels) / len(rows)
             if not bool(torch.isfinite(loss)):

@@ -71,9 +71,10 @@ def train(
 ) -> TrainReport:
     """Train `model` in place on the labels of `examples` and report how it went.
 
-    AdamW on the mean cross entropy of all labels (response tokens, or classes of texts) of a step, however the step is split into micro-batches
-    and processes. Parameters that require gradients are trained, others are not touched. They are kept in float32:
-    with `trains="weights"` a half-precision model **becomes float32**; keep the base model elsewhere.
+    AdamW on the mean cross entropy of all labels of a step (response tokens, or classes of texts), however the step is
+    split into micro-batches and processes. Parameters that require gradients are trained, others are not touched.
+    They are kept in float32: with `trains="weights"` a half-precision model **becomes float32**; keep the base model
+    elsewhere.
 
     Args:
         model: a causal language model or a classifier, or a PEFT model of one.
