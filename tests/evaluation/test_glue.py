@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+import sys
 
 import pytest
 import torch
 from tests.classifiers import PAD, labelled, tiny_classifier
 
 from farss.datasets.glue import GlueRow, GlueTask, glue_task
-from farss.errors import DataError, NumericalError, StorageError
+from farss.errors import ConfigError, DataError, NumericalError, StorageError
 from farss.evaluation.glue import GlueSample, load_samples, majority_samples, predict, samples_of, save_samples, score
 from farss.model.classification import labelled_batches
 
@@ -101,3 +102,9 @@ def test_samples_are_read_as_they_were_written(tmp_path):
     (tmp_path / "s.jsonl.gz").write_bytes(b"no")
     with pytest.raises(StorageError, match="samples cannot be read"):
         load_samples(tmp_path / "s.jsonl.gz")
+
+
+def test_without_scikit_learn_the_way_to_it_is_said(monkeypatch):
+    monkeypatch.setitem(sys.modules, "sklearn.metrics", None)
+    with pytest.raises(ConfigError, match="metrics of GLUE need scikit-learn"):
+        score(ALL, [run(ALL, [1, 0], [1, 0])])

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import copy
+import json
+
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -77,8 +80,6 @@ def test_a_checkpoint_that_lacks_a_weight_of_the_encoder_is_refused(folder):
 
 
 def test_a_tokenizer_without_padding_is_refused(folder, tiny_tokenizer):
-    import json
-
     file = folder / "tokenizer_config.json"
     file.write_text(json.dumps({k: v for k, v in json.loads(file.read_text()).items() if k != "pad_token"}))
     with pytest.raises(ModelError, match="no padding token"):
@@ -119,17 +120,18 @@ def test_the_packaged_encoder_is_loaded_and_tells_texts_apart():
 
 
 def test_texts_are_encoded_in_pairs_and_cut_to_length(tiny_tokenizer):
+    (untyped,) = encode_texts([("abc",)], [1], tiny_tokenizer, 16)
+    assert untyped.segments == ()
+    tiny_tokenizer = copy.deepcopy(tiny_tokenizer)
+    tiny_tokenizer.model_input_names = ["input_ids", "token_type_ids", "attention_mask"]
     (single,) = encode_texts([("abc",)], [1], tiny_tokenizer, 16)
     assert len(single) == 3 and single.label == 1
     (pair,) = encode_texts([("abcdefgh", "xy")], [0.5], tiny_tokenizer, 6)
     assert len(pair) == 6 and set(pair.segments) == {0, 1} and pair.label == 0.5
     assert tiny_tokenizer.decode(list(pair.ids)) == "abcdxy"  # the longer one loses its end
-    tiny_tokenizer.model_max_length, before = 12, tiny_tokenizer.model_max_length
-    try:
-        with pytest.raises(ConfigError, match="max_length is more than the model reads"):
-            encode_texts([("abc",)], [1], tiny_tokenizer, 16)
-    finally:
-        tiny_tokenizer.model_max_length = before
+    tiny_tokenizer.model_max_length = 12
+    with pytest.raises(ConfigError, match="max_length is more than the model reads"):
+        encode_texts([("abc",)], [1], tiny_tokenizer, 16)
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -13,7 +13,7 @@ from farss.adapters.files import WEIGHTS_FILE, write_config
 from farss.adapters.layers import base_of
 from farss.adapters.trained import original_base
 from farss.adapters.verify import check_difference, logits, max_difference, sample_inputs
-from farss.errors import AdapterError, PlanError
+from farss.errors import NumericalError, PlanError
 from farss.model.fingerprints import base_parameters, weight_hash
 from farss.model.heads import head_modules, head_parameters
 from farss.model.plan import Plan
@@ -82,12 +82,12 @@ def check_encoder(model: nn.Module, before: dict[str, str]) -> None:
         before: `encoder_hashes` of the classifier before it got an adapter.
 
     Raises:
-        AdapterError: naming weights that differ.
+        NumericalError: naming weights that differ.
     """
     now = encoder_hashes(model)
     changed = sorted(name for name in before.keys() | now.keys() if before.get(name) != now.get(name))
     if changed:
-        raise AdapterError(
+        raise NumericalError(
             "training changed weights of the encoder",
             where=", ".join(changed[:3]),
             got=f"{len(changed)} of {len(before)} tensors",

@@ -137,6 +137,12 @@ def score(
 
 
 def _score(measure: Measure, name: Metric, truth: NDArray, answers: NDArray, bootstrap: int, seed: int) -> Score:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # one class only, nearly constant values: of resamples that is no news
+        return _with_error(measure, name, truth, answers, bootstrap, seed)
+
+
+def _with_error(measure: Measure, name: Metric, truth: NDArray, answers: NDArray, bootstrap: int, seed: int) -> Score:
     value, n = _mean(measure, truth, answers), len(truth)
     if value is None:
         return {"value": None, "stderr": None, "n": n}
@@ -180,9 +186,7 @@ def _coefficient(correlate: Callable, truth: NDArray, said: NDArray) -> float:
     """SciPy's coefficient; NaN for constants and for fewer than two rows."""
     if len(truth) < 2 or np.ptp(truth) == 0 or np.ptp(said) == 0:
         return math.nan
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # nearly constant input: a hint for readers of single results
-        return float(correlate(truth, said).statistic)
+    return float(correlate(truth, said).statistic)
 
 
 def save_samples(samples: Sequence[GlueSample], path: str | Path) -> None:

@@ -156,7 +156,7 @@ def _validate(recipe: Recipe) -> None:
     if recipe.init.compat != "none":
         raise ConfigError("the published code has no batches for classifiers", where="init.compat", expected="none")
     if recipe.select != "none":
-        raise ConfigError("trials on GLUE are all reported; none is selected", where="select", expected="none")
+        raise ConfigError("no trial is selected on GLUE: all are reported", where="select", expected="none")
     resolve(recipe.model.name, recipe.model.revision)
 
 
