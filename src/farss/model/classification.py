@@ -61,9 +61,9 @@ class LabelledBatch(Batch):
 
     def to(self, device: torch.device | str) -> LabelledBatch:
         """The same batch on `device`."""
-        parts = (self.input_ids, self.attention_mask, self.labels)
-        moved = [part.to(device) for part in parts]
-        return LabelledBatch(*moved, None if self.segments is None else self.segments.to(device))
+        segments = None if self.segments is None else self.segments.to(device)
+        ids, mask, labels = (part.to(device) for part in (self.input_ids, self.attention_mask, self.labels))
+        return LabelledBatch(ids, mask, labels, segments)
 
     @property
     def inputs(self) -> dict[str, Tensor]:
