@@ -173,10 +173,10 @@ def test_wrong_requests_are_refused_before_anything_is_loaded(changes, message, 
 @pytest.mark.slow
 @pytest.mark.skipif(packages.package_files(KNOWN_MODELS["minilm-l6"]) is None, reason="its package is not installed")
 def test_the_packaged_encoder_learns_reviews(tmp_path, shared_data):
-    recipe = dataclasses.replace(GLUE_RECIPE, data=DataConfig(data_dir=str(shared_data), train_rows=128, max_length=64))
-    recipe = recipe.override({"train.epochs": 2, "eval.task_rows": 60, "data.calibration_rows": 32})
-    job = GlueJob(glue_task("sst2"), Job("farss", 1e-3, 0), HeadConfig(warmup_steps=10))
+    recipe = dataclasses.replace(GLUE_RECIPE, data=DataConfig(data_dir=str(shared_data), train_rows=256, max_length=64))
+    recipe = recipe.override({"train.epochs": 2, "eval.task_rows": 100, "data.calibration_rows": 32})
+    job = GlueJob(glue_task("sst2"), Job("farss", 5e-4, 0), HeadConfig(warmup_steps=10))
     account = fine_tune(recipe, job, tmp_path)
     samples = load_samples(tmp_path / "samples.jsonl.gz")
     assert account["start_max_logit_difference"] < 1e-5 and account["encoder_unchanged"]
-    assert sum(s.prediction == s.label for s in samples) > 39  # of 60
+    assert sum(s.prediction == s.label for s in samples) > 60  # of 100: chance is 50 with a standard error of 5
