@@ -21,6 +21,7 @@ __all__ = [
     "EvalConfig",
     "FarssConfig",
     "ForaConfig",
+    "HeadConfig",
     "KasaConfig",
     "ModelConfig",
     "Recipe",
@@ -250,6 +251,24 @@ class TrainConfig(Settings):
         require(self.epochs > 0, "the number of epochs must be positive", got=self.epochs)
         require(self.batch_size >= 1, "the batch size must be at least 1", got=self.batch_size)
         require(0 <= self.dropout < 1, "dropout must be in [0, 1)", got=self.dropout)
+
+
+@dataclass(frozen=True)
+class HeadConfig(Settings):
+    """How a classification head of random numbers is trained, alone, before statistics are taken through it.
+
+    `warmup_steps` steps of AdamW on `warmup_rows` calibration rows each, at the constant rate `warmup_rate`; 0 steps
+    leave it random. Every method starts from the same head.
+    """
+
+    warmup_steps: int = 40
+    warmup_rate: float = 2e-3
+    warmup_rows: int = 32
+
+    def __post_init__(self) -> None:
+        require(self.warmup_steps >= 0, "the number of steps cannot be negative", got=self.warmup_steps)
+        require(self.warmup_rate > 0, "the learning rate must be positive", where="warmup_rate", got=self.warmup_rate)
+        require(self.warmup_rows >= 1, "at least one row is needed", where="warmup_rows", got=self.warmup_rows)
 
 
 @dataclass(frozen=True)

@@ -207,7 +207,7 @@ def test_which_sets_have_a_split_of_their_own(tmp_path):
 def test_describe_has_one_line_for_every_known_set():
     rows = describe()
     assert [row["name"] for row in rows] == list(CATALOGUE)
-    assert {row["kind"] for row in rows} == {"knowledge", "task"}
+    assert {row["kind"] for row in rows} == {"knowledge", "task", "classification"}
     assert all("\n" not in row["summary"] and row["splits"] for row in rows)
 
 

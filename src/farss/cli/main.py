@@ -13,7 +13,7 @@ from farss import __version__
 from farss.errors import FarssError
 from farss.training.allocator import restart_with_preload
 
-PRELOADED_VERBS = ("demo", "run", "inspect", "init", "train")
+PRELOADED_VERBS = ("demo", "run", "inspect", "init", "train", "glue")
 VERBS = (
     "demo",
     "run",
@@ -24,6 +24,7 @@ VERBS = (
     "export",
     "eval",
     "audit",
+    "glue",
     "compare",
     "methods",
     "tasks",

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-Kind = Literal["knowledge", "task"]
+Kind = Literal["knowledge", "task", "classification"]
 
 SPLIT_ALIASES: Mapping[str, tuple[str, ...]] = {
     "train": ("train", "train_slice", "train_9k", "train_5k"),
@@ -40,6 +40,11 @@ class KnownSet:
     splits: tuple[str, ...]
     hub: HubSource | None = None
     embedded: bool = False
+
+
+def _glue(name: str, summary: str, **splits: str) -> KnownSet:
+    hub = HubSource("nyu-mll/glue", name, splits)
+    return KnownSet("classification", f"GLUE, {summary} (`farss glue`)", ("train", "validation"), hub)
 
 
 CATALOGUE: Mapping[str, KnownSet] = {
@@ -85,6 +90,17 @@ CATALOGUE: Mapping[str, KnownSet] = {
         "task", "GSM8K and MATH solutions in the form of MetaMathQA (data directory)", ("train",)
     ),
     "alpaca": KnownSet("task", "Alpaca, instruction following", ("train",), HubSource("tatsu-lab/alpaca")),
+    "glue/cola": _glue("cola", "is a sentence acceptable English"),
+    "glue/sst2": _glue("sst2", "is a review positive"),
+    "glue/mrpc": _glue("mrpc", "do two sentences say the same"),
+    "glue/rte": _glue("rte", "does a text entail a sentence"),
+    "glue/qnli": _glue("qnli", "does a sentence answer a question"),
+    "glue/stsb": _glue("stsb", "how alike are two sentences, 0 to 5"),
+    "glue/qqp": _glue("qqp", "do two questions ask the same"),
+    "glue/mnli": _glue("mnli", "entailment, neutral or contradiction", validation="validation_matched"),
+    "adv_glue": KnownSet(
+        "classification", "AdvGLUE, the split `adversarial` of GLUE tasks (data directory)", ("validation",)
+    ),
 }
 
 

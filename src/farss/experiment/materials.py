@@ -12,7 +12,7 @@ from farss.datasets.resolve import lists_split, load_rows
 from farss.errors import ConfigError
 from farss.evaluation.task import TaskSet
 from farss.experiment.validation import hold_out, question_of, require_apart, sample_apart
-from farss.model.calibration import Example, encode_kept_rows, encode_prompts, encode_rows
+from farss.model.calibration import Example, Row, encode_kept_rows, encode_prompts, encode_rows
 from farss.model.devices import place
 from farss.model.sources import LoadedModel, load, resolve
 
@@ -109,7 +109,7 @@ def training_examples(recipe: Recipe, tokenizer: Any) -> list[Example]:
     )
 
 
-def calibration_examples(examples: list[Example], rows: int, seed: int) -> list[Example]:
+def calibration_examples(examples: list[Row], rows: int, seed: int) -> list[Row]:
     """A seeded random sample of the training examples, `rows` of them or all there are."""
     chosen = random.Random(seed).sample(range(len(examples)), min(rows, len(examples)))
     return [examples[i] for i in sorted(chosen)]

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import warnings
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence, Sized
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import torch
 from torch import Tensor
@@ -17,6 +17,8 @@ UNSUPERVISED = -100
 """Label of a position that the loss ignores (the convention of PyTorch and transformers)."""
 
 Formatter = Callable[[Mapping[str, Any]], tuple[str, str]]
+
+Row = TypeVar("Row", bound=Sized)
 
 
 @dataclass(frozen=True)
@@ -208,29 +210,45 @@ def batches(
     Raises:
         DataError: if there are no examples.
     """
+    groups = grouped(examples, batch_tokens=batch_tokens, pad_to=pad_to, max_sequences=max_sequences, sort=sort)
+    return [_padded(group, width, pad_id, side) for group, width in groups]
+
+
+def grouped(
+    examples: Sequence[Row],
+    *,
+    batch_tokens: int,
+    pad_to: int | None = None,
+    max_sequences: int | None = None,
+    sort: bool = True,
+) -> list[tuple[list[Row], int]]:
+    """The examples cut into batches, each with the width it is padded to; arguments as in `batches`.
+
+    Raises:
+        DataError: if there are no examples.
+    """
     if not examples:
         raise DataError("there are no examples to batch")
     ordered = sorted(examples, key=len, reverse=True) if sort else list(examples)
-    groups: list[list[Example]] = []
-    width = 0
+    groups: list[tuple[list[Row], int]] = []
     for example in ordered:
-        grown = max(width, _rounded(len(example), pad_to)) if groups else _rounded(len(example), pad_to)
-        fits = bool(groups) and grown * (len(groups[-1]) + 1) <= batch_tokens
-        if fits and (max_sequences is None or len(groups[-1]) < max_sequences):
-            groups[-1].append(example)
-            width = grown
+        own = _rounded(len(example), pad_to)
+        group, width = groups[-1] if groups else ([], 0)
+        grown = max(width, own)
+        fits = bool(group) and grown * (len(group) + 1) <= batch_tokens
+        if fits and (max_sequences is None or len(group) < max_sequences):
+            group.append(example)
+            groups[-1] = (group, grown)
         else:
-            groups.append([example])
-            width = _rounded(len(example), pad_to)
-    return [_padded(group, pad_id, side, pad_to) for group in groups]
+            groups.append(([example], own))
+    return groups
 
 
 def _rounded(length: int, multiple: int | None) -> int:
     return length if multiple is None else -(-length // multiple) * multiple
 
 
-def _padded(group: list[Example], pad_id: int, side: str, pad_to: int | None) -> Batch:
-    width = _rounded(max(len(example) for example in group), pad_to)
+def _padded(group: list[Example], width: int, pad_id: int, side: str) -> Batch:
     input_ids = torch.full((len(group), width), pad_id, dtype=torch.int64)
     mask = torch.zeros_like(input_ids)
     labels = torch.full_like(input_ids, UNSUPERVISED)

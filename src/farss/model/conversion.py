@@ -36,15 +36,7 @@ def convert(files: Sequence[Path], name: str, folder: Path, *, sha256: str | Non
             give the outputs of the model it was made from.
         StorageError: if the checkpoint cannot be written.
     """
-    digest = _digest(files)
-    if sha256 is not None and digest != sha256:
-        raise ModelError(
-            f"the weight file of model `{name}` is damaged or another version",
-            where=files[0],
-            expected=f"sha256 {sha256}",
-            got=f"sha256 {digest}",
-            do="install the package again",
-        )
+    digest = check_digest(files, name, sha256)
     target = folder / f"{name}-{digest[:12]}-{FORMAT}"
     if (target / "config.json").is_file():
         return target
@@ -55,6 +47,24 @@ def convert(files: Sequence[Path], name: str, folder: Path, *, sha256: str | Non
         if not (target / "config.json").is_file():  # else another process was quicker
             raise
     return target
+
+
+def check_digest(files: Sequence[Path], name: str, sha256: str | None) -> str:
+    """The SHA-256 of a weight file in pieces, which must be `sha256` unless that is None.
+
+    Raises:
+        ModelError: if the file of the model `name` has another one.
+    """
+    digest = _digest(files)
+    if sha256 is not None and digest != sha256:
+        raise ModelError(
+            f"the weight file of model `{name}` is damaged or another version",
+            where=files[0],
+            expected=f"sha256 {sha256}",
+            got=f"sha256 {digest}",
+            do="install the package again",
+        )
+    return digest
 
 
 def _digest(files: Sequence[Path]) -> str:

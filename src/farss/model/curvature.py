@@ -19,6 +19,7 @@ from farss.model.calibration import Batch
 from farss.model.loss import SupervisedLoss
 from farss.model.moments import Curvature, SymmetricSum, notes_of
 from farss.model.observing import DataPass, Observer, Progress, observe
+from farss.model.readers import reader_for
 from farss.model.targets import Target, weight_matrix
 
 __all__ = ["Curvature", "CurvaturePass", "Keep", "collect"]
@@ -46,8 +47,8 @@ def collect(
     The model is only read: parameters, gradients, training flags and forward functions are as before afterwards.
 
     Args:
-        model: a causal language model in memory.
-        batches: padded batches, for example of `calibration.batches`.
+        model: a causal language model in memory, or a sequence classifier for labelled batches.
+        batches: padded batches, of `calibration.batches` or `classification.labelled_batches`.
         targets: of `find_targets` on the same model.
         tokens: positions that count: "nonpad"; "response" (positions whose next token is supervised); "all" (padding
             too, as the published code does).
@@ -66,12 +67,13 @@ def collect(
         NumericalError: if the loss or a gradient is not finite; the batch is named.
     """
     settings = {"tokens": tokens, "loss_norm": loss_norm, "fisher": fisher}
+    queue = list(batches)[:max_batches]
     run = observe(
         model,
-        list(batches)[:max_batches],
+        queue,
         targets,
         lambda inputs: CurvaturePass(targets, inputs, settings),
-        SupervisedLoss(model, loss_norm, fisher, seed),
+        reader_for(queue, model, loss_norm, fisher, seed),
         progress,
         keep,
     )

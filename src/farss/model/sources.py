@@ -13,7 +13,7 @@ import torch
 from farss.config import ModelConfig
 from farss.errors import ModelError
 from farss.model.checkpoint import load_folder
-from farss.model.conversion import convert
+from farss.model.conversion import check_digest, convert
 from farss.model.fingerprints import fingerprint, weight_hash
 from farss.model.packages import KNOWN_MODELS, KnownModel, available_models, require_package_files
 
@@ -69,6 +69,8 @@ def load(config: ModelConfig, *, dtype: str | None = None, device: torch.device 
         ModelError: if the model is not found, damaged, unsafe to load or incomplete; the message says what was tried.
         StorageError: if a converted model cannot be kept.
     """
+    if config.name in KNOWN_MODELS and KNOWN_MODELS[config.name].kind == "encoder":
+        raise ModelError("the model is an encoder and writes no text", where=config.name, do="use it with `farss glue`")
     folder = resolve(config.name, config.revision)
     model, tokenizer = load_folder(folder, dtype=dtype or config.dtype, trust_remote_code=config.trust_remote_code)
     name_model(model, config.name, folder)
@@ -95,7 +97,7 @@ def resolve(name: str, revision: str | None = None) -> Path:
         StorageError: if a converted model cannot be kept.
     """
     if name in KNOWN_MODELS:
-        return convert(require_package_files(name), name, _converted(), sha256=KNOWN_MODELS[name].sha256)
+        return _packaged(name)
     path = Path(name).expanduser()
     if path.is_dir():
         return path
@@ -106,6 +108,15 @@ def resolve(name: str, revision: str | None = None) -> Path:
     if path.is_absolute() or name.startswith(("./", "../", "~")):
         raise ModelError("the model folder does not exist", where=path, do="check the path")
     return _download(name, revision)
+
+
+def _packaged(name: str) -> Path:
+    """The checkpoint of a known model: converted from its package, or in it where nothing has to be converted."""
+    known, files = KNOWN_MODELS[name], require_package_files(name)
+    if known.layout == "gguf":
+        return convert(files, name, _converted(), sha256=known.sha256)
+    check_digest(files, name, known.sha256)
+    return files[0].parent
 
 
 def cache_root() -> Path:

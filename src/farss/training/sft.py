@@ -1,4 +1,4 @@
-"""Supervised fine-tuning: prompts are read, responses are learned."""
+"""Supervised fine-tuning: responses to prompts, or labels of texts."""
 
 from __future__ import annotations
 
@@ -16,12 +16,13 @@ from typing import TYPE_CHECKING, Any, Literal
 from torch import nn
 
 from farss.config import TrainConfig
-from farss.errors import DataError, ModelError, StorageError
-from farss.model.calibration import Example, data_fingerprint, pad_token
+from farss.errors import ModelError, StorageError
+from farss.model.calibration import pad_token
 from farss.training.batching import split_batch
 from farss.training.checkpoints import STATE, claim, learned_weights, load_learned_, weights_digest
 from farss.training.memory import PeakMemory
 from farss.training.precision import computes_in_bfloat16, inputs_as_they_come, keep_learned_weights_exact_
+from farss.training.tasks import LanguageModelling, TrainingTask
 
 if TYPE_CHECKING:
     from transformers import TrainingArguments
@@ -40,7 +41,7 @@ class TrainReport:
         steps: optimiser steps.
         tokens: real tokens (no padding) that went through the model of this process.
         tokens_per_second: the ratio of the two.
-        curve: (step, mean loss per supervised token of that step) for every step.
+        curve: (step, mean loss per label of that step: per response token, or per text) for every step.
         peak_bytes: peak memory of the GPU, or resident memory of the process, since training began.
         rank_budget: the sum of ranks that was to remain, for methods that cut ranks in training (AdaLoRA); else None.
         rank_realised: the sum of ranks that did.
@@ -59,27 +60,30 @@ class TrainReport:
 def train(
     model: nn.Module,
     tokenizer: Any,
-    examples: Sequence[Example],
+    examples: Sequence[Any],
     config: TrainConfig,
     out: Path | str | None,
     *,
+    task: TrainingTask | None = None,
     trains: Literal["adapter", "weights"] = "adapter",
     progress: Callable[[int, int, float], None] | None = None,
     resume: bool = True,
 ) -> TrainReport:
-    """Train `model` in place on the responses of `examples` and report how it went.
+    """Train `model` in place on the labels of `examples` and report how it went.
 
-    AdamW on the mean cross entropy of all supervised tokens of a step, however the step is split into micro-batches
-    and processes. Parameters that require gradients are trained, others are not touched. They are kept in float32:
-    with `trains="weights"` a half-precision model **becomes float32**; keep the base model elsewhere.
+    AdamW on the mean cross entropy of all labels of a step (response tokens, or classes of texts), however the step is
+    split into micro-batches and processes. Parameters that require gradients are trained, others are not touched.
+    They are kept in float32: with `trains="weights"` a half-precision model **becomes float32**; keep the base model
+    elsewhere.
 
     Args:
-        model: a causal language model, or a PEFT model of one.
+        model: a causal language model or a classifier, or a PEFT model of one.
         tokenizer: tells the id for padding.
-        examples: rows as token ids.
+        examples: rows as token ids, of the kind that `task` takes.
         config: learning rate, batch size, schedule, precision, seed. `config.dropout` is a property of the adapter
             and has been applied with it.
         out: folder for checkpoints, written every `config.save_steps` steps if that is set; None keeps none.
+        task: what is learned; None is language modelling, on rows of `calibration.Example`.
         trains: "adapter" if `model` carries one, "weights" for full fine-tuning.
         progress: called with (step, total steps, loss) after every step.
         resume: go on from the newest checkpoint in `out`; False removes what is there and begins again.
@@ -92,19 +96,21 @@ def train(
         NumericalError: if the loss or its gradient is not finite, naming the step.
         StorageError: if `out` cannot be written, or holds checkpoints of another training.
     """
-    _check(model, examples)
+    task = task or LanguageModelling()
+    task.check(examples)
+    _check(model)
     keep_learned_weights_exact_(model, trains)
     identity = {
         "settings": config.to_mapping(),
         "trains": trains,
-        "data": data_fingerprint(examples, config.seed),
+        "data": task.fingerprint(examples, config.seed),
         "start": weights_digest(model, learned_weights(model)),
     }
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()) if out is None else out)
         checkpoint = None if out is None else claim(folder, identity, resume=resume)
         stack.enter_context(_as_it_was(model))
-        trainer = _trainer(model, tokenizer, examples, config, folder, keeps=out is not None, progress=progress)
+        trainer = _trainer(model, tokenizer, examples, task, config, folder, keeps=out is not None, progress=progress)
         stack.enter_context(inputs_as_they_come(model, trainer.in_bfloat16))
         memory = PeakMemory(trainer.args.device)
         _run(trainer, checkpoint, _total_steps(len(examples), config))
@@ -116,16 +122,7 @@ def warmup_steps(total: int, ratio: float) -> int:
     return math.ceil(ratio * total)
 
 
-def _check(model: nn.Module, examples: Sequence[Example]) -> None:
-    if not examples:
-        raise DataError("there are no examples to train on", expected="at least one row")
-    silent = [i for i, example in enumerate(examples) if not example.response_ids or len(example) < 2]
-    if silent:
-        raise DataError(
-            "rows have no response token to learn",
-            got=f"{len(silent)} of {len(examples)} rows, the first of them row {silent[0]}",
-            do="leave them out, or raise max_length",
-        )
+def _check(model: nn.Module) -> None:
     if not learned_weights(model):
         raise ModelError(
             "no parameter of the model requires gradients",
@@ -141,7 +138,8 @@ def _total_steps(rows: int, config: TrainConfig) -> int:
 def _trainer(
     model: nn.Module,
     tokenizer: Any,
-    examples: Sequence[Example],
+    examples: Sequence[Any],
+    task: TrainingTask,
     config: TrainConfig,
     folder: Path,
     *,
@@ -155,6 +153,7 @@ def _trainer(
         model,
         args,
         examples,
+        task,
         pad_id=pad_token(tokenizer),
         batch_size=config.batch_size,
         in_bfloat16=computes_in_bfloat16(config.precision, model),

@@ -16,37 +16,37 @@ from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArgu
 from farss.adapters.gated import constrained_factors
 from farss.adapters.triplets import has_triplets
 from farss.errors import ConfigError, NumericalError, StorageError
-from farss.model.calibration import Example
-from farss.training.batching import BatchOrder, PaddedBatch
+from farss.training.batching import BatchOrder
 from farss.training.checkpoints import drop_older, load_learned_, save_learned
-from farss.training.loss import output_head, summed_loss
 from farss.training.rank_budget import RankBudget
 from farss.training.regularisers import regulariser_of
 from farss.training.stiefel import hold_factors_
+from farss.training.tasks import TrainingTask
 
 Progress = Callable[[int, int, float], None]
 
 
-class Rows(Dataset[Example]):
+class Rows(Dataset[Any]):
     """Examples as a data set."""
 
-    def __init__(self, examples: Sequence[Example]) -> None:
+    def __init__(self, examples: Sequence[Any]) -> None:
         self.examples = examples
 
     def __len__(self) -> int:
         return len(self.examples)
 
-    def __getitem__(self, index: int) -> Example:
+    def __getitem__(self, index: int) -> Any:
         return self.examples[index]
 
 
 class SupervisedTrainer(Trainer):
-    """Mean cross entropy over the supervised tokens of a whole step, whatever the micro-batches and processes.
+    """Mean loss over the labels of a whole step, whatever the micro-batches and processes.
 
     Args:
-        model: a causal language model or a PEFT model of one.
+        model: a causal language model, a classifier, or a PEFT model of one.
         args: schedule, batch sizes and folders.
         examples: rows to learn.
+        task: how they are put in batches and what their loss is.
         pad_id: id written at padded positions.
         batch_size: rows of one optimiser step, all processes together.
         in_bfloat16: whether to compute under bfloat16 autocast.
@@ -59,7 +59,8 @@ class SupervisedTrainer(Trainer):
         self,
         model: nn.Module,
         args: TrainingArguments,
-        examples: Sequence[Example],
+        examples: Sequence[Any],
+        task: TrainingTask,
         *,
         pad_id: int,
         batch_size: int,
@@ -67,18 +68,18 @@ class SupervisedTrainer(Trainer):
         progress: Progress | None = None,
     ) -> None:
         self.order = BatchOrder([len(example) for example in examples], batch_size, args.seed)
-        self.head, self.in_bfloat16, self.progress = output_head(model), in_bfloat16, progress
+        self.summed_loss, self.in_bfloat16, self.progress = task.loss_of(model), in_bfloat16, progress
         self.supervised, self.regulariser = 0, regulariser_of(model)
         self.budget = RankBudget(model) if has_triplets(model) else None
         super().__init__(
             model=model,  # type: ignore[arg-type]  # PEFT models are accepted
             args=args,
-            data_collator=PaddedBatch(pad_id),  # type: ignore[arg-type]  # any callable on a list of rows
+            data_collator=task.collator(pad_id),  # type: ignore[arg-type]  # any callable on a list of rows
             train_dataset=Rows(examples),
             callbacks=[_EpochOrder(self.order), *([self.budget] if self.budget else [])],
         )
         self.remove_callback(PrinterCallback)
-        self.model_accepts_loss_kwargs = True  # makes the Trainer count the supervised tokens of a step
+        self.model_accepts_loss_kwargs = True  # makes the Trainer count the labels of a step
         self.tokens_seen, self.seconds_before, self.started = 0, 0.0, time.perf_counter()
 
     def _get_train_sampler(self, train_dataset: Any = None) -> BatchOrder:
@@ -106,7 +107,7 @@ class SupervisedTrainer(Trainer):
         return_outputs: bool = False,
         num_items_in_batch: Tensor | int | None = None,
     ) -> Tensor:
-        """This pass's part of the mean loss of the step: its summed loss over the step's supervised tokens.
+        """This pass's part of the mean loss of the step: its summed loss over the step's labels.
 
         A regulariser passes its gradient on and leaves the value alone, so that the losses of all methods are of the
         task and can be compared.
@@ -114,10 +115,10 @@ class SupervisedTrainer(Trainer):
         Raises:
             NumericalError: if the loss is NaN or infinite.
         """
-        assert num_items_in_batch is not None, "the Trainer counts the tokens of every step"
+        assert num_items_in_batch is not None, "the Trainer counts the labels of every step"
         # Around each forward pass alone: autocast forgets its cast weights only where its outermost block ends.
         with torch.autocast(self.args.device.type, torch.bfloat16, enabled=self.in_bfloat16):
-            loss = summed_loss(model, self.head, inputs)
+            loss = self.summed_loss(model, inputs)
         if not torch.isfinite(loss):
             raise self._diverged(float(loss.detach()))
         self.tokens_seen += int(inputs["attention_mask"].sum())

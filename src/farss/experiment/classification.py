@@ -1,0 +1,298 @@
+"""Fine-tuning an encoder on tasks of GLUE with any method, its classification head trained in full beside."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import shutil
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from farss.adapters.apply import apply
+from farss.adapters.classifier import check_apart, check_encoder, encoder_hashes, export_classifier
+from farss.adapters.verify import logits, max_difference
+from farss.config import DataConfig, FarssConfig, HeadConfig, ModelConfig, Recipe, TrainConfig
+from farss.datasets.glue import GlueRow, GlueTask, glue_rows, glue_task
+from farss.errors import ConfigError
+from farss.evaluation.glue import predict, samples_of, save_samples
+from farss.experiment.glue_results import SAMPLES, assemble
+from farss.experiment.jobs import Job, jobs_of
+from farss.experiment.materials import calibration_examples
+from farss.experiment.planning import Preparation, prepare, spectrum_folder
+from farss.experiment.progress import ProgressLine
+from farss.experiment.stages import run_stage, stage_key
+from farss.experiment.work import rank_account
+from farss.experiment.workers import Share, run_all, shares
+from farss.methods import get_method
+from farss.methods.base import KNOWLEDGE
+from farss.model.calibration import pad_token
+from farss.model.classification import LabelledExample, encode_texts, labelled_batches, labels_fingerprint
+from farss.model.heads import load_classifier
+from farss.model.sources import LoadedModel, resolve
+from farss.model.spectra import SpectrumCache
+from farss.report.glue import markdown
+from farss.storage import held, write_atomically, write_json
+from farss.training.head import release_head_, warm_up_head_
+from farss.training.sft import TrainReport, train
+from farss.training.tasks import Classification
+
+SPLITS = ("validation",)
+FORMAT = 1  # raise when what a stage leaves changes, so that older ones are done again
+
+GLUE_RECIPE = Recipe(
+    name="glue",
+    model=ModelConfig(name="minilm-l6", dtype="float32"),
+    data=DataConfig(task="glue", max_length=128),
+    methods=("lora", "pissa", "farss"),
+    learning_rates=(5e-4,),
+    full_learning_rates=(5e-5,),
+    init=FarssConfig(rank=8, r_avg=3, r_max=4),
+    train=TrainConfig(epochs=5, batch_size=16, micro_batch_size=16, warmup_ratio=0.06),
+)
+"""What `farss glue` does where nothing else is said; the shallow ranks stand to `rank` as the paper's do."""
+
+
+@dataclass(frozen=True)
+class GlueJob:
+    """One task fine-tuned with one method.
+
+    Attributes:
+        task: of GLUE.
+        job: method, learning rate and seed; the seed is the head's too.
+        head: how the head is trained before statistics are taken through it.
+        splits: what is measured: "validation" and "adversarial".
+    """
+
+    task: GlueTask
+    job: Job
+    head: HeadConfig = dataclasses.field(default_factory=HeadConfig)
+    splits: tuple[str, ...] = SPLITS
+
+    @property
+    def folder(self) -> str:
+        """The stage's folder in that of the run."""
+        return f"{self.task.name}/{self.job.id}"
+
+    def key(self, recipe: Recipe) -> str:
+        """Of everything that the result depends on."""
+        data = recipe.data
+        return stage_key(
+            FORMAT,
+            dataclasses.asdict(self),
+            recipe.model.to_mapping(),
+            [data.data_dir, data.train_rows, data.calibration_rows, data.max_length, data.seed],
+            [recipe.init.to_mapping(), recipe.match, recipe.budget_params],
+            recipe.train.to_mapping(),
+            recipe.eval.task_rows,
+        )
+
+
+def run_glue(
+    recipe: Recipe,
+    tasks: Sequence[str],
+    out: str | Path,
+    *,
+    head: HeadConfig | None = None,
+    splits: Sequence[str] = SPLITS,
+    workers: int = 1,
+) -> dict[str, Any]:
+    """Fine-tune an encoder on every task with every method, learning rate and seed of a recipe, and score it.
+
+    Leaves `results.json`, `table.md`, and per task and job a folder with the adapter and head in PEFT's form
+    (`adapter/`; `model/` for full fine-tuning), `plan.json` and the answers to every row. What an earlier call
+    finished is not done again. Every job runs in a process of its own, so a script that calls this needs
+    `if __name__ == "__main__":` around it.
+
+    Args:
+        recipe: model, methods, learning rates, seeds, init and train settings, `data` without `task`, and
+            `eval.task_rows` and `eval.bootstrap`; `GLUE_RECIPE` is where `farss glue` begins.
+        tasks: names of `farss.datasets.glue.GLUE`.
+        out: the run folder.
+        head: how the head is warmed up; None is `HeadConfig()`.
+        splits: what is measured.
+        workers: how many jobs are done at a time.
+
+    Returns:
+        The content of `results.json`.
+
+    Raises:
+        FarssError: see `docs/errors.md`; finished jobs stay.
+    """
+    chosen = [glue_task(name) for name in dict.fromkeys(tasks)]
+    if not chosen:
+        raise ConfigError("name at least one task of GLUE", where="tasks")
+    _validate(recipe)
+    parts = shares(workers)
+    for task in chosen:
+        for split in ("train", *splits):
+            _rows(recipe, task, split)
+    place = Path(out)
+    jobs = [GlueJob(task, job, head or HeadConfig(), tuple(splits)) for task in chosen for job in jobs_of(recipe)]
+    with held(place):
+        write_atomically(place / "recipe.yaml", lambda file: file.write_text(recipe.to_yaml(), encoding="utf-8"))
+        run_all([functools.partial(_carry_out, recipe, place, job) for job in jobs], parts)
+        done = [(job.task, job.job, place / job.folder) for job in jobs]
+        training = {task.name: _rows(recipe, task, "train") for task in chosen}
+        results = assemble(recipe, done, training, head or HeadConfig(), tuple(splits))
+        write_json(place / "results.json", results)
+        write_atomically(place / "table.md", lambda file: file.write_text(markdown(results), encoding="utf-8"))
+    return results
+
+
+def _carry_out(recipe: Recipe, place: Path, job: GlueJob, share: Share) -> None:
+    run_stage(place / job.folder, job.key(recipe), functools.partial(fine_tune, recipe, job), share)
+
+
+def _validate(recipe: Recipe) -> None:
+    jobs_of(recipe)
+    asking = [name for name in recipe.methods if KNOWLEDGE in get_method(name).needs]
+    if asking:
+        raise ConfigError("the method takes statistics of knowledge questions, which GLUE has none of", got=asking)
+    if recipe.init.compat != "none":
+        raise ConfigError("the published code has no batches for classifiers", where="init.compat", expected="none")
+    if recipe.select != "none":
+        raise ConfigError("no trial is selected on GLUE: all are reported", where="select", expected="none")
+    resolve(recipe.model.name, recipe.model.revision)
+
+
+def _rows(recipe: Recipe, task: GlueTask, split: str) -> list[GlueRow]:
+    data, training = recipe.data, split == "train"
+    limit, seed = (data.train_rows, data.seed) if training else (recipe.eval.task_rows, None)
+    return glue_rows(task, split, data_dir=data.data_dir, limit=limit, seed=seed)
+
+
+def fine_tune(recipe: Recipe, job: GlueJob, folder: Path) -> dict[str, Any]:
+    """Load, warm up the head, plan, adapt, train, measure and save one job, in this process; a JSON-ready account.
+
+    Args:
+        recipe: as in `run_glue`.
+        job: task, method, learning rate, seed, head and splits.
+        folder: receives `plan.json`, `adapter/` or `model/`, and the answers.
+
+    Raises:
+        FarssError: see `docs/errors.md`.
+    """
+    loaded = load_classifier(recipe.model, job.task.classes, seed=job.job.seed)
+    shutil.rmtree(folder / "adapter", ignore_errors=True)  # of an earlier try that was cut short
+    encode = functools.partial(_encoded, tokenizer=loaded.tokenizer, max_length=recipe.data.max_length)
+    training = encode(_rows(recipe, job.task, "train"))
+    calibration = calibration_examples(training, recipe.data.calibration_rows, recipe.data.seed)
+    pad = pad_token(loaded.tokenizer)
+    started = time.perf_counter()
+    warmed = warm_up_head_(loaded.model, calibration, job.head, pad_id=pad, seed=job.job.seed)
+    account: dict[str, Any] = {
+        "train_rows": len(training),
+        "warmup_seconds": time.perf_counter() - started,
+        "warmup_loss": [warmed[0], warmed[-1]] if warmed else None,
+    }
+    if get_method(job.job.method).trains == "weights":
+        report = _train(loaded, loaded.model, training, recipe, job)
+        trained: nn.Module = loaded.model
+        account["trainable_params"] = sum(p.numel() for p in trained.parameters())
+        loaded.model.save_pretrained(folder / "model")
+        loaded.tokenizer.save_pretrained(folder / "model")
+    else:
+        trained, report, adapted = _adapt(recipe, job, loaded, training, calibration, folder)
+        account |= adapted
+    outputs: list[Any] = []
+    for split in job.splits:
+        rows = _rows(recipe, job.task, split)
+        with ProgressLine(f"{job.task.name} {split}, {job.job.id}", quiet=True) as line:
+            answers = predict(trained, encode(rows), pad_id=pad, progress=line)
+        outputs += samples_of(job.task, split, rows, answers)
+    save_samples(outputs, folder / SAMPLES)
+    return {**account, **_training_account(report)}
+
+
+def _encoded(rows: Sequence[GlueRow], *, tokenizer: Any, max_length: int) -> list[LabelledExample]:
+    return encode_texts([row.texts for row in rows], [row.label for row in rows], tokenizer, max_length)
+
+
+def _adapt(
+    recipe: Recipe,
+    job: GlueJob,
+    loaded: LoadedModel,
+    training: list[LabelledExample],
+    calibration: list[LabelledExample],
+    folder: Path,
+) -> tuple[nn.Module, TrainReport, dict[str, Any]]:
+    """The classifier with its trained adapter and head, which `folder` then holds in PEFT's form."""
+    pad, method = pad_token(loaded.tokenizer), job.job.method
+    queue = labelled_batches(calibration, batch_tokens=recipe.init.batch_tokens, pad_id=pad)
+    ready = _prepared(recipe, method, loaded, queue, labels_fingerprint(calibration, recipe.data.seed))
+    plan = ready.plans[method]
+    check_apart(loaded.model, plan)
+    plan.save(folder / "plan.json")
+    before, start = encoder_hashes(loaded.model), logits(loaded.model, queue[-1].inputs)
+    cache = SpectrumCache(spectrum_folder())
+    config = recipe.train
+    model = apply(
+        loaded.model, plan, lambda t: cache.get(t, recipe.init.route), dropout=config.dropout, seed=job.job.seed
+    )
+    difference = max_difference(start, logits(model, queue[-1].inputs))
+    head = release_head_(model)
+    report = _train(loaded, model, training, recipe, job)
+    untouched = recipe.init.base == "reference"
+    if untouched:
+        check_encoder(model, before)
+    export_classifier(model, folder / "adapter")
+    return (
+        model,
+        report,
+        {
+            "trainable_params": plan.trainable_parameters,
+            "head_params": head,
+            "init_seconds": ready.seconds,
+            "calibration_rows": len(calibration),
+            "start_max_logit_difference": difference,
+            "encoder_unchanged": True if untouched else None,
+            "ranks": {row.name: row.rank for row in plan.targets},
+        },
+    )
+
+
+def _prepared(
+    recipe: Recipe, method: str, loaded: LoadedModel, queue: Sequence[Any], data: dict[str, Any]
+) -> Preparation:
+    return prepare(
+        loaded.model,
+        queue,
+        recipe.init,
+        [method],
+        data=data,
+        match=recipe.match,
+        budget_params=recipe.budget_params,
+    )
+
+
+def _train(
+    loaded: LoadedModel, model: nn.Module, training: list[LabelledExample], recipe: Recipe, job: GlueJob
+) -> TrainReport:
+    config = dataclasses.replace(recipe.train, learning_rate=job.job.learning_rate, seed=job.job.seed, save_steps=None)
+    with ProgressLine(f"training {job.task.name} {job.job.id}") as line:
+        return train(
+            model,
+            loaded.tokenizer,
+            training,
+            config,
+            None,
+            task=Classification(),
+            trains=get_method(job.job.method).trains,
+            progress=lambda step, total, loss: line(step, total, f"loss {loss:.3f}"),
+        )
+
+
+def _training_account(report: TrainReport) -> dict[str, Any]:
+    return {
+        "train_seconds": report.seconds,
+        "train_steps": report.steps,
+        "train_tokens_per_second": report.tokens_per_second,
+        "train_peak_bytes": report.peak_bytes,
+        "curve": [list(point) for point in report.curve],
+        **rank_account(report),
+    }

@@ -1,0 +1,125 @@
+"""Encoders with a classification head: loading one, and which of its modules the head is."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from torch import nn
+
+from farss.config import ModelConfig
+from farss.errors import ModelError
+from farss.model.checkpoint import check_finite, check_folder, quiet
+from farss.model.fingerprints import fingerprint
+from farss.model.sources import LoadedModel, name_model, resolve
+
+POOLER = "pooler"
+"""What BERT-like encoders call the layer between their last block and the head."""
+
+
+def load_classifier(config: ModelConfig, classes: int, *, seed: int = 0) -> LoadedModel:
+    """The encoder that `config` names with a head for `classes` classes; 1 stands for a regression.
+
+    What of the head the checkpoint does not hold is drawn from `seed` as transformers draws it; a pooler that it does
+    hold is taken over.
+
+    Args:
+        config: name, revision, dtype and whether the model's own code may run.
+        classes: number of outputs.
+        seed: of the head's random numbers; torch's global generator is left alone.
+
+    Raises:
+        ModelError: if the model is not found, damaged, unsafe to load, has no sequence classifier in transformers,
+            lacks weights of its encoder, or its tokenizer cannot pad.
+    """
+    folder = resolve(config.name, config.revision)
+    check_folder(folder, trust_remote_code=config.trust_remote_code)
+    tokenizer = _tokenizer(folder, config.trust_remote_code)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model, missing = _classifier(folder, config, classes)
+    outside = sorted(name for name in missing if not _inside(name, head_modules(model)))
+    if outside:
+        raise ModelError(
+            "the checkpoint lacks weights of the encoder",
+            where=folder,
+            expected=", ".join(outside[:3]) + (f" and {len(outside) - 3} more" if len(outside) > 3 else ""),
+            do="name an encoder whose checkpoint is whole",
+        )
+    check_finite(model, where=folder)
+    name_model(model, config.name, folder)
+    return LoadedModel(model.eval(), tokenizer, config.name, folder, fingerprint(model))
+
+
+def head_modules(model: nn.Module) -> tuple[str, ...]:
+    """Names of the modules that make logits of the encoder's last hidden states, those closest to the encoder first.
+
+    These are the encoder's pooler, where there is one, and the modules with parameters beside the encoder.
+
+    Raises:
+        ModelError: if the model is no encoder with a head.
+    """
+    prefix = getattr(model, "base_model_prefix", "")
+    encoder = getattr(model, prefix, None) if prefix else None
+    beside = [
+        name for name, child in model.named_children() if name != prefix and any(True for _ in child.parameters())
+    ]
+    if encoder is None or not beside:
+        raise ModelError(
+            "the model has no classification head beside an encoder",
+            got=type(model).__name__,
+            do="load it as AutoModelForSequenceClassification",
+        )
+    pooler = getattr(encoder, POOLER, None)
+    return (*([f"{prefix}.{POOLER}"] if isinstance(pooler, nn.Module) else []), *beside)
+
+
+def head_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
+    """The parameters of `head_modules`, by their names in `model`.
+
+    Raises:
+        ModelError: if the model is no encoder with a head.
+    """
+    heads = head_modules(model)
+    return {name: parameter for name, parameter in model.named_parameters() if _inside(name, heads)}
+
+
+def _inside(name: str, modules: tuple[str, ...]) -> bool:
+    return name.startswith(tuple(f"{module}." for module in modules))
+
+
+def _classifier(folder: Any, config: ModelConfig, classes: int) -> tuple[Any, list[str]]:
+    from transformers import AutoModelForSequenceClassification
+
+    try:
+        with quiet():
+            answer: Any = AutoModelForSequenceClassification.from_pretrained(
+                folder,
+                num_labels=classes,
+                dtype=config.dtype if config.dtype == "auto" else getattr(torch, config.dtype),
+                use_safetensors=True,
+                local_files_only=True,
+                trust_remote_code=config.trust_remote_code,
+                output_loading_info=True,
+            )
+    except (OSError, ValueError, RuntimeError, KeyError, TypeError, SafetensorError) as error:
+        raise ModelError("the model cannot be loaded as a classifier", where=folder, got=str(error)) from error
+    model, loading = answer
+    return model, list(loading["missing_keys"])
+
+
+def _tokenizer(folder: Any, trust_remote_code: bool) -> Any:
+    from transformers import AutoTokenizer
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=trust_remote_code)
+    except (OSError, ValueError, KeyError, TypeError, ImportError) as error:
+        raise ModelError("the tokenizer cannot be loaded", where=folder, got=str(error)) from error
+    if tokenizer.pad_token_id is None:
+        raise ModelError(
+            "the tokenizer has no padding token, which classifiers are batched with",
+            where=folder,
+            do='set it once: tokenizer.pad_token = "..."; tokenizer.save_pretrained(FOLDER)',
+        )
+    return tokenizer
