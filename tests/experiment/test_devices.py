@@ -8,19 +8,22 @@ from pathlib import Path
 
 import pytest
 import torch
+from transformers import BertConfig, BertForSequenceClassification
 
 from farss.adapters.apply import apply
 from farss.adapters.update import scaled_update
-from farss.config import FarssConfig, Recipe
+from farss.config import FarssConfig, HeadConfig, Recipe
 from farss.datasets.knowledge import KnowledgeSet, Question
 from farss.errors import ConfigError
 from farss.evaluation.backends import TorchBackend
+from farss.evaluation.glue import predict
 from farss.evaluation.knowledge import measure_knowledge
 from farss.evaluation.task import TaskSet, measure_task
 from farss.experiment.initialising import sample_logits
 from farss.experiment.planning import prepare
 from farss.methods import METHODS
 from farss.model.calibration import Example, batches
+from farss.model.classification import LabelledExample, labelled_batches
 from farss.model.curvature import collect
 from farss.model.devices import free_bytes, place
 from farss.model.lazy import LazyWeights, skeleton
@@ -28,6 +31,7 @@ from farss.model.spectra import SpectrumCache
 from farss.model.streamed import Walk
 from farss.model.targets import find_targets, weight_matrix
 from farss.model.timing import calibrate
+from farss.training.head import warm_up_head_
 
 _SPEC = importlib.util.spec_from_file_location("elsewhere", Path(__file__).parents[1] / "elsewhere.py")
 elsewhere = importlib.util.module_from_spec(_SPEC)
@@ -114,6 +118,32 @@ def test_every_method_plans_starts_and_scales_there(method, device, tiny_gqa, tm
     assert torch.allclose(sample_logits(there).cpu(), sample_logits(here), atol=1e-4)
     with scaled_update(there, 0.0):
         assert torch.allclose(sample_logits(there).cpu(), base, atol=1e-4)
+
+
+def test_a_classifier_is_warmed_up_planned_and_asked_there(device, tmp_path):
+    config = BertConfig(
+        vocab_size=100,
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=3,
+        num_attention_heads=4,
+        initializer_range=0.1,
+    )
+    texts = [LabelledExample(tuple(range(4, 9 + i)), (), i % 2) for i in range(6)]
+    queue = labelled_batches(texts, batch_tokens=40, pad_id=0)
+    torch.manual_seed(0)
+    model = BertForSequenceClassification(config).eval()
+
+    def done(model, name):
+        warm_up_head_(model, texts, HeadConfig(warmup_steps=2), pad_id=0)
+        cache = SpectrumCache(tmp_path / name)
+        ready = prepare(model, queue, RANKS, ["farss"], spectra=cache)
+        wrapped = apply(model, ready.plans["farss"], lambda target: cache.get(target, "gram"))
+        return [t.indices for t in ready.plans["farss"].targets], predict(wrapped, texts, pad_id=0)
+
+    (found, answers), (expected, others) = done(moved(model, device), "there"), done(model, "here")
+    assert found == expected
+    assert [x for row in answers for x in row] == pytest.approx([x for row in others for x in row], abs=1e-4)
 
 
 def test_measuring(device, tiny_gqa, tiny_tokenizer):

@@ -15,7 +15,7 @@ from torch import nn
 
 from farss.adapters.apply import apply
 from farss.adapters.classifier import check_apart, check_encoder, encoder_hashes, export_classifier
-from farss.adapters.verify import logits, max_difference
+from farss.adapters.verify import logits, max_difference, sample_inputs
 from farss.config import DataConfig, FarssConfig, HeadConfig, ModelConfig, Recipe, TrainConfig
 from farss.datasets.glue import GlueRow, GlueTask, glue_rows, glue_task
 from farss.errors import ConfigError
@@ -32,6 +32,7 @@ from farss.methods import get_method
 from farss.methods.base import KNOWLEDGE
 from farss.model.calibration import pad_token
 from farss.model.classification import LabelledExample, encode_texts, labelled_batches, labels_fingerprint
+from farss.model.devices import place
 from farss.model.heads import load_classifier
 from farss.model.sources import LoadedModel, resolve
 from farss.model.spectra import SpectrumCache
@@ -178,6 +179,7 @@ def fine_tune(recipe: Recipe, job: GlueJob, folder: Path) -> dict[str, Any]:
         FarssError: see `docs/errors.md`.
     """
     loaded = load_classifier(recipe.model, job.task.classes, seed=job.job.seed)
+    loaded.model.to(place(recipe.device))
     shutil.rmtree(folder / "adapter", ignore_errors=True)  # of an earlier try that was cut short
     encode = functools.partial(_encoded, tokenizer=loaded.tokenizer, max_length=recipe.data.max_length)
     training = encode(_rows(recipe, job.task, "train"))
@@ -228,13 +230,14 @@ def _adapt(
     plan = ready.plans[method]
     check_apart(loaded.model, plan)
     plan.save(folder / "plan.json")
-    before, start = encoder_hashes(loaded.model), logits(loaded.model, queue[-1].inputs)
+    sample = sample_inputs(loaded.model, queue[-1].inputs)
+    before, start = encoder_hashes(loaded.model), logits(loaded.model, sample)
     cache = SpectrumCache(spectrum_folder())
     config = recipe.train
     model = apply(
         loaded.model, plan, lambda t: cache.get(t, recipe.init.route), dropout=config.dropout, seed=job.job.seed
     )
-    difference = max_difference(start, logits(model, queue[-1].inputs))
+    difference = max_difference(start, logits(model, sample))
     head = release_head_(model)
     report = _train(loaded, model, training, recipe, job)
     untouched = recipe.init.base == "reference"
