@@ -43,7 +43,7 @@ from farss.config import DataConfig, FarssConfig, ModelConfig
 from farss.datasets.formats import formatter
 from farss.datasets.resolve import load_rows
 from farss.experiment.environment import device, peak_bytes, versions
-from farss.experiment.streaming import StreamedModel
+from farss.experiment.initialisation.streaming import StreamedModel
 from farss.maths.spectrum import Spectrum, decompose
 from farss.methods import get_method
 from farss.methods.base import Evidence

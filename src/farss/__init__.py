@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from farss.adapters.export import export
     from farss.config import FarssConfig, ModelConfig, Recipe
     from farss.errors import FarssError
-    from farss.experiment.planning import plan
+    from farss.experiment.initialisation.planning import plan
     from farss.model.plan import Plan
     from farss.model.sources import load
 
@@ -35,7 +35,7 @@ _HOMES = {
     "apply": "farss.adapters.apply",
     "export": "farss.adapters.export",
     "load": "farss.model.sources",
-    "plan": "farss.experiment.planning",
+    "plan": "farss.experiment.initialisation.planning",
 }
 
 

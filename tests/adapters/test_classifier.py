@@ -13,7 +13,7 @@ from farss.adapters.classifier import check_apart, check_encoder, encoder_hashes
 from farss.adapters.verify import logits, max_difference
 from farss.config import FarssConfig, HeadConfig, TrainConfig
 from farss.errors import NumericalError, PlanError
-from farss.experiment.planning import prepare
+from farss.experiment.initialisation.planning import prepare
 from farss.methods import get_method
 from farss.model.classification import labelled_batches
 from farss.model.heads import head_parameters

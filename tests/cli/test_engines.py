@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
 from farss.adapters.files import load_adapter
-from farss.experiment import initialising
+from farss.experiment.initialisation import initialising
 from farss.model.plan import Plan
 
 
@@ -213,7 +213,7 @@ def test_what_is_expected_is_said_before_the_work(farss, workshop, tmp_path, met
 
 def test_a_forecast_grows_with_the_tokens_and_by_streaming(workshop):
     from farss.config import Recipe
-    from farss.experiment.outlook import forecast, outlook
+    from farss.experiment.initialisation.outlook import forecast, outlook
 
     seen = outlook(Recipe.from_yaml(workshop.recipe()))
     none = forecast(seen, "resident", 0, decomposes=False)

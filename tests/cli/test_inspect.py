@@ -11,9 +11,9 @@ import pytest
 import torch
 
 from farss.cli.main import main
-from farss.experiment import inspecting
-from farss.experiment.portrait import RANKS
-from farss.experiment.statistics import load_statistics, save_statistics
+from farss.experiment.initialisation.statistics import load_statistics, save_statistics
+from farss.experiment.inspection import inspecting
+from farss.experiment.inspection.portrait import RANKS
 from farss.model.curvature import Curvature
 from farss.model.plan import Plan
 from farss.report.inspection import render

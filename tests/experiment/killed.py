@@ -9,7 +9,7 @@ def initialise_in(recipe: dict, out: str, engine: str) -> None:
     import torch
 
     from farss.config import Recipe
-    from farss.experiment.initialising import initialise
+    from farss.experiment.initialisation.initialising import initialise
     from farss.model import curvature
 
     warnings.simplefilter("ignore")

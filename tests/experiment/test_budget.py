@@ -11,7 +11,7 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from farss.config import FarssConfig
-from farss.experiment.budget import (
+from farss.experiment.initialisation.budget import (
     BudgetWarning,
     at_average,
     at_rank,
@@ -20,7 +20,7 @@ from farss.experiment.budget import (
     plan_for,
     trainable_parameters,
 )
-from farss.experiment.planning import Preparation, prepare
+from farss.experiment.initialisation.planning import Preparation, prepare
 from farss.methods import METHODS, get_method
 from farss.methods.base import RankCapWarning, SpectralMethod
 from farss.methods.factored import FactorMethod

@@ -19,8 +19,8 @@ from farss.evaluation.backends import TorchBackend
 from farss.evaluation.glue import predict
 from farss.evaluation.knowledge import measure_knowledge
 from farss.evaluation.task import TaskSet, measure_task
-from farss.experiment.initialising import sample_logits
-from farss.experiment.planning import prepare
+from farss.experiment.initialisation.initialising import sample_logits
+from farss.experiment.initialisation.planning import prepare
 from farss.methods import METHODS
 from farss.model.calibration import Example, batches
 from farss.model.classification import LabelledExample, labelled_batches

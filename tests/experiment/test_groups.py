@@ -11,11 +11,11 @@ import pytest
 
 from farss.config import Recipe
 from farss.errors import ConfigError
-from farss.experiment.assemble import FinishedJob, FinishedRun
-from farss.experiment.groups import describe, groups_of
-from farss.experiment.jobs import jobs_of
-from farss.experiment.recipes import shipped_recipes
-from farss.experiment.speeds import speeds_to_lora
+from farss.experiment.runs.assemble import FinishedJob, FinishedRun
+from farss.experiment.runs.groups import describe, groups_of
+from farss.experiment.runs.jobs import jobs_of
+from farss.experiment.runs.recipes import shipped_recipes
+from farss.experiment.runs.speeds import speeds_to_lora
 from farss.methods import get_method
 
 SEEDS = {"methods": ["lora", "farss"], "learning_rates": [1e-3], "method_seeds": {"lora": [0, 1]}}

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 
 from farss.config import Recipe
-from farss.experiment.jobs import Job, jobs_of
-from farss.experiment.keys import Keys
-from farss.experiment.recipes import shipped_recipes
+from farss.experiment.runs.jobs import Job, jobs_of
+from farss.experiment.runs.keys import Keys
+from farss.experiment.runs.recipes import shipped_recipes
 from farss.methods.base import STATISTICS
 
 FULL, LORA, CORDA, EVA = (Job(name, 1e-4, 0) for name in ("full", "lora", "corda-kpm", "eva"))

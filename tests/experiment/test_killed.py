@@ -57,7 +57,7 @@ def content(folder):
 
 def begin(recipe, out, engine):
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["farss.experiment.initialising"])
+    context.set_forkserver_preload(["farss.experiment.initialisation.initialising"])
     process = context.Process(target=killed.initialise_in, args=(recipe, str(out), engine))
     process.start()
     return process

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from farss.config import FarssConfig, Recipe
-from farss.experiment.outlook import for_method, outlook
-from farss.experiment.planning import collect_with, gather
+from farss.experiment.initialisation.outlook import for_method, outlook
+from farss.experiment.initialisation.planning import collect_with, gather
 from farss.methods import get_method
 from farss.methods.base import KNOWLEDGE
 from farss.model.calibration import Example, batches

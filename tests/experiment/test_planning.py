@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from farss.config import FarssConfig
-from farss.experiment import planning
+from farss.experiment.initialisation import planning
 from farss.model.calibration import Example, batches
 
 EXAMPLES = [Example((5, 6, 7), (8, 9)), Example((10,), (11, 12, 13))]

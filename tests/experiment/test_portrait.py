@@ -8,7 +8,7 @@ import pytest
 from torch import nn
 
 from farss.config import FarssConfig
-from farss.experiment.portrait import describe_boundary, describe_layers, describe_stability, warnings_of
+from farss.experiment.inspection.portrait import describe_boundary, describe_layers, describe_stability, warnings_of
 from farss.model.targets import Target
 
 

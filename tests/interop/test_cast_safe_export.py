@@ -9,7 +9,7 @@ from farss.adapters.apply import apply
 from farss.adapters.layers import lora_layers
 from farss.adapters.trained import trained_updates
 from farss.config import FarssConfig
-from farss.experiment.planning import prepare
+from farss.experiment.initialisation.planning import prepare
 
 STEP = 1e-3
 

@@ -17,7 +17,7 @@ from farss.adapters.layers import lora_layers
 from farss.adapters.pairs import activate
 from farss.config import FarssConfig
 from farss.errors import PlanError
-from farss.experiment.planning import plan as make_plan
+from farss.experiment.initialisation.planning import plan as make_plan
 from farss.model.calibration import Batch
 from farss.model.plan import Plan
 

@@ -15,7 +15,7 @@ from farss.config import ModelConfig, Recipe
 from farss.errors import AdapterError, ConfigError
 from farss.experiment import materials
 from farss.experiment.progress import ProgressLine
-from farss.experiment.work import rank_account
+from farss.experiment.runs.work import rank_account
 from farss.model.sources import load
 from farss.storage import write_atomically, write_json
 from farss.training.sft import train

@@ -19,7 +19,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def act(arguments: argparse.Namespace) -> int:
     """Write the joint report and print its table."""
-    from farss.experiment.run import compare
+    from farss.experiment.runs.run import compare
 
     folder = Path(arguments.out)
     report = compare([Path(run) for run in arguments.runs], folder)

@@ -21,8 +21,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def act(arguments: argparse.Namespace) -> int:
     """Run the demo's recipe, or go on with it, and print the table."""
     from farss.config import Recipe
-    from farss.experiment.recipes import find_recipe
-    from farss.experiment.run import run
+    from farss.experiment.runs.recipes import find_recipe
+    from farss.experiment.runs.run import run
 
     recipe = recipe_from(arguments, Recipe.from_yaml(find_recipe("demo")))
     report, folder = run(recipe, arguments.out, arguments.workers)

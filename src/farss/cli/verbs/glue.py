@@ -56,7 +56,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def act(arguments: argparse.Namespace) -> int:
     """Run, or go on with, every task and method, and print the table."""
-    from farss.experiment.classification import GLUE_RECIPE, run_glue
+    from farss.experiment.encoders.classification import GLUE_RECIPE, run_glue
     from farss.report.glue import markdown
 
     recipe = recipe_from(arguments, GLUE_RECIPE)

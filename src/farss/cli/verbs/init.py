@@ -11,7 +11,7 @@ from farss.cli.output import emit
 from farss.errors import ConfigError
 
 if TYPE_CHECKING:
-    from farss.experiment.outlook import Forecast
+    from farss.experiment.initialisation.outlook import Forecast
 
 SUMMARY = "take statistics, decide a plan (an editable plan.json) and build the adapter it describes"
 EXAMPLE = "farss init --model smollm2-135m --data gsm8k --data-dir DATA --method farss --out init/"
@@ -50,9 +50,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def act(arguments: argparse.Namespace) -> int:
     """Initialise and say where the plan and the adapter are."""
-    from farss.experiment.initialising import initialise
-    from farss.experiment.sharding import initialise_shard
-    from farss.experiment.statistics import Shard
+    from farss.experiment.initialisation.initialising import initialise
+    from farss.experiment.initialisation.sharding import initialise_shard
+    from farss.experiment.initialisation.statistics import Shard
     from farss.model.cost import format_bytes
 
     recipe = recipe_from(arguments)

@@ -39,7 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def act(arguments: argparse.Namespace) -> int:
     """Inspect, and print the main numbers and where the page is."""
-    from farss.experiment.inspecting import inspect
+    from farss.experiment.inspection.inspecting import inspect
     from farss.report.inspection import print_inspection
 
     report = inspect(recipe_from(arguments), arguments.out, arguments.engine, announce=_announce)

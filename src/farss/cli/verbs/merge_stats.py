@@ -18,7 +18,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def act(arguments: argparse.Namespace) -> int:
     """Merge and say what is in the sum."""
-    from farss.experiment.statistics import merge_statistics
+    from farss.experiment.initialisation.statistics import merge_statistics
 
     origin = merge_statistics(arguments.parts, arguments.out)
     shards = [f"{number}/{origin.count}" for number in origin.shards]

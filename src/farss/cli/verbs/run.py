@@ -22,8 +22,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def act(arguments: argparse.Namespace) -> int:
     """Run the recipe, or go on with it, and print the table."""
-    from farss.experiment.recipes import find_recipe
-    from farss.experiment.run import run
+    from farss.experiment.runs.recipes import find_recipe
+    from farss.experiment.runs.run import run
 
     if arguments.positional_recipe and arguments.recipe:
         raise ConfigError("two recipes", got=f"{arguments.positional_recipe} and --recipe {arguments.recipe}")

@@ -19,7 +19,7 @@ def write_inspection(report: dict[str, Any], folder: str | Path) -> tuple[Path, 
     """Write `inspect.json` and `inspect.html` into `folder`, each atomically.
 
     Args:
-        report: what `farss.experiment.inspecting.inspect` found.
+        report: what `farss.experiment.inspection.inspecting.inspect` found.
         folder: made if missing.
 
     Returns:

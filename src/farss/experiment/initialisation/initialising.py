@@ -19,18 +19,18 @@ from farss.adapters.files import save_adapter
 from farss.config import FarssConfig, Recipe
 from farss.errors import ConfigError
 from farss.experiment import materials
-from farss.experiment.budget import budget_of, plan_for
-from farss.experiment.crew import Crew, crew
 from farss.experiment.environment import peak_bytes
-from farss.experiment.outlook import Forecast, Outlook, for_method, forecast, outlook
-from farss.experiment.planning import prepare, resolved, spectrum_folder
+from farss.experiment.initialisation.budget import budget_of, plan_for
+from farss.experiment.initialisation.crew import Crew, crew
+from farss.experiment.initialisation.outlook import Forecast, Outlook, for_method, forecast, outlook
+from farss.experiment.initialisation.planning import prepare, resolved, spectrum_folder
+from farss.experiment.initialisation.sharding import shard_batches, take_statistics
+from farss.experiment.initialisation.statistics import STATISTICS as STATISTICS_FILE
+from farss.experiment.initialisation.statistics import Origin, check_usable, load_statistics, save_statistics
+from farss.experiment.initialisation.streaming import StreamedModel, check_streamable, streamable
 from farss.experiment.progress import ProgressLine
-from farss.experiment.sharding import shard_batches, take_statistics
-from farss.experiment.statistics import STATISTICS as STATISTICS_FILE
-from farss.experiment.statistics import Origin, check_usable, load_statistics, save_statistics
+from farss.experiment.runs.work import batches_of, calibration_of
 from farss.experiment.steps import RECIPE, require_new
-from farss.experiment.streaming import StreamedModel, check_streamable, streamable
-from farss.experiment.work import batches_of, calibration_of
 from farss.methods import get_method
 from farss.methods.base import FROM_DATA, KNOWLEDGE, STATISTICS
 from farss.model.blocks import BlockChain

@@ -22,7 +22,7 @@ from farss.evaluation.records import Measurement
 from farss.evaluation.task import measure_task
 from farss.experiment import materials
 from farss.experiment.environment import peak_bytes
-from farss.experiment.jobs import Job
+from farss.experiment.runs.jobs import Job
 from farss.experiment.progress import ProgressLine
 from farss.methods import get_method
 

@@ -16,15 +16,16 @@ from torch import Tensor
 
 from farss.config import FarssConfig, Recipe
 from farss.errors import ConfigError, ResourceError
-from farss.experiment import materials, portrait
+from farss.experiment import materials
 from farss.experiment.environment import device, peak_bytes, versions
-from farss.experiment.outlook import Outlook, outlook
-from farss.experiment.planning import check_boundary, resolved, spectrum_folder
+from farss.experiment.initialisation.outlook import Outlook, outlook
+from farss.experiment.initialisation.planning import check_boundary, resolved, spectrum_folder
+from farss.experiment.initialisation.sharding import shard_batches, take_statistics
+from farss.experiment.initialisation.statistics import Shard
+from farss.experiment.inspection import portrait
 from farss.experiment.progress import ProgressLine
-from farss.experiment.sharding import shard_batches, take_statistics
-from farss.experiment.statistics import Shard
+from farss.experiment.runs.work import calibration_of, describe_model
 from farss.experiment.steps import RECIPE, require_new
-from farss.experiment.work import calibration_of, describe_model
 from farss.maths.energy import eigenvalue_share, energy_share
 from farss.methods import get_method
 from farss.methods.base import Evidence, RankCapWarning

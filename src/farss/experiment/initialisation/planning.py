@@ -12,7 +12,7 @@ from torch import nn
 
 from farss.config import FarssConfig, Match
 from farss.errors import DataError
-from farss.experiment.budget import budget_of, plan_for
+from farss.experiment.initialisation.budget import budget_of, plan_for
 from farss.methods import get_method
 from farss.methods.base import KNOWLEDGE, STATISTICS, Evidence, SpectralMethod, shallow_layer_count
 from farss.methods.compat import published_batches, published_code_config

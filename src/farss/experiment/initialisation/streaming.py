@@ -16,7 +16,7 @@ from torch import Tensor
 from farss.adapters.factors import Factors, initial_factors
 from farss.config import FarssConfig, ModelConfig
 from farss.errors import ConfigError, PlanError
-from farss.experiment.planning import check_boundary
+from farss.experiment.initialisation.planning import check_boundary
 from farss.maths.scores import DirectionScores
 from farss.methods import get_method
 from farss.methods.base import Evidence

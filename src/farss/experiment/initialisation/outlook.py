@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from farss.config import FarssConfig, Recipe
-from farss.experiment.planning import resolved
+from farss.experiment.initialisation.planning import resolved
 from farss.maths.choice import Choice
 from farss.methods import get_method
 from farss.methods.base import FROM_DATA, KNOWLEDGE

@@ -11,7 +11,7 @@ from typing import TypeVar
 import torch
 from torch import distributed
 
-from farss.experiment.statistics import Shard
+from farss.experiment.initialisation.statistics import Shard
 from farss.model.moments import Curvature
 
 Item = TypeVar("Item")

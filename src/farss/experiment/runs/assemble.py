@@ -17,13 +17,13 @@ from farss.evaluation.frontier import frontier_points
 from farss.evaluation.records import Measurement
 from farss.evaluation.scores import compare_runs, compare_to_base, summarise
 from farss.experiment.environment import device, versions
-from farss.experiment.groups import describe, groups_of
-from farss.experiment.jobs import Job, jobs_of
-from farss.experiment.keys import Keys
-from farss.experiment.measuring import SAMPLES, VALIDATION, frontier_file
-from farss.experiment.speeds import speeds_to_lora
+from farss.experiment.runs.groups import describe, groups_of
+from farss.experiment.runs.jobs import Job, jobs_of
+from farss.experiment.runs.keys import Keys
+from farss.experiment.runs.measuring import SAMPLES, VALIDATION, frontier_file
+from farss.experiment.runs.speeds import speeds_to_lora
 from farss.experiment.stages import finished
-from farss.experiment.validation import require_apart
+from farss.experiment.runs.validation import require_apart
 from farss.methods import get_method
 from farss.methods.base import STATISTICS, Method
 from farss.methods.factored import FactorMethod
