@@ -11,7 +11,7 @@ import pytest
 
 from farss.config import Recipe
 from farss.errors import ConfigError
-from farss.experiment.runs.assemble import FinishedJob, FinishedRun
+from farss.experiment.runs.finished import FinishedJob, FinishedRun
 from farss.experiment.runs.groups import describe, groups_of
 from farss.experiment.runs.jobs import jobs_of
 from farss.experiment.runs.recipes import shipped_recipes

@@ -11,7 +11,7 @@ from farss.experiment.runs.jobs import learning_rates_of
 from farss.experiment.runs.keys import Keys
 
 if TYPE_CHECKING:
-    from farss.experiment.runs.assemble import FinishedJob, FinishedRun
+    from farss.experiment.runs.finished import FinishedJob, FinishedRun
 
 NO_RATE = 1.0
 """Stands for the learning rate of trainings that validation chose it for: seeds may have been given different ones."""

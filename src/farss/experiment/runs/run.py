@@ -8,7 +8,8 @@ from typing import Any
 
 from farss.config import Recipe
 from farss.experiment import materials
-from farss.experiment.runs.assemble import assemble, load_run
+from farss.experiment.runs.assemble import assemble
+from farss.experiment.runs.finished import load_run
 from farss.experiment.runs.jobs import Job, jobs_of, methods_needing, validate
 from farss.experiment.runs.keys import Keys
 from farss.experiment.runs.measuring import measure_base, measure_job

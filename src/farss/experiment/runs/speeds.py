@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from farss.experiment.runs.assemble import FinishedJob
+    from farss.experiment.runs.finished import FinishedJob
 
 PLAIN = "lora"
 
