@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import dataclasses
 import datetime
 import json
 from collections import Counter
-from pathlib import Path
 from typing import Any
 
 from farss.config import Recipe
@@ -19,14 +17,12 @@ from farss.evaluation.scores import compare_runs, compare_to_base, summarise
 from farss.experiment.environment import device, versions
 from farss.experiment.runs.finished import FinishedJob, FinishedRun
 from farss.experiment.runs.groups import describe, groups_of
-from farss.experiment.runs.jobs import Job, jobs_of
-from farss.experiment.runs.keys import Keys
+from farss.experiment.runs.jobs import jobs_of
 from farss.experiment.runs.measuring import SAMPLES, VALIDATION, frontier_file
 from farss.experiment.runs.speeds import speeds_to_lora
-from farss.experiment.stages import finished
 from farss.experiment.runs.validation import require_apart
 from farss.methods import get_method
-from farss.methods.base import STATISTICS, Method
+from farss.methods.base import Method
 from farss.methods.factored import FactorMethod
 from farss.model.plan import Plan
 from farss.report.schema import SCHEMA_VERSION
