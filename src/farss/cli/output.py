@@ -11,6 +11,9 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+PIPED_WIDTH = 240
+"""Columns of a table that no terminal shows."""
+
 
 def emit(arguments: argparse.Namespace, result: Any, lines: Iterable[str]) -> int:
     """Print `result` as JSON if asked for, else the lines; return exit code 0."""
@@ -31,7 +34,10 @@ def emit_table(arguments: argparse.Namespace, rows: list[dict[str, Any]]) -> int
         table.add_column(key, no_wrap=key == "name")
     for row in rows:
         table.add_row(*(str(value) for value in row.values()))
-    Console().print(table)
+    console = Console()
+    if not console.is_terminal:
+        console.width = PIPED_WIDTH  # what reads lines wants whole ones
+    console.print(table)
     return 0
 
 

@@ -91,8 +91,13 @@ def _refuse_near_miss(name: str, data_dir: str | None) -> None:
     """Refuse what would be taken for a knowledge set but is, or nearly is, the name of something else.
 
     Raises:
-        ConfigError: if it is a task of lm-eval without the prefix, or no set but near a benchmark's name.
+        ConfigError: if it is a task for classifiers, a task of lm-eval without the prefix, or no set but near a
+            benchmark's name.
     """
+    if name in CATALOGUE and CATALOGUE[name].kind == "classification":
+        raise ConfigError(
+            "a task for classifiers has a verb of its own", got=name, do=f"farss glue --tasks {name.rpartition('/')[2]}"
+        )
     if name in CATALOGUE or is_data_file(name):
         return
     near = [f"{PREFIX}{name}"] if name in SOURCES else []

@@ -17,14 +17,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def act(arguments: argparse.Namespace) -> int:
-    """Print every name that `farss eval --tasks` takes, with its kind."""
+    """Print every name that `farss eval --tasks` or `farss glue --tasks` takes, with its kind."""
     from farss.experiment.listing import list_tasks
 
     rows = list_tasks(arguments.data_dir)
     if arguments.json:
         return emit(arguments, rows, ())
-    return emit_table(arguments, [row | {"rows": _words(row["rows"])} if "rows" in row else row for row in rows])
+    if arguments.data_dir is not None:
+        rows = [
+            {"name": row["name"], "kind": row["kind"], "rows": _words(row["rows"]), "summary": row["summary"]}
+            for row in rows
+        ]
+    return emit_table(arguments, rows)
 
 
 def _words(counts: dict[str, Any]) -> str:
-    return ", ".join(f"{stem} {'missing' if count is None else f'{count:,}'}" for stem, count in counts.items())
+    """Split and rows of each file; the last folder's name too where two files have one split's name."""
+    splits = [stem.rpartition("/")[2] for stem in counts]
+    names = [split if splits.count(split) == 1 else stem for stem, split in zip(counts, splits, strict=True)]
+    numbers = ["missing" if count is None else f"{count:,}" for count in counts.values()]
+    return ", ".join(f"{name} {number}" for name, number in zip(names, numbers, strict=True)) or "embedded"
