@@ -134,7 +134,7 @@ def test_terminal_and_json(farss, workshop, tmp_path):
     code, out, err = farss("inspect", "--recipe", workshop.recipe(), "--out", tmp_path / "one")
     assert code == 0, err
     assert "importance" in out and "default rule" in out and "trained parameters" in out and "inspect.html" in out
-    assert re.search(r"predicted: peak memory .* \(host; .*\), .* for \d+ tokens", err)
+    assert re.search(r"predicted: peak memory .* on cpu, .* for \d+ tokens", err)
     code, out, _ = farss("inspect", "--recipe", workshop.recipe(), "--out", tmp_path / "two", "--json")
     assert code == 0
     assert json.loads(out) == json.loads((tmp_path / "two" / "inspect.json").read_text(encoding="utf-8"))
