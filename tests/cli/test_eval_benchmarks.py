@@ -89,6 +89,7 @@ def test_a_limit_is_of_rows(farss, workshop, data, tmp_path, sandbox, scripted):
         ("nothing_like_it", "the data set was not found"),
         ("capitals,capitals", "a name comes twice"),
         ("gsm8k,word_problems", "at most one task"),
+        ("glue/sst2", "use `farss glue`"),
     ],
 )
 def test_what_cannot_be_run_is_said_before_the_model_is_loaded(

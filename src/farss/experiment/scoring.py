@@ -91,8 +91,11 @@ def _refuse_near_miss(name: str, data_dir: str | None) -> None:
     """Refuse what would be taken for a knowledge set but is, or nearly is, the name of something else.
 
     Raises:
-        ConfigError: if it is a task of lm-eval without the prefix, or no set but near a benchmark's name.
+        ConfigError: if it is a task of lm-eval without the prefix, a task of GLUE, or no set but near a benchmark's
+            name.
     """
+    if name in CATALOGUE and CATALOGUE[name].kind == "classification":
+        raise ConfigError("this data set is for classifiers, not for language models", got=name, do="use `farss glue`")
     if name in CATALOGUE or is_data_file(name):
         return
     near = [f"{PREFIX}{name}"] if name in SOURCES else []
@@ -143,7 +146,8 @@ def evaluate(
         recipe: the model, the data directory and how sets are asked.
         names: knowledge sets, at most one training task, benchmarks, and tasks of lm-eval as `lm-eval:NAME`.
         out: a folder that is new or empty.
-        adapters: PEFT adapter folders of that model; "base" among several stands for the model alone.
+        adapters: LoRA folders of PEFT for that model, or ones that farss wrote; "base" among several stands for
+            the model alone.
         backend: what reads and writes: PyTorch, or vLLM (knowledge sets and the task, at most one adapter).
 
     Raises:
@@ -259,7 +263,7 @@ def _account(
         "scores": scores,
         "seconds": time.perf_counter() - started,
         "versions": versions(),
-        "device": device(),
+        "device": device(recipe.device),
         "recipe": recipe.to_mapping(),
         "path": str(place / RESULTS),
     }

@@ -17,7 +17,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def act(arguments: argparse.Namespace) -> int:
-    """Print every name that `farss eval --tasks` takes, with its kind."""
+    """Print every name that `farss eval --tasks` takes, and the sets of `farss glue`, with their kinds."""
     from farss.experiment.listing import list_tasks
 
     rows = list_tasks(arguments.data_dir)
