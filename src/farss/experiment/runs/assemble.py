@@ -22,8 +22,8 @@ from farss.experiment.runs.jobs import Job, jobs_of
 from farss.experiment.runs.keys import Keys
 from farss.experiment.runs.measuring import SAMPLES, VALIDATION, frontier_file
 from farss.experiment.runs.speeds import speeds_to_lora
-from farss.experiment.stages import finished
 from farss.experiment.runs.validation import require_apart
+from farss.experiment.stages import finished
 from farss.methods import get_method
 from farss.methods.base import STATISTICS, Method
 from farss.methods.factored import FactorMethod

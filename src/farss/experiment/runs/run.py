@@ -12,8 +12,8 @@ from farss.experiment.runs.assemble import assemble, load_run
 from farss.experiment.runs.jobs import Job, jobs_of, methods_needing, validate
 from farss.experiment.runs.keys import Keys
 from farss.experiment.runs.measuring import measure_base, measure_job
-from farss.experiment.stages import run_stage
 from farss.experiment.runs.work import collect_statistics, gather_statistics, plan_methods, train_job
+from farss.experiment.stages import run_stage
 from farss.experiment.workers import Share, run_all, shares
 from farss.methods.base import KNOWLEDGE, STATISTICS
 from farss.report import write_report

@@ -16,7 +16,6 @@ from farss.adapters.files import save_adapter
 from farss.config import Recipe
 from farss.experiment import materials
 from farss.experiment.environment import device, peak_bytes
-from farss.experiment.runs.jobs import Job
 from farss.experiment.initialisation.planning import (
     calibration_batches,
     check_boundary,
@@ -27,8 +26,9 @@ from farss.experiment.initialisation.planning import (
     resolved,
     spectrum_folder,
 )
-from farss.experiment.progress import ProgressLine
 from farss.experiment.initialisation.statistics import STATISTICS, Origin, save_statistics
+from farss.experiment.progress import ProgressLine
+from farss.experiment.runs.jobs import Job
 from farss.methods import get_method
 from farss.methods.base import KNOWLEDGE
 from farss.model.calibration import Batch, Example, data_fingerprint, pad_token
