@@ -33,6 +33,7 @@ def test_unknown_key_names_the_nearest(tmp_path):
         ("init.r_min", 60, "1 <= r_min <= r_avg <= r_max"),
         ("init.rank", 0, "at least 1"),
         ("train.learning_rate", -1.0, "positive"),
+        ("eval.task_rows", 0, "at least one held-out row"),
         ("nonsense", 1, "unknown key"),
         ("train.nonsense", 1, "unknown key"),
         ("name.deeper", 1, "no parts"),

@@ -287,6 +287,10 @@ class EvalConfig(Settings):
     bootstrap: int = 2000
     seed: int = 0
 
+    def __post_init__(self) -> None:
+        rows = self.task_rows
+        require(rows is None or rows >= 1, "at least one held-out row is needed", where="task_rows", got=rows)
+
 
 @dataclass(frozen=True)
 class Recipe(Settings):

@@ -34,15 +34,21 @@ def test_each_adapter_speaks_and_leaves_the_base_to_the_bit(model, kit, tmp_path
     assert [type(m) for m in model.modules()] == [type(m) for m in untouched.modules()]
 
 
-@pytest.mark.parametrize("settings", [{}, {"use_dora": True}, {"modules_to_save": ["lm_head"]}])
-def test_foreign_adapters_too(llama, kit, tmp_path, settings):
+@pytest.mark.parametrize("settings", [{}, {"use_dora": True}, {"modules_to_save": ["lm_head"]}, {"bias": "all"}])
+def test_foreign_adapters_too(kit, tmp_path, settings):
+    model = kit.models["qwen2"]()
     torch.manual_seed(0)
     config = LoraConfig(r=2, target_modules=["q_proj"], init_lora_weights=False, **settings)
-    get_peft_model(copy.deepcopy(llama), config).save_pretrained(tmp_path / "foreign")
-    before, ids = kit.logits(llama, kit.tokens()), kit.tokens()
-    with adapted(llama, tmp_path / "foreign") as wrapped:
-        assert not torch.equal(kit.logits(wrapped, ids), before)
-    assert torch.equal(kit.logits(llama, ids), before)
+    foreign = get_peft_model(copy.deepcopy(model), config)
+    kit.train(foreign, steps=1)
+    foreign.save_pretrained(tmp_path / "foreign")
+    untouched, ids = copy.deepcopy(model), kit.tokens()
+    for _ in range(2):
+        with adapted(model, tmp_path / "foreign") as wrapped:
+            assert torch.allclose(kit.logits(wrapped, ids), kit.logits(foreign, ids), atol=1e-5)
+        assert torch.equal(kit.logits(model, ids), kit.logits(untouched, ids))
+    mine, other = model.state_dict(), untouched.state_dict()
+    assert mine.keys() == other.keys() and all(torch.equal(mine[name], other[name]) for name in mine)
 
 
 def test_the_base_comes_back_after_an_error(llama, kit, tmp_path):

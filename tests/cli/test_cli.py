@@ -12,6 +12,7 @@ from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
 from farss.adapters.files import load_adapter
+from farss.cli.main import build_parser
 from farss.errors import FarssError
 from farss.model.plan import Plan
 
@@ -145,6 +146,15 @@ def refused(outcome, message: str) -> None:
     code, out, err = outcome
     assert (code, out) == (2, "")
     assert message in err and "Traceback" not in err
+
+
+@pytest.mark.parametrize("flag", ["--lr", "--seed"])
+def test_a_run_takes_no_flag_that_it_would_not_read(flag, capsys):
+    parser = build_parser()
+    assert parser.parse_args(["train", "--init", "i", "--out", "o", flag, "1"])
+    with pytest.raises(SystemExit):
+        parser.parse_args(["run", "recipe.yaml", flag, "1"])
+    assert "unrecognized arguments" in capsys.readouterr().err
 
 
 def test_an_unknown_method_names_the_nearest(farss, workshop, tmp_path):

@@ -11,6 +11,7 @@ import pytest
 
 from farss.evaluation.records import Measurement
 from farss.experiment import materials
+from farss.experiment.scoring import telling_names
 
 
 @pytest.fixture(scope="module")
@@ -61,16 +62,27 @@ def test_each_is_scored_as_if_alone_and_the_base_is_loaded_once(farss, workshop,
     assert result["runs"]["lora"]["scores"] != result["runs"]["farss"]["scores"]
 
 
-def test_two_adapters_of_one_name_are_refused(farss, workshop, adapters, tmp_path):
-    other = tmp_path / "lora"
-    other.symlink_to(adapters / "farss")
-    (tmp_path / "x" / "lora").mkdir(parents=True)
-    code, _, err = farss(
-        "eval", "--recipe", workshop.recipe("eval"), "--tasks", "capitals",
-        "--adapter", adapters / "lora", tmp_path / "x" / "lora", "--out", tmp_path / "out",
-    )  # fmt: skip
-    assert code == 2 and "two adapters have one name" in err
+def test_an_adapter_named_twice_is_refused(farss, workshop, adapters, tmp_path):
+    asked = ("--recipe", workshop.recipe("eval"), "--tasks", "capitals", "--out", tmp_path / "out")
+    code, _, err = farss("eval", *asked, "--adapter", adapters / "lora", adapters / "farss" / ".." / "lora")
+    assert code == 2 and "an adapter comes twice" in err
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("places", "names"),
+    [
+        (["/a/lora"], ["lora"]),
+        (["/a/lora", "/b/pissa"], ["lora", "pissa"]),
+        (["/run/lora-seed0/train/peft", "/run/pissa-seed0/train/peft"], ["lora-seed0", "pissa-seed0"]),
+        (["/one/lora/peft", "/two/lora/peft"], ["one", "two"]),
+        (["/a/x/peft", "/b/x/peft", "/a/y/peft"], ["a-x-peft", "b-x-peft", "a-y-peft"]),
+        (["/a/base"], ["a"]),
+        ([], []),
+    ],
+)
+def test_names_tell_folders_apart(places, names):
+    assert telling_names([Path(place) for place in places]) == names
 
 
 def test_vllm_gives_the_scores_of_pytorch(farss, workshop, adapters, tmp_path, monkeypatch):

@@ -156,6 +156,8 @@ def test_a_regression_in_memory(place, tmp_path):
         ({"tasks": "sst-2"}, "unknown GLUE task"),
         ({"tasks": ","}, "name at least one task of GLUE"),
         ({"tasks": "rte"}, "the data set was not found"),
+        ({"splits": ","}, "at least one value is needed, each once"),
+        ({"splits": "validation,validation"}, "at least one value is needed, each once"),
         ({"splits": "adversarial"}, "the data set was not found"),
         ({"methods": "lora-null"}, "statistics of knowledge questions"),
         ({"set": "init.compat=published-code"}, "no batches for classifiers"),

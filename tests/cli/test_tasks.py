@@ -15,7 +15,7 @@ ASKED = re.compile(r"(test|validation|dev|facts)")
 """How the file of a split begins that a benchmark asks."""
 
 NOT_ASKED = {
-    "glue/stsb/test": "the hub's has no labels, so the validation split is scored everywhere",
+    "glue/stsb/test": "the validation split of GLUE is what is scored; the other tasks' test splits have no labels",
     "mbpp/validation": "the paper's own split for choosing settings; the test split is asked",
     "mmlu/validation": "for choosing settings; lm-eval asks the test split with examples of the dev split",
     "wikitext2/validation_tokens": "the token form, with rare words replaced: text for statistics, not for perplexity",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import importlib.util
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -19,6 +20,7 @@ from farss.evaluation.backends import TorchBackend
 from farss.evaluation.glue import predict
 from farss.evaluation.knowledge import measure_knowledge
 from farss.evaluation.task import TaskSet, measure_task
+from farss.experiment import environment
 from farss.experiment.initialisation.initialising import sample_logits
 from farss.experiment.initialisation.planning import prepare
 from farss.methods import METHODS
@@ -183,6 +185,14 @@ def test_a_gpu_where_there_is_one_and_each_process_its_own(monkeypatch):
     assert place("auto") == place("cuda") == torch.device("cuda:0") and place("cpu") == torch.device("cpu")
     monkeypatch.setenv("LOCAL_RANK", "1")
     assert place("auto") == torch.device("cuda:1")
+
+
+def test_a_result_names_what_computed_it(monkeypatch):
+    gpu = SimpleNamespace(name="a GPU", total_memory=7)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: gpu)
+    assert environment.device()["name"] == environment.device("cuda")["name"] == "a GPU"
+    assert environment.device("cpu")["name"] != "a GPU" and environment.device("cpu")["memory_bytes"] != 7
 
 
 def test_an_unknown_device_is_refused():

@@ -12,6 +12,7 @@ from rich.console import Console
 
 from farss.errors import FarssError
 from farss.report import print_report, render, validate
+from farss.report.difference_table import difference_section
 from farss.report.findings import headline, plain, standfirst, standing
 from farss.report.runs import catalogue
 
@@ -148,3 +149,22 @@ def test_an_area_carries_its_interval(seeded):
     page = render(seeded)
     assert "0.765" in page and "0.712" in page and "0.812" in page
     validate(seeded)
+
+
+def test_the_best_method_stands_first_whatever_the_order_of_the_report(seeded):
+    top = {"value": 2.0, "low": 1.9, "high": 2.1}
+    for record in seeded["differences"]["methods"].values():
+        record["KT_l"] = {"value": 0.5, "low": 0.4, "high": 0.6}
+    first = next(name for name in seeded["differences"]["methods"] if name != "full")
+    seeded["differences"]["methods"][first]["KT_l"] = top
+    last = list(seeded["differences"]["methods"])[-1]
+    found = pair(seeded, first, last)
+    assert found["a"] == first  # the best one is the first of this pair
+    found.update(value=0.5, low=0.4, high=0.6)
+    label = next(r.method_label for r in catalogue(seeded) if r.method == first)
+    group = difference_section(seeded, catalogue(seeded))["groups"][0]
+    assert group["best"] == label and all(label in row["a"] and label not in row["b"] for row in group["first"])
+    console = Console(file=io.StringIO(), width=100)
+    print_report(seeded, console)
+    said = " ".join(console.file.getvalue().split())
+    assert f"{label} minus" in said and "+0.500 [+0.400 +0.600]" in said

@@ -31,19 +31,33 @@ def adapted(base: nn.Module, folder: str | Path, *, fingerprint: str | None = No
     """
     kept = _weights_it_changes(base, Path(folder))
     model = load_adapter(base, folder, trainable=False, fingerprint=fingerprint)
+    replaced = _modules_it_replaces(base)
     try:
         yield model
     finally:
         model.unload()
+        for name, module in replaced.items():  # PEFT leaves the adapter's own ones in their places
+            parent, _, child = name.rpartition(".")
+            setattr(base.get_submodule(parent), child, module)
         with torch.no_grad():
             for name, weight in kept.items():
                 base.get_parameter(name).copy_(weight)
 
 
 def _weights_it_changes(base: nn.Module, folder: Path) -> dict[str, torch.Tensor]:
-    """Copies of the weights that an adapter in the residual form changes when it is loaded."""
-    if not (folder / REMOVED_FILE).exists():
-        return {}
-    plan = Plan.load(folder / PLAN_FILE)
-    names = [f"{row.name}.weight" for row in plan.targets]
+    """Copies of the weights that an adapter may change when it is loaded: those of the residual form, and biases."""
+    names = [name for name, _ in base.named_parameters() if "bias" in name]  # PEFT loads trained ones in place
+    if (folder / REMOVED_FILE).exists():
+        names += [f"{row.name}.weight" for row in Plan.load(folder / PLAN_FILE).targets]
     return {name: base.get_parameter(name).detach().clone() for name in names}
+
+
+def _modules_it_replaces(base: nn.Module) -> dict[str, nn.Module]:
+    """The base's own modules of those that an adapter brings whole (`modules_to_save`), by name."""
+    from peft.utils.other import ModulesToSaveWrapper
+
+    return {
+        name: module.original_module
+        for name, module in base.named_modules()
+        if isinstance(module, ModulesToSaveWrapper)
+    }

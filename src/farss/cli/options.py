@@ -31,9 +31,13 @@ FLAGS: dict[str, tuple[str, Any, str]] = {
     "--batch-size": ("train.batch_size", int, "sequences per optimiser step"),
     "--seed": ("train.seed", int, "seed of data order, dropout and random factors"),
     "--knowledge-rows": ("eval.knowledge_rows", int, "questions per knowledge set"),
-    "--task-rows": ("eval.task_rows", int, "held-out rows whose loss is measured"),
+    "--task-rows": ("eval.task_rows", int, "held-out rows of a task or benchmark that are scored"),
     "--generate-rows": ("eval.generate_rows", int, "held-out rows answered in words"),
 }
+
+ONE_TRAINING = {"--lr", "--seed"}
+"""Flags of settings that a run of many jobs does not read: it takes `learning_rates` and `seeds`."""
+RUN_FLAGS = tuple(flag for flag in FLAGS if flag not in ONE_TRAINING)
 
 
 def add_recipe_options(parser: argparse.ArgumentParser, flags: Sequence[str]) -> None:

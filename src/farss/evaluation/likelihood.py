@@ -177,7 +177,7 @@ def score(
     """
     vocabulary = model.get_input_embeddings().weight.shape[0]  # pyright: ignore[reportCallIssue, reportAttributeAccessIssue]
     found: dict[int, TokenScores] = {}
-    for batch in _batches(_readings(pairs), len(shared), batch_tokens, max(1, LOGITS_PER_BATCH // vocabulary)):
+    for batch in _batches(_readings(pairs), batch_tokens, max(1, LOGITS_PER_BATCH // vocabulary)):
         found.update(_score_batch(model, batch, shared, pad_id))
         if progress is not None:
             progress(len(found), len(pairs))
@@ -209,7 +209,7 @@ def _readings(pairs: Sequence[Continuation]) -> list[_Reading]:
     return list(found.values())
 
 
-def _batches(readings: Sequence[_Reading], shared: int, tokens: int, targets: int) -> Iterator[list[_Reading]]:
+def _batches(readings: Sequence[_Reading], tokens: int, targets: int) -> Iterator[list[_Reading]]:
     """Batches, longest sequences first, within the limits on padded tokens and on predicted positions."""
     batch: list[_Reading] = []
     width = predicted = 0

@@ -224,7 +224,7 @@ def _report(recipe: Recipe, subject: Subject, before: Measurement, after: Measur
         },
         "recipe": recipe.to_mapping(),
         "versions": versions(),
-        "device": device(),
+        "device": device(recipe.device),
     }
 
 

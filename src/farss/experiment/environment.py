@@ -13,6 +13,8 @@ from typing import Any
 import psutil
 import torch
 
+from farss.config import Device
+
 PACKAGES = ("farss", "torch", "transformers", "peft", "accelerate", "safetensors")
 
 
@@ -27,9 +29,13 @@ def versions() -> dict[str, str]:
     return found
 
 
-def device() -> dict[str, Any]:
-    """Name, cores and memory (bytes) of the machine that computes."""
-    if torch.cuda.is_available():
+def device(wanted: Device = "auto") -> dict[str, Any]:
+    """Name, cores and memory (bytes) of what computes: the GPU, if there is one and it is not to be left alone.
+
+    Args:
+        wanted: `device` of the recipe.
+    """
+    if wanted != "cpu" and torch.cuda.is_available():
         properties = torch.cuda.get_device_properties(0)
         return {"name": properties.name, "cores": os.cpu_count(), "memory_bytes": properties.total_memory}
     return {"name": _processor(), "cores": os.cpu_count(), "memory_bytes": psutil.virtual_memory().total}

@@ -1,4 +1,4 @@
-"""Everything that `farss eval --tasks` takes, and how many rows of it a data directory holds."""
+"""Everything that `farss eval --tasks` takes, and the sets of `farss glue`; how many rows a data directory holds."""
 
 from __future__ import annotations
 
@@ -15,14 +15,15 @@ from farss.evaluation.local_tasks import SOURCES
 
 
 def list_tasks(data_dir: str | Path | None = None) -> list[dict[str, Any]]:
-    """One row per name that `farss eval --tasks` takes.
+    """One row per name that `farss eval --tasks` takes, and per data set of `farss glue`.
 
     Args:
         data_dir: also count the rows of each file of it that the name reads.
 
     Returns:
-        Each {"name", "kind" (knowledge, task, benchmark or lm-eval), "summary", "splits", "source"}; with a data
-        directory also "rows": {"NAME/SPLIT": rows, None where the file is missing}. Embedded sets have no files.
+        Each {"name", "kind" (knowledge, task, classification, benchmark or lm-eval), "summary", "splits", "source"};
+        with a data directory also "rows": {"NAME/SPLIT": rows, None where the file is missing}. Embedded sets have
+        no files.
 
     Raises:
         DataError: if the data directory is not there, or a file is damaged.

@@ -148,11 +148,12 @@ def evaluate(
         recipe: the model, the data directory and how sets are asked.
         names: knowledge sets, at most one training task, benchmarks, and tasks of lm-eval as `lm-eval:NAME`.
         out: a folder that is new or empty.
-        adapters: PEFT adapter folders of that model; "base" among several stands for the model alone.
+        adapters: LoRA folders of PEFT for that model, or ones that farss wrote; "base" among several stands for
+            the model alone.
         backend: what reads and writes: PyTorch, or vLLM (knowledge sets and the task, at most one adapter).
 
     Raises:
-        ConfigError: if no task, or more than one training task, is named, two adapters have one name, `out` is not
+        ConfigError: if no task, or more than one training task, is named, an adapter comes twice, `out` is not
             empty, or vLLM is asked for what it is not used for here.
         DataError: if a set is missing, empty, or its rows lack fields.
         AdapterError: if an adapter is missing or belongs to another base.
@@ -182,24 +183,31 @@ def evaluate(
 
 
 def _named(adapters: Sequence[str | Path]) -> dict[str, Path | None]:
-    """Adapter folders by the last part of their names; None for the base model.
+    """Adapter folders by names that tell them apart; None for the base model.
 
     Raises:
-        ConfigError: if two have one name.
+        ConfigError: if one comes twice.
     """
-    found: dict[str, Path | None] = {}
-    for adapter in adapters:
-        alone = len(adapters) > 1 and str(adapter) == BASE
-        name = BASE if alone else Path(adapter).resolve().name
-        if name in found:
-            raise ConfigError(
-                "two adapters have one name",
-                where="--adapter",
-                got=name,
-                do="results are kept by the last part of the folder's name: rename one",
-            )
-        found[name] = None if alone else Path(adapter)
-    return found
+    several = len(adapters) > 1
+    folders = [None if several and str(adapter) == BASE else Path(adapter) for adapter in adapters]
+    places = [None if folder is None else folder.resolve() for folder in folders]
+    if len(set(places)) < len(places):
+        raise ConfigError("an adapter comes twice", where="--adapter", got=", ".join(map(str, adapters)))
+    names = iter(telling_names([place for place in places if place is not None]))
+    return {BASE if folder is None else next(names): folder for folder in folders}
+
+
+def telling_names(places: Sequence[Path]) -> list[str]:
+    """Short names for different folders: of the shortest path endings that differ, the first part if that differs too.
+
+    `run/lora-seed0/train/peft` and `run/pissa-seed0/train/peft` are called `lora-seed0` and `pissa-seed0`.
+    """
+    for length in range(1, max((len(place.parts) for place in places), default=0) + 1):
+        endings = [place.parts[-length:] for place in places]
+        for names in ([ending[0] for ending in endings], ["-".join(ending) for ending in endings]):
+            if len({*names, BASE}) > len(places):
+                return [name.strip("/") for name in names]
+    return []
 
 
 def _evaluate_one(
@@ -230,7 +238,13 @@ def _evaluate_one(
 def _evaluate_with_vllm(recipe: Recipe, requested: Requested, place: Path, adapter: Path | None) -> dict[str, Any]:
     started = time.perf_counter()
     model = resolve(recipe.model.name, recipe.model.revision)
-    backend = VllmBackend(str(model), adapter, dtype=recipe.model.dtype, seed=recipe.eval.seed)
+    backend = VllmBackend(
+        str(model),
+        adapter,
+        dtype=recipe.model.dtype,
+        seed=recipe.eval.seed,
+        trust_remote_code=recipe.model.trust_remote_code,
+    )
     measurement = _measure(recipe, requested, backend, "" if adapter is None else adapter.name)
     measurement.save(place / SAMPLES)
     account = _account(recipe, recipe.model.name, adapter, summarise(measurement), started, place)
@@ -264,7 +278,7 @@ def _account(
         "scores": scores,
         "seconds": time.perf_counter() - started,
         "versions": versions(),
-        "device": device(),
+        "device": device(recipe.device),
         "recipe": recipe.to_mapping(),
         "path": str(place / RESULTS),
     }

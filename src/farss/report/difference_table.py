@@ -41,7 +41,7 @@ def difference_section(report: dict[str, Any], runs: list[Run]) -> dict[str, Any
 
 
 def _group(measure: str, pairs: list[Contrast], top: Compared | None) -> dict[str, Any]:
-    first = [pair if pair.a is top else -pair for pair in pairs if top in (pair.a, pair.b)]
+    first = [pair if pair.a == top else -pair for pair in pairs if top in (pair.a, pair.b)]
     rest = [pair if pair.found.value >= 0 else -pair for pair in pairs if top not in (pair.a, pair.b)]
     for part in (first, rest):
         part.sort(key=lambda pair: pair.found.value)

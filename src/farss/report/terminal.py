@@ -100,7 +100,7 @@ def difference_table(report: dict[str, Any]) -> Table | None:
     heads = (f"{top.label} minus", f"difference in {measure}", "p (Holm)", "seeds", "")
     for number, head in enumerate(heads):
         result.add_column(head, justify="right" if 0 < number < len(heads) - 1 else "left", overflow="fold")
-    for pair in sorted((p if p.a is top else -p for p in pairs if top in (p.a, p.b)), key=lambda p: p.found.value):
+    for pair in sorted((p if p.a == top else -p for p in pairs if top in (p.a, p.b)), key=lambda p: p.found.value):
         ends = [signed(v) for v in pair.found.ends()[1:]]
         cells = (
             pair.b.label,

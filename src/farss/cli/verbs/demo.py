@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from farss.cli.options import FLAGS, add_recipe_options, add_workers_option, recipe_from
+from farss.cli.options import RUN_FLAGS, add_recipe_options, add_workers_option, recipe_from
 from farss.cli.output import print_run
 
 SUMMARY = "compare full fine-tuning, LoRA, PiSSA, MiLoRA and FARSS on SmolLM2-135M, in minutes, on a CPU"
@@ -13,7 +13,7 @@ EXAMPLE = "farss demo"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Flags that override the demo's recipe."""
-    add_recipe_options(parser, tuple(FLAGS))
+    add_recipe_options(parser, RUN_FLAGS)
     parser.add_argument("--out", metavar="DIR", default="runs/demo", help="run folder (default runs/demo)")
     add_workers_option(parser)
 

@@ -24,7 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="DIR",
         nargs="+",
         default=[],
-        help="any PEFT adapter folders, or ones written by `farss train`; `base` among several is the model alone",
+        help="LoRA folders of PEFT, or ones written by `farss train`; `base` among several is the model alone",
     )
     parser.add_argument("--tasks", required=True, help="comma-separated names of `farss tasks`")
     parser.add_argument("--backend", choices=("torch", "vllm"), default="torch", help="what reads and writes text")

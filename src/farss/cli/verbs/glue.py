@@ -12,6 +12,7 @@ from farss.errors import ConfigError
 
 SUMMARY = "fine-tune an encoder on tasks of GLUE with several methods, classification head included, and compare them"
 EXAMPLE = "farss glue --tasks sst2,rte --methods lora,pissa,farss --data-dir DATA --out runs/glue"
+RATES = "comma-separated peak learning rates of adapters (learning_rates); `full` has full_learning_rates"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -21,6 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         (
             "--model",
             "--dtype",
+            "--device",
             "--data-dir",
             "--train-rows",
             "--calibration-rows",
@@ -42,7 +44,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="comma-separated: cola, sst2, mrpc, rte, qnli, stsb, ...",
     )
     parser.add_argument("--methods", metavar="NAMES", help="comma-separated names of `farss methods`")
-    parser.add_argument("--lr", metavar="RATES", help="comma-separated peak learning rates (learning_rates)")
+    parser.add_argument("--lr", metavar="RATES", help=RATES)
     parser.add_argument("--seeds", "--seed", metavar="SEEDS", help="comma-separated seeds, of the head too (seeds)")
     parser.add_argument("--splits", metavar="NAMES", default="validation", help="validation (default), adversarial")
     default = HeadConfig().warmup_steps

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from farss.cli.options import FLAGS, add_recipe_options, add_workers_option, recipe_from
+from farss.cli.options import RUN_FLAGS, add_recipe_options, add_workers_option, recipe_from
 from farss.cli.output import print_run
 from farss.errors import ConfigError
 
@@ -15,7 +15,7 @@ EXAMPLE = "farss run gsm8k-smollm2 --data-dir DATA --out runs/gsm8k"
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The recipe and flags that override it."""
     parser.add_argument("positional_recipe", metavar="RECIPE", nargs="?", help="YAML file or the name of a shipped one")
-    add_recipe_options(parser, tuple(FLAGS))
+    add_recipe_options(parser, RUN_FLAGS)
     parser.add_argument("--out", metavar="DIR", help="run folder (default runs/NAME)")
     add_workers_option(parser)
 

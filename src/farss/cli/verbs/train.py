@@ -16,7 +16,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--init", metavar="DIR", required=True, help="folder made by `farss init`")
     add_recipe_options(
         parser,
-        ("--data", "--data-dir", "--train-rows", "--max-length", "--lr", "--epochs", "--batch-size", "--seed"),
+        (
+            "--device",
+            "--data",
+            "--data-dir",
+            "--train-rows",
+            "--max-length",
+            "--lr",
+            "--epochs",
+            "--batch-size",
+            "--seed",
+        ),
     )
     parser.add_argument("--out", metavar="DIR", required=True, help="folder for checkpoints and the trained adapter")
 

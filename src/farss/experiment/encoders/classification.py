@@ -28,7 +28,7 @@ from farss.experiment.runs.jobs import Job, jobs_of
 from farss.experiment.runs.work import rank_account
 from farss.experiment.stages import run_stage, stage_key
 from farss.experiment.workers import Share, run_all, shares
-from farss.methods import get_method
+from farss.methods import get_method, package_of_method
 from farss.methods.base import KNOWLEDGE
 from farss.model.calibration import pad_token
 from farss.model.classification import LabelledExample, encode_texts, labelled_batches, labels_fingerprint
@@ -90,6 +90,7 @@ class GlueJob:
             [recipe.init.to_mapping(), recipe.match, recipe.budget_params],
             recipe.train.to_mapping(),
             recipe.eval.task_rows,
+            *([package] if (package := package_of_method(self.job.method)) else []),
         )
 
 
@@ -127,6 +128,8 @@ def run_glue(
     chosen = [glue_task(name) for name in dict.fromkeys(tasks)]
     if not chosen:
         raise ConfigError("name at least one task of GLUE", where="tasks")
+    if not splits or len(set(splits)) != len(splits):
+        raise ConfigError("at least one value is needed, each once", where="splits", got=list(splits))
     _validate(recipe)
     parts = shares(workers)
     for task in chosen:

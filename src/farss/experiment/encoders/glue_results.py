@@ -53,7 +53,7 @@ def assemble(
         "head": head.to_mapping(),
         "recipe": recipe.to_mapping(),
         "versions": versions(),
-        "device": device(),
+        "device": device(recipe.device),
         "tasks": {
             name: _task(task, [row for row in done if row[0].name == name], training[name], recipe, splits)
             for name, task in tasks.items()

@@ -255,7 +255,7 @@ def _report(recipe: Recipe, found: Found, predicted: dict[str, Any], seconds: fl
         },
         "recipe": recipe.to_mapping(),
         "versions": versions(),
-        "device": device(),
+        "device": device(recipe.device),
     }
 
 

@@ -59,7 +59,7 @@ def assemble(runs: list[FinishedRun]) -> dict[str, Any]:
         "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "recipe": first.recipe.to_mapping(),
         "versions": versions(),
-        "device": device(),
+        "device": device(first.recipe.device),
         "model": first.planned["model"],
         "data": _data(first, before),
         "base": {"scores": summarise(before)},

@@ -194,7 +194,7 @@ def train_job(recipe: Recipe, job: Job, plans: Path, folder: Path) -> dict[str, 
         loaded.model.to(torch.bfloat16 if loaded.dtype is torch.bfloat16 else loaded.dtype)
         loaded.model.save_pretrained(folder / "model")
         loaded.tokenizer.save_pretrained(folder / "model")
-        return {**account, **_training_account(result)}
+        return {**account, **_training_account(result, recipe)}
     plan = Plan.load(plans / f"{job.method}.json", start=True)
     started = time.perf_counter()
     cache = SpectrumCache(spectrum_folder())
@@ -204,7 +204,7 @@ def train_job(recipe: Recipe, job: Job, plans: Path, folder: Path) -> dict[str, 
     result = _train(loaded, model, examples, config, folder, job)
     save_adapter(model, folder / "adapter")
     checked = export(model, folder / "peft", to="peft", tokenizer=loaded.tokenizer)
-    return {**account, **_training_account(result), "export_max_logit_difference": checked.max_logit_difference}
+    return {**account, **_training_account(result, recipe), "export_max_logit_difference": checked.max_logit_difference}
 
 
 def _train(loaded: LoadedModel, model: Any, examples: Any, config: Any, folder: Path, job: Job) -> Any:
@@ -220,14 +220,14 @@ def _train(loaded: LoadedModel, model: Any, examples: Any, config: Any, folder: 
         )
 
 
-def _training_account(result: Any) -> dict[str, Any]:
+def _training_account(result: Any, recipe: Recipe) -> dict[str, Any]:
     return {
         "train_seconds": result.seconds,
         "train_steps": result.steps,
         "train_tokens": result.tokens,
         "train_tokens_per_second": result.tokens_per_second,
         "train_peak_bytes": max(result.peak_bytes, peak_bytes()),
-        "machine": device() | {"threads": torch.get_num_threads()},
+        "machine": device(recipe.device) | {"threads": torch.get_num_threads()},
         "curve": [list(point) for point in result.curve],
         **rank_account(result),
     }
