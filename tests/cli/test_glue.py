@@ -127,6 +127,21 @@ def test_the_answers_are_those_of_the_adapter_in_stock_peft(finished, place, tin
         assert sample.logits == pytest.approx(logits.tolist(), abs=1e-3)
 
 
+def test_another_tasks_rows_are_learned_where_labels_agree(place, farss):
+    both = [{"sentence1": f"{w} {i}", "sentence2": w, "label": n} for i in range(8) for n, w in enumerate(("aa", "zz"))]
+    asked = [{"question": f"{w}?", "sentence": w, "label": n} for n, w in enumerate(("aa", "zz")) for _ in range(3)]
+    write_rows(place / "data" / "glue" / "rte" / "train.jsonl.gz", both)
+    write_rows(place / "data" / "glue" / "qnli" / "validation.jsonl.gz", asked)
+    flags = {"tasks": "qnli", "train_on": "rte", "epochs": 1}
+    assert main(arguments(place, "carried", "lora", **flags)) == 0
+    results = json.loads((place / "carried" / "results.json").read_text())["tasks"]["qnli"]
+    (entry,) = results["methods"]
+    assert entry["runs"][0]["train_rows"] == 16 and entry["scores"]["validation"]["accuracy"]["n"] == 6
+    code, _, err = farss(*arguments(place, "mixed", "lora", tasks="stsb", train_on="sst2"))
+    assert code == 2 and "a classifier of one task cannot answer another one with other labels" in err
+    assert not (place / "mixed").exists()
+
+
 def test_what_is_finished_is_not_done_again(finished, place, farss):
     before = {file: file.stat().st_mtime_ns for file in finished.rglob("done.json")}
     assert len(before) == 3

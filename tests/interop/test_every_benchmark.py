@@ -1,4 +1,4 @@
-"""Every name that `farss eval --tasks` takes, run on the real files with a tiny random model and a few rows."""
+"""Every name that `farss eval` and `farss glue` take, run on the real files with tiny random models and a few rows."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from farss.config import Recipe
 from farss.evaluation.generation import Ending
 from farss.evaluation.harness import run_tasks
 from farss.experiment import scoring
+from farss.experiment.encoders.classification import GLUE_RECIPE, run_glue
 from farss.experiment.listing import list_tasks
 
 pytestmark = pytest.mark.slow
@@ -22,10 +23,7 @@ CAP = 8
 LONGEST = 2048
 ANSWERED = 2
 TRAINING_ONLY = ("alpaca", "metamathqa", "metamathqa_substitute")
-ENCODERS = "glue_"
-"""How the names begin that train a head on an encoder; they have tests of their own."""
-
-NAMES = [row["name"] for row in list_tasks() if row["name"] not in TRAINING_ONLY]
+NAMES = [row["name"] for row in list_tasks() if row["name"] not in TRAINING_ONLY and row["kind"] != "classification"]
 
 
 @pytest.fixture(scope="module")
@@ -67,8 +65,6 @@ def few_words(monkeypatch):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_it_runs(name, model_folder, shared_data, tmp_path, few_words, monkeypatch, request):
-    if name.startswith(ENCODERS):
-        pytest.skip("asks encoders")
     if name.startswith("lm-eval:"):
         pytest.importorskip("lm_eval")
     if name == "lm-eval:ifeval":
@@ -96,3 +92,56 @@ def test_it_runs(name, model_folder, shared_data, tmp_path, few_words, monkeypat
         assert score["n"] % LIMIT == 0 if whole else 1 <= score["n"] <= LIMIT, key
     kept = [json.loads(file.read_text()) for file in (tmp_path / "out").glob("*-samples.json")]
     assert all(len(samples) == LIMIT for each in kept for samples in each.values()) or name.startswith("lm-eval:")
+
+
+GLUE = {"cola": (), "sst2": ("adversarial",), "mrpc": (), "rte": ("adversarial",), "stsb": ()}
+"""Tasks of GLUE with training rows in the data directory -> what is asked of them beside the validation split."""
+
+
+@pytest.fixture(scope="module")
+def encoder_folder(tmp_path_factory, tiny_tokenizer):
+    from transformers import BertConfig, BertModel
+
+    folder = tmp_path_factory.mktemp("encoder")
+    config = BertConfig(
+        vocab_size=len(tiny_tokenizer),
+        hidden_size=16,
+        intermediate_size=16,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        max_position_embeddings=64,
+        pad_token_id=0,
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        BertModel(config).save_pretrained(folder)
+    tiny_tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.mark.parametrize("task", [*GLUE, "qnli"])
+def test_it_is_learned_and_asked(task, encoder_folder, shared_data, tmp_path, monkeypatch):
+    monkeypatch.setenv("FARSS_CACHE", str(tmp_path / "cache"))
+    recipe = GLUE_RECIPE.override(
+        {
+            "model.name": str(encoder_folder),
+            "data.data_dir": str(shared_data),
+            "data.train_rows": 16,
+            "data.calibration_rows": 8,
+            "data.max_length": 32,
+            "methods": ["farss"],
+            "init.rank": 4,
+            "init.r_avg": 2,
+            "init.r_max": 3,
+            "init.shallow_layers": 1,
+            "train.epochs": 1,
+            "eval.task_rows": LIMIT,
+        }
+    )
+    source = "rte" if task == "qnli" else None  # the training rows of QNLI are not there
+    splits = ("validation", *GLUE.get(task, ("adversarial",)))
+    results = run_glue(recipe, [task], tmp_path / "out", splits=splits, train_on=source)
+    (entry,) = results["tasks"][task]["methods"]
+    for split in splits:
+        for metric, score in entry["scores"][split].items():
+            assert math.isfinite(score["value"]) and score["n"] == LIMIT, (split, metric)

@@ -47,6 +47,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--lr", metavar="RATES", help=RATES)
     parser.add_argument("--seeds", "--seed", metavar="SEEDS", help="comma-separated seeds, of the head too (seeds)")
     parser.add_argument("--splits", metavar="NAMES", default="validation", help="validation (default), adversarial")
+    text = "learn this task's training rows instead of each task's own; its labels must mean the same"
+    parser.add_argument("--train-on", metavar="NAME", help=text)
     default = HeadConfig().warmup_steps
     text = f"steps that train only the head before statistics are taken (default {default}, 0 for none)"
     parser.add_argument("--head-warmup-steps", metavar="N", type=int, default=default, help=text)
@@ -71,6 +73,7 @@ def act(arguments: argparse.Namespace) -> int:
         arguments.out,
         head=HeadConfig(warmup_steps=arguments.head_warmup_steps),
         splits=_names(arguments.splits),
+        train_on=arguments.train_on,
         workers=arguments.workers,
     )
     return emit(arguments, results, [markdown(results), f"results: {Path(arguments.out) / 'results.json'}"])

@@ -67,12 +67,19 @@ class GlueJob:
         job: method, learning rate and seed; the seed is the head's too.
         head: how the head is trained before statistics are taken through it.
         splits: what is measured: "validation" and "adversarial".
+        source: the task whose training rows are learned, where it is another one with the same labels.
     """
 
     task: GlueTask
     job: Job
     head: HeadConfig = dataclasses.field(default_factory=HeadConfig)
     splits: tuple[str, ...] = SPLITS
+    source: GlueTask | None = None
+
+    @property
+    def learned(self) -> GlueTask:
+        """The task whose training rows are learned."""
+        return self.source or self.task
 
     @property
     def folder(self) -> str:
@@ -101,6 +108,7 @@ def run_glue(
     *,
     head: HeadConfig | None = None,
     splits: Sequence[str] = SPLITS,
+    train_on: str | None = None,
     workers: int = 1,
 ) -> dict[str, Any]:
     """Fine-tune an encoder on every task with every method, learning rate and seed of a recipe, and score it.
@@ -117,6 +125,7 @@ def run_glue(
         out: the run folder.
         head: how the head is warmed up; None is `HeadConfig()`.
         splits: what is measured.
+        train_on: learn the training rows of this task instead of each task's own; its labels must mean the same.
         workers: how many jobs are done at a time.
 
     Returns:
@@ -132,17 +141,21 @@ def run_glue(
         raise ConfigError("at least one value is needed, each once", where="splits", got=list(splits))
     _validate(recipe)
     parts = shares(workers)
+    source = None if train_on is None else glue_task(train_on)
     for task in chosen:
-        for split in ("train", *splits):
+        _require_same_labels(task, source)
+        _rows(recipe, source or task, "train")
+        for split in splits:
             _rows(recipe, task, split)
     place = Path(out)
-    jobs = [GlueJob(task, job, head or HeadConfig(), tuple(splits)) for task in chosen for job in jobs_of(recipe)]
+    warm = head or HeadConfig()
+    jobs = [GlueJob(task, job, warm, tuple(splits), source) for task in chosen for job in jobs_of(recipe)]
     with held(place):
         write_atomically(place / "recipe.yaml", lambda file: file.write_text(recipe.to_yaml(), encoding="utf-8"))
         run_all([functools.partial(_carry_out, recipe, place, job) for job in jobs], parts)
         done = [(job.task, job.job, place / job.folder) for job in jobs]
-        training = {task.name: _rows(recipe, task, "train") for task in chosen}
-        results = assemble(recipe, done, training, head or HeadConfig(), tuple(splits))
+        training = {task.name: _rows(recipe, source or task, "train") for task in chosen}
+        results = assemble(recipe, done, training, warm, tuple(splits))
         write_json(place / "results.json", results)
         write_atomically(place / "table.md", lambda file: file.write_text(markdown(results), encoding="utf-8"))
     return results
@@ -162,6 +175,16 @@ def _validate(recipe: Recipe) -> None:
     if recipe.select != "none":
         raise ConfigError("no trial is selected on GLUE: all are reported", where="select", expected="none")
     resolve(recipe.model.name, recipe.model.revision)
+
+
+def _require_same_labels(task: GlueTask, source: GlueTask | None) -> None:
+    if source is not None and source.labels != task.labels:
+        raise ConfigError(
+            "a classifier of one task cannot answer another one with other labels",
+            where="train_on",
+            expected=", ".join(task.labels) or "a regression",
+            got=f"{source.name}: {', '.join(source.labels) or 'a regression'}",
+        )
 
 
 def _rows(recipe: Recipe, task: GlueTask, split: str) -> list[GlueRow]:
@@ -185,7 +208,7 @@ def fine_tune(recipe: Recipe, job: GlueJob, folder: Path) -> dict[str, Any]:
     loaded.model.to(place(recipe.device))
     shutil.rmtree(folder / "adapter", ignore_errors=True)  # of an earlier try that was cut short
     encode = functools.partial(_encoded, tokenizer=loaded.tokenizer, max_length=recipe.data.max_length)
-    training = encode(_rows(recipe, job.task, "train"))
+    training = encode(_rows(recipe, job.learned, "train"))
     calibration = calibration_examples(training, recipe.data.calibration_rows, recipe.data.seed)
     pad = pad_token(loaded.tokenizer)
     started = time.perf_counter()
