@@ -39,6 +39,41 @@ def test_missing_rows_are_said_before_the_model_is_loaded(farss, workshop, data,
     arguments = ("eval", "--model", workshop.model, "--tasks", "lm-eval:piqa", "--out", tmp_path / "results")
     code, _, err = farss(*arguments, "--data-dir", data)
     assert code == 2 and "piqa/validation" in err
+    assert not (tmp_path / "results").exists()
+
+
+@pytest.fixture
+def hub(monkeypatch):
+    """What `datasets.load_dataset` gives: ARC, and nothing else."""
+    import datasets
+
+    def fetch(path, name=None, **_):
+        if path != "allenai/ai2_arc":
+            raise ConnectionError(f"{path} cannot be reached")
+        choices = {"text": ["yes", "no"], "label": ["A", "B"]}
+        rows = [{"question": f"Is {n} even?", "choices": choices, "answerKey": "AB"[n % 2]} for n in range(5)]
+        return datasets.DatasetDict({s: datasets.Dataset.from_list(rows) for s in ("train", "validation", "test")})
+
+    monkeypatch.setattr(datasets, "load_dataset", fetch)
+
+
+def test_without_a_data_directory_tasks_are_lm_evals_own(farss, workshop, hub, tmp_path):
+    arguments = ("eval", "--model", workshop.model, "--task-rows", 4, "--out", tmp_path / "results", "--tasks")
+    for name, message in {
+        "arc_eazy": "did you mean `arc_easy`",
+        "ai2_arc": "stands for several tasks",
+        "humaneval": "use humaneval or mbpp",
+    }.items():
+        code, _, err = farss(*arguments, f"lm-eval:{name}")
+        assert code == 2 and message in err, err
+        assert not (tmp_path / "results").exists()
+    code, _, err = farss(*arguments, "lm-eval:arc_easy")
+    assert code == 0, err
+    assert json.loads((tmp_path / "results" / "results.json").read_text())["scores"]["lm-eval/arc_easy/acc"]["n"] == 4
+
+
+def test_rows_that_cannot_be_fetched_are_said_before_the_model_is_loaded(farss, workshop, hub, tmp_path):
+    arguments = ("eval", "--model", workshop.model, "--tasks", "lm-eval:piqa", "--out", tmp_path / "results")
     code, _, err = farss(*arguments)
-    assert code == 2 and "take their rows from a data directory" in err
+    assert code == 2 and "could not be fetched" in err and "--data-dir" in err
     assert not (tmp_path / "results").exists()

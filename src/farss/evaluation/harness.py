@@ -1,10 +1,12 @@
-"""lm-eval's own tasks on a model in memory, their data taken from a local directory: nothing reaches for a network.
+"""lm-eval's own tasks on a model in memory, their data from a local directory: then nothing reaches for a network.
 
-Prompts, filters, metrics and versions are lm-eval's; only where a task's rows come from is replaced.
+Prompts, filters, metrics and versions are lm-eval's; only where a task's rows come from is replaced. Without a data
+directory any task of lm-eval runs as it is, on rows of the hub.
 """
 
 from __future__ import annotations
 
+import difflib
 import functools
 import importlib.util
 from collections.abc import Mapping, Sequence
@@ -46,18 +48,25 @@ class HarnessResult:
     samples: dict[str, list[dict[str, Any]]]
 
 
-def check_tasks(names: Sequence[str], data_dir: str | Path) -> None:
+def check_tasks(names: Sequence[str], data_dir: str | Path | None) -> None:
     """Check, before a model is loaded, that tasks are known and that what they need is there.
 
+    Args:
+        names: tasks and groups.
+        data_dir: where their rows are; None fetches them from the hub, here already.
+
     Raises:
-        ConfigError: if a task is not among `SOURCES`, or a package is missing.
-        DataError: if a file is missing; it is named.
+        ConfigError: if a task is not among `SOURCES` (without a data directory: not one of lm-eval's, or one that runs
+            a model's code), or a package is missing.
+        DataError: if a file is missing, or rows cannot be fetched; it is named.
     """
+    if data_dir is None:
+        _check_stock(names)
+        return
     unknown = [name for name in names if name not in SOURCES]
     if unknown:
         raise ConfigError("a task of lm-eval is not known here", got=unknown[0], expected=" | ".join(SOURCES))
-    if importlib.util.find_spec("lm_eval") is None:
-        raise ConfigError("tasks of lm-eval need its package", got="lm_eval", do='pip install "farss[eval]"')
+    _require_lm_eval()
     for name in names:
         for stem in SOURCES[name].all_stems:
             file = data_file(data_dir, stem)
@@ -65,6 +74,59 @@ def check_tasks(names: Sequence[str], data_dir: str | Path) -> None:
                 raise DataError("the data of a task are missing", where=f"lm-eval task {name}", expected=file)
     if ifeval.TASK in names:
         ifeval.check_ifeval(data_dir)
+
+
+def _check_stock(names: Sequence[str]) -> None:
+    _require_lm_eval()
+    known = task_manager().task_index
+    for name in names:
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=1)
+            raise ConfigError("lm-eval has no task of this name", got=name, do=near and f"did you mean `{near[0]}`?")
+        _refuse_code(name, bool(_definition(known[name].yaml_path).get("unsafe_code")))
+    if ifeval.TASK in names:
+        ifeval.check_ifeval(None)
+    for name in names:
+        try:
+            built = _stock(name)
+        except (OSError, ValueError) as error:  # datasets' ways to say that a set is not there or not to be reached
+            raise DataError(
+                "the data of a task could not be fetched",
+                where=f"lm-eval task {name}",
+                got=str(error),
+                do="name a data directory with --data-dir, or check the connection to the hub",
+            ) from error
+        if isinstance(built, list):
+            names_of = ", ".join(str(task.config.task) for task in built[:4])
+            raise ConfigError("a tag of lm-eval stands for several tasks", got=name, do=f"name them: {names_of}, ...")
+        _refuse_code(name, _runs_code(built))
+
+
+def _refuse_code(name: str, runs: bool) -> None:
+    if runs:
+        raise ConfigError(
+            "a task of lm-eval runs the model's code, and not in our sandbox", got=name, do="use humaneval or mbpp"
+        )
+
+
+def _stock(name: str) -> Any:
+    """lm-eval's own task or group as it is."""
+    manager = task_manager()
+    return manager._factory.build(manager.task_index[name], overrides={}, registry=manager.task_index)
+
+
+def _runs_code(built: Any) -> bool:
+    """Whether a task, or a member of a group, wants to run a model's code."""
+    from lm_eval.api.group import Group
+
+    if isinstance(built, Group):
+        return any(_runs_code(member) for member in built)
+    return bool(getattr(built, "UNSAFE_CODE", False))
+
+
+def _require_lm_eval() -> None:
+    if importlib.util.find_spec("lm_eval") is None:
+        raise ConfigError("tasks of lm-eval need its package", got="lm_eval", do='pip install "farss[eval]"')
 
 
 @functools.cache
@@ -99,7 +161,7 @@ def run_tasks(
     tokenizer: Any,
     names: Sequence[str],
     *,
-    data_dir: str | Path,
+    data_dir: str | Path | None,
     limit: int | None = None,
     shots: int | None = None,
     max_new_tokens: int | None = None,
@@ -112,7 +174,7 @@ def run_tasks(
         model: a causal language model, or a PEFT model of one.
         tokenizer: its tokenizer.
         names: tasks and groups of `SOURCES`.
-        data_dir: folder laid out as `NAME/SPLIT.jsonl.gz`.
+        data_dir: folder laid out as `NAME/SPLIT.jsonl.gz`; None takes the hub's rows.
         limit: documents per task, and per member of a group; None for all.
         shots: examples before each question; None takes the task's own number.
         max_new_tokens: most tokens of an answer; None takes the task's own number.
@@ -130,7 +192,7 @@ def run_tasks(
     with ifeval.ifeval_support(data_dir, seed) if ifeval.TASK in names else nullcontext():
         found = evaluator.simple_evaluate(
             model=adapter_for(pretrained=model, tokenizer=tokenizer, batch_size=batch_size),
-            tasks=[_built(name, Path(data_dir)) for name in names],
+            tasks=[_stock(name) if data_dir is None else _built(name, Path(data_dir)) for name in names],
             task_manager=task_manager(),
             num_fewshot=shots,
             limit=limit,
@@ -165,11 +227,16 @@ def _built(name: str, data_dir: Path) -> Any:
 
 def _configuration(definition: str | None) -> str:
     """The hub's configuration that lm-eval's definition of a group's member names."""
-    from lm_eval.tasks._yaml_loader import load_yaml  # the definitions have tags that plain YAML does not know
-
     if definition is None:
         raise ConfigError("this lm-eval does not say which member of a group asks", do="install a newer lm-eval")
-    return load_yaml(definition, resolve_func=False)["dataset_name"]
+    return _definition(definition)["dataset_name"]
+
+
+def _definition(file: str | Path | None) -> dict[str, Any]:
+    """A task's own definition, its functions not looked up; nothing where there is no file."""
+    from lm_eval.tasks._yaml_loader import load_yaml  # the definitions have tags that plain YAML does not know
+
+    return {} if file is None else load_yaml(file, resolve_func=False)
 
 
 def _result(found: Mapping[str, Any], names: Sequence[str]) -> HarnessResult:

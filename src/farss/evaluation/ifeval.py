@@ -16,7 +16,7 @@ NLTK_FOLDER = "nltk_data"
 """The folder of a data directory that is looked into after NLTK's own places."""
 
 
-def check_ifeval(data_dir: str | Path) -> None:
+def check_ifeval(data_dir: str | Path | None) -> None:
     """Check, before a model is loaded, that IFEval can be scored without fetching anything.
 
     Raises:
@@ -30,7 +30,8 @@ def check_ifeval(data_dir: str | Path) -> None:
         )
     import nltk
 
-    own, ours = list(nltk.data.path), Path(data_dir) / NLTK_FOLDER
+    own = list(nltk.data.path)
+    ours = [] if data_dir is None else [str(Path(data_dir) / NLTK_FOLDER)]
     with _nltk_path(data_dir):
         try:
             nltk.data.find(TOKENIZER)
@@ -38,14 +39,14 @@ def check_ifeval(data_dir: str | Path) -> None:
             raise DataError(
                 "IFEval needs NLTK's sentence tokenizer, and nothing is downloaded",
                 where=f"lm-eval task {TASK}",
-                expected=f"{TOKENIZER} in {ours} or one of {', '.join(own)}",
-                do=f"unpack NLTK's punkt_tab into {ours / 'tokenizers'}, or, with a network, run "
+                expected=f"{TOKENIZER} in one of {', '.join([*ours, *own])}",
+                do=f"unpack NLTK's punkt_tab into {Path([*ours, *own][0]) / 'tokenizers'}, or, with a network, run "
                 "`python -m nltk.downloader punkt_tab`",
             ) from None
 
 
 @contextmanager
-def ifeval_support(data_dir: str | Path, seed: int) -> Iterator[None]:
+def ifeval_support(data_dir: str | Path | None, seed: int) -> Iterator[None]:
     """Let NLTK find its tokenizer in the data directory, and language detection draw from `seed`, for a while.
 
     Detecting the language of a short text samples; without a seed two runs could score a response differently. (Two
@@ -63,9 +64,12 @@ def ifeval_support(data_dir: str | Path, seed: int) -> Iterator[None]:
 
 
 @contextmanager
-def _nltk_path(data_dir: str | Path) -> Iterator[None]:
+def _nltk_path(data_dir: str | Path | None) -> Iterator[None]:
     import nltk
 
+    if data_dir is None:
+        yield
+        return
     ours = str((Path(data_dir) / NLTK_FOLDER).absolute())
     nltk.data.path.append(ours)
     try:

@@ -124,7 +124,7 @@ def check_request(recipe: Recipe, requested: Requested) -> None:
     for name in requested.knowledge:
         _refuse_near_miss(name, recipe.data.data_dir)
     if requested.foreign:
-        check_tasks(requested.foreign, _data_dir(recipe, "tasks of lm-eval"))
+        check_tasks(requested.foreign, recipe.data.data_dir)
     if requested.benchmarks:
         check_benchmarks(requested.benchmarks, _data_dir(recipe, "benchmarks"))
     materials.check_inputs(recipe, train=False, test=bool(requested.tasks))
@@ -225,8 +225,8 @@ def _evaluate_one(
             write_json(place / BENCHMARK_SAMPLES, {name: found.samples for name, found in benchmarks.items()})
         harness = None
         if requested.foreign:
-            directory, limit = _data_dir(recipe, "tasks of lm-eval"), recipe.eval.task_rows
-            harness = run_tasks(model, tokenizer, requested.foreign, data_dir=directory, limit=limit)
+            where, limit = recipe.data.data_dir, recipe.eval.task_rows
+            harness = run_tasks(model, tokenizer, requested.foreign, data_dir=where, limit=limit)
             write_json(place / HARNESS_SAMPLES, json.loads(json.dumps(harness.samples, default=str)))
     scores = summarise(measurement) | _benchmark_scores(benchmarks) | _harness_scores(harness)
     account = _account(recipe, loaded.name, adapter, scores, started, place)
