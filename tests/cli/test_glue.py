@@ -127,17 +127,17 @@ def test_the_answers_are_those_of_the_adapter_in_stock_peft(finished, place, tin
         assert sample.logits == pytest.approx(logits.tolist(), abs=1e-3)
 
 
-def test_another_tasks_rows_are_learned_where_labels_agree(place, farss):
+def test_another_tasks_rows_are_learned_where_labels_agree(place, farss, tmp_path):
     both = [{"sentence1": f"{w} {i}", "sentence2": w, "label": n} for i in range(8) for n, w in enumerate(("aa", "zz"))]
     asked = [{"question": f"{w}?", "sentence": w, "label": n} for n, w in enumerate(("aa", "zz")) for _ in range(3)]
-    write_rows(place / "data" / "glue" / "rte" / "train.jsonl.gz", both)
-    write_rows(place / "data" / "glue" / "qnli" / "validation.jsonl.gz", asked)
-    flags = {"tasks": "qnli", "train_on": "rte", "epochs": 1}
+    write_rows(tmp_path / "glue" / "rte" / "train.jsonl.gz", both)
+    write_rows(tmp_path / "glue" / "qnli" / "validation.jsonl.gz", asked)
+    flags = {"tasks": "qnli", "train_on": "rte", "epochs": 1, "data_dir": tmp_path}
     assert main(arguments(place, "carried", "lora", **flags)) == 0
     results = json.loads((place / "carried" / "results.json").read_text())["tasks"]["qnli"]
     (entry,) = results["methods"]
     assert entry["runs"][0]["train_rows"] == 16 and entry["scores"]["validation"]["accuracy"]["n"] == 6
-    code, _, err = farss(*arguments(place, "mixed", "lora", tasks="stsb", train_on="sst2"))
+    code, _, err = farss(*arguments(place, "mixed", "lora", tasks="stsb", train_on="sst2", data_dir=tmp_path))
     assert code == 2 and "a classifier of one task cannot answer another one with other labels" in err
     assert not (place / "mixed").exists()
 
