@@ -8,7 +8,7 @@ what a chain may not do (share state between blocks, skip one, call one twice) i
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -55,7 +55,7 @@ class BlockChain:
     """The blocks of a model in the order of their calls.
 
     Args:
-        model: a causal language model; its blocks may be without weights.
+        model: a causal language model or an encoder with a head; its blocks may be without weights.
         targets: the modules to observe; all must lie in the chain.
 
     Raises:
@@ -73,8 +73,10 @@ class BlockChain:
             raise NotAChain("a target lies outside the chain of blocks", where=", ".join(outside[:3]), do=RESIDENT)
         self.targets = [[t for t in targets if t.layer == i] for i in range(len(self.blocks))]
         self.originals: list[Any] = []
-        self.wrapped: bool | None = None
-        """Whether a block returns its hidden state as the first of a tuple; None until one has been called."""
+        self.parts: int | None = None
+        """Length of the tuple that a block returns its hidden state first in, 0 for none; None until one was called."""
+        self.followed = False
+        """Whether the model was seen to call no block after the last."""
 
     def __len__(self) -> int:
         return len(self.blocks)
@@ -92,20 +94,20 @@ class BlockChain:
             NotAChain: if the block returns more than a hidden state.
         """
         output = call.of(self.blocks[index], hidden)
-        wrapped = isinstance(output, tuple)
-        if wrapped and any(part is not None for part in output[1:]):
-            raise NotAChain("a block returns more than a hidden state", where=f"{self.prefix}.{index}", do=RESIDENT)
-        self.wrapped = wrapped
-        found = output[0] if wrapped else output
+        self.parts = len(output) if isinstance(output, tuple) else 0
+        if self.parts and any(part is not None for part in output[1:]):
+            raise NotAChain("a block returns more than a hidden state", where=self._name(index), do=RESIDENT)
+        found = output[0] if self.parts else output
         if not isinstance(found, Tensor) or found.shape != hidden.shape:
-            raise NotAChain("a block does not return a hidden state", where=f"{self.prefix}.{index}", do=RESIDENT)
+            raise NotAChain("a block does not return a hidden state", where=self._name(index), do=RESIDENT)
         return found
 
     def calls(self, run: Callable[[], Any], form: Callable[[Call, Tensor], object]) -> tuple[Tensor, list[Call]]:
         """The first hidden state, and how every block is called.
 
         Args:
-            run: the model's forward pass, which meets stand-ins instead of blocks.
+            run: the model's forward pass, which meets stand-ins instead of blocks; the first time it goes on after the
+                last block, since a model may call blocks again, later it ends there.
             form: called once with the first call and hidden state of this chain, to see what a block returns (it
                 should call `run_block(0, ...)`).
 
@@ -124,31 +126,34 @@ class BlockChain:
             self._check_arguments(index, call)
             if index == 0:
                 first.append(hidden.detach())
-                if self.wrapped is None:
+                if self.parts is None:
                     with torch.no_grad(), self._genuine(0):
                         form(call, hidden.detach())
             seen.append(call)
-            if len(seen) == len(self.blocks):
+            if self.followed and len(seen) == len(self.blocks):
                 raise _EndOfChain
             last = torch.zeros_like(hidden).requires_grad_()
-            return (last,) if self.wrapped else last
+            return self._formed(last)
 
-        with self._stand_ins(stand_in), torch.enable_grad():
-            try:
-                run()
-            except _EndOfChain:
-                return first[0], seen
-        raise NotAChain("not every block is called", expected=len(self.blocks), got=len(seen), do=RESIDENT)
+        with self._stand_ins(stand_in), torch.enable_grad(), suppress(_EndOfChain):
+            run()
+        if len(seen) < len(self.blocks):
+            raise NotAChain("not every block is called", expected=len(self.blocks), got=len(seen), do=RESIDENT)
+        self.followed = True
+        return first[0], seen
 
     def after(self, run: Callable[[], Tensor], hidden: Tensor) -> Tensor:
         """What `run`, the model's forward pass, returns if the last block gives `hidden`."""
 
         def stand_in(index: int, given: Tensor, call: Call) -> Any:
-            output = hidden if index == len(self.blocks) - 1 else given
-            return (output,) if self.wrapped else output
+            return self._formed(hidden if index == len(self.blocks) - 1 else given)
 
         with self._stand_ins(stand_in):
             return run()
+
+    def _formed(self, hidden: Tensor) -> Any:
+        """A hidden state in the form that blocks return it in."""
+        return (hidden, *[None] * (self.parts - 1)) if self.parts else hidden
 
     def _name(self, index: int) -> str:
         return f"{self.prefix}.{index}"

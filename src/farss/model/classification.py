@@ -154,8 +154,7 @@ class ClassificationLoss(SupervisedLoss):
 
     def loss(self, batch: Batch) -> Tensor:
         """Summed (or mean) loss of the labels, a scalar."""
-        assert isinstance(batch, LabelledBatch)
-        logits = self.model(**batch.inputs, return_dict=True).logits
+        logits = self.model(**self.arguments(batch), return_dict=True).logits
         labels = batch.labels
         if self.fisher == "sampled":
             labels = self._drawn_values(logits) if labels.is_floating_point() else self._drawn(logits.float())
@@ -164,9 +163,13 @@ class ClassificationLoss(SupervisedLoss):
 
     def read(self, batch: Batch) -> None:
         """Run the model over the batch without gradients."""
-        assert isinstance(batch, LabelledBatch)
         with torch.no_grad():
-            self.model(**batch.inputs, return_dict=True)
+            self.model(**self.arguments(batch), return_dict=True)
+
+    def arguments(self, batch: Batch) -> dict[str, Any]:
+        """What the classifier's forward is called with for `batch`."""
+        assert isinstance(batch, LabelledBatch)
+        return batch.inputs
 
     def _drawn_values(self, logits: Tensor) -> Tensor:
         """Values of which the squared error is the negative log-likelihood: a variance of one half."""

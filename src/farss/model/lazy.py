@@ -123,27 +123,31 @@ def byte_ranges(file: Path) -> dict[str, tuple[int, int]]:
     return {name: (begin + start, begin + end) for name, (start, end) in places.items()}
 
 
-def skeleton(folder: Path, dtype: str = "auto", *, trust_remote_code: bool = False) -> tuple[Any, torch.dtype]:
-    """The causal language model of a folder with its parameters on the meta device, and the dtype they will have.
+def skeleton(
+    folder: Path, dtype: str = "auto", *, classifier: bool = False, trust_remote_code: bool = False
+) -> tuple[Any, torch.dtype]:
+    """The model of a folder with its parameters on the meta device, and the dtype they will have.
 
     Buffers (rotary frequencies, masks) are real, as the model's own code computes them.
 
     Args:
         folder: a model folder; `check_folder` is applied first.
         dtype: "auto" for the dtype of the checkpoint, or the name of a torch dtype.
+        classifier: the encoder with the classification head that the folder holds, instead of a causal language model.
         trust_remote_code: whether code in the folder may run.
 
     Raises:
         ModelError: as `check_folder`.
     """
     from accelerate import init_empty_weights
-    from transformers import AutoConfig, AutoModelForCausalLM
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification
 
+    architecture = AutoModelForSequenceClassification if classifier else AutoModelForCausalLM
     check_folder(folder, trust_remote_code=trust_remote_code)
     config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=trust_remote_code)
     kind = _checkpoint_dtype(folder, config) if dtype == "auto" else getattr(torch, dtype)
     with init_empty_weights(include_buffers=False):
-        model = AutoModelForCausalLM.from_config(config, dtype=kind, trust_remote_code=trust_remote_code)
+        model = architecture.from_config(config, dtype=kind, trust_remote_code=trust_remote_code)
     model.tie_weights()
     return model.eval(), kind
 

@@ -42,6 +42,18 @@ class SupervisedLoss:
             for handle in handles:
                 handle.remove()
 
+    @contextmanager
+    def without_logits(self, batch: Batch) -> Iterator[None]:
+        """The output head gets no row to compute: for runs that look at what comes before it."""
+        self.wanted = torch.zeros_like(batch.supervised)
+        head = self.model.get_output_embeddings()  # type: ignore[operator] # transformers' PreTrainedModel
+        handle = None if head is None else head.register_forward_pre_hook(self._select_rows)
+        try:
+            yield
+        finally:
+            if handle is not None:
+                handle.remove()
+
     def _start_gradient(self, module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
         self.embedded = output.requires_grad_()
         return self.embedded

@@ -31,6 +31,7 @@ from farss.model.observing import (
     loss_scale,
     reading_only,
 )
+from farss.model.readers import reader_for
 from farss.model.states import MemoryStates, States
 from farss.model.targets import Target, weight_matrix
 
@@ -55,10 +56,10 @@ class Walk:
     """One walk over a chain of blocks.
 
     Args:
-        model: a causal language model whose block weights may be elsewhere.
+        model: a causal language model, or an encoder with a classification head; its block weights may be elsewhere.
         weights: brings them; None for a model in memory.
         targets: modules of the blocks.
-        batches: padded batches, at most `max_batches` of them are used.
+        batches: padded batches, of labelled texts for a classifier; at most `max_batches` of them are used.
         tokens, loss_norm, fisher, max_batches, seed: as for `curvature.collect`.
         states: keeps hidden states and gradients; in memory by default. With `DiskStates` of an interrupted walk over
             the same model, batches and settings, this one goes on from there, to the same bits.
@@ -113,7 +114,7 @@ class Walk:
             stack.enter_context(self._loaded(None))
             embeddings = self.model.get_input_embeddings()  # type: ignore[operator] # transformers' PreTrainedModel
             self.device = embeddings.weight.device
-            reader = SupervisedLoss(self.model, self.loss_norm, self.fisher, self.seed)
+            reader = reader_for(self.batches, self.model, self.loss_norm, self.fisher, self.seed)
             self._capture(reader)
             if not self._kept(GRADIENT, left):
                 for index in range(len(self.chain)):
@@ -166,7 +167,8 @@ class Walk:
 
         for number, batch in enumerate(self.batches):
             arguments = reader.arguments(batch.to(self.device))
-            first, calls = self.chain.calls(lambda arguments=arguments: self.model(**arguments), see_form)
+            with reader.without_logits(batch):
+                first, calls = self.chain.calls(lambda arguments=arguments: self.model(**arguments), see_form)
             self.calls.append(calls)
             if not self.states.has(HIDDEN, 0, number):
                 self.states.write(HIDDEN, 0, number, first)

@@ -72,15 +72,25 @@ class StreamedModel:
     Args:
         config: which model; it must be a folder of safetensors, as after `resolve`.
         dtype: replaces `config.dtype`; "auto" is the dtype of the checkpoint.
+        classifier: an encoder with the classification head that the folder holds, for labelled batches.
         device: where blocks are computed.
 
     Raises:
         ModelError: if the model is not found, damaged, or cannot be read piece by piece.
     """
 
-    def __init__(self, config: ModelConfig, *, dtype: str | None = None, device: torch.device | str = "cpu") -> None:
+    def __init__(
+        self,
+        config: ModelConfig,
+        *,
+        dtype: str | None = None,
+        classifier: bool = False,
+        device: torch.device | str = "cpu",
+    ) -> None:
         folder = resolve(config.name, config.revision)
-        self.model, kind = skeleton(folder, dtype or config.dtype, trust_remote_code=config.trust_remote_code)
+        self.model, kind = skeleton(
+            folder, dtype or config.dtype, classifier=classifier, trust_remote_code=config.trust_remote_code
+        )
         name_model(self.model, config.name, folder)
         self.tokenizer = load_tokenizer(folder, config.trust_remote_code)
         self.weights = LazyWeights(folder, self.model, kind, device)
