@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import sys
 
+import numpy as np
 import pytest
 import torch
 from tests.classifiers import PAD, labelled, tiny_classifier
@@ -54,6 +55,22 @@ def test_the_standard_error_of_a_mean_is_exact_and_of_others_near_what_theory_sa
     assert found["stderr"] == pytest.approx((1 - found["value"] ** 2) / math.sqrt(400), rel=0.25)
     accuracy = score(ALL, [run(ALL, [1, 1, 0, 0], [1, 1, 1, 0])], bootstrap=5)["accuracy"]
     assert accuracy["n"] == 4 and accuracy["stderr"] == pytest.approx(math.sqrt(0.75 * 0.25 / 3))
+
+
+@pytest.mark.parametrize("metric", ["f1", "matthews"])
+def test_numbers_of_combinations_are_resampled_as_rows_would_be(metric):
+    from sklearn.metrics import f1_score, matthews_corrcoef
+
+    measure = {"f1": f1_score, "matthews": matthews_corrcoef}[metric]
+    draw = np.random.default_rng(1)
+    truth = draw.integers(0, 2, 200)
+    runs = [np.where(draw.random(200) < right, truth, 1 - truth) for right in (0.7, 0.9)]
+    found = score(ALL, [run(ALL, truth.tolist(), said.tolist()) for said in runs], bootstrap=600)[metric]
+    means = []
+    for _ in range(600):
+        rows = draw.integers(0, 200, 200)
+        means.append(np.mean([measure(truth[rows], said[rows]) for said in runs]))
+    assert found["stderr"] == pytest.approx(np.std(means, ddof=1), rel=0.15)
 
 
 def test_several_runs_are_scored_on_average_over_the_same_rows():
