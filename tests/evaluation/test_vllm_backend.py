@@ -12,7 +12,7 @@ import torch
 from peft import LoraConfig, get_peft_model
 
 from farss.datasets.knowledge import KnowledgeSet, Question
-from farss.errors import AdapterError, ConfigError, NumericalError
+from farss.errors import AdapterError, ConfigError, DataError, NumericalError
 from farss.evaluation.backends import TorchBackend
 from farss.evaluation.knowledge import measure_knowledge
 from farss.evaluation.task import TaskSet, measure_task
@@ -110,6 +110,13 @@ def test_a_model_that_gives_no_numbers_is_noticed(made, tiny_llama):
     tiny_llama.lm_head.weight.data[5] = float("nan")
     with pytest.raises(NumericalError, match="NaN"):
         measure_knowledge(VllmBackend("folder"), knowledge(), generate=False, choices=False)
+
+
+def test_texts_beyond_the_length_vllm_was_started_for_are_refused(made):
+    served = VllmBackend("folder", max_model_len=12)
+    assert served.generate(["Bern"], max_new_tokens=2, stop=(), batch_size=1)
+    with pytest.raises(DataError, match=r"text 1\s+expected: at most 12 tokens"):
+        served.generate(["Bern", "Bern is the capital of what"], max_new_tokens=2, stop=(), batch_size=1)
 
 
 def test_without_the_package_the_error_names_the_extra(monkeypatch):

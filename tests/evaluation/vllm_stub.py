@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sys
 from dataclasses import dataclass
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import torch
@@ -56,18 +56,25 @@ class RequestOutput:
 def install(monkeypatch, model, tokenizer, made):
     """Make `import vllm` give this stub over `model`; arguments of every `LLM` are appended to `made`."""
 
+    model_length = 2048
+
     class LLM:
         def __init__(self, model: str, dtype: str = "auto", enable_lora: bool = False, max_lora_rank: int = 16, **more):
             made.append(
                 {"model": model, "dtype": dtype, "max_lora_rank": max_lora_rank if enable_lora else None} | more
             )
             self.enable_lora, self.max_lora_rank = enable_lora, max_lora_rank
+            limit = more.get("max_model_len", model_length)
+            self.llm_engine = SimpleNamespace(model_config=SimpleNamespace(max_model_len=limit))
 
         def get_tokenizer(self) -> Any:
             return tokenizer
 
         def generate(self, prompts, sampling_params, use_tqdm=True, lora_request=None):
             served = model
+            assert all(
+                len(prompt["prompt_token_ids"]) < self.llm_engine.model_config.max_model_len for prompt in prompts
+            )
             if lora_request is not None:
                 assert self.enable_lora
                 served = PeftModel.from_pretrained(model, lora_request.lora_path)

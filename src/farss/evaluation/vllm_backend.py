@@ -6,12 +6,12 @@ continuation of the same ids, cut by the same rule. Kernels differ, so figures a
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from farss.adapters.files import REFERENCE, read_config
 from farss.errors import AdapterError, ConfigError, DataError, NumericalError
 from farss.evaluation.generation import Ending
 from farss.evaluation.likelihood import Continuation, TokenScores, continuations
@@ -114,11 +114,25 @@ class VllmBackend:
         return [_token_scores(answer.prompt_logprobs, pair.target) for answer, pair in zip(answers, pairs, strict=True)]
 
     def _answers(self, texts: Sequence[list[int]], sampling: Any, progress: Progress | None) -> Iterator[Any]:
+        self._require_room(texts, sampling.max_tokens)
         for start in range(0, len(texts), REQUESTS):
             prompts = [{"prompt_token_ids": ids} for ids in texts[start : start + REQUESTS]]
             yield from self._llm.generate(prompts, sampling, use_tqdm=False, lora_request=self._adapter)
             if progress is not None:
                 progress(start + len(prompts), len(texts))
+
+    def _require_room(self, texts: Sequence[list[int]], new: int) -> None:
+        """Before the first request, since vLLM ends with an error of its own at the first text that is too long."""
+        limit = self._llm.llm_engine.model_config.max_model_len
+        number, longest = max(enumerate(map(len, texts)), key=lambda pair: pair[1], default=(0, 0))
+        if longest + new > limit:
+            raise DataError(
+                "a text is longer than vLLM was started for",
+                where=f"text {number}",
+                expected=f"at most {limit} tokens",
+                got=f"{longest} tokens, and {new} to be written",
+                do="ask with fewer shots or new tokens, or with --backend torch",
+            )
 
 
 def _token_scores(table: Sequence[dict[int, Any] | None], target: Sequence[int]) -> TokenScores:
@@ -155,13 +169,10 @@ def _served_rank(folder: Path) -> int:
     """The `max_lora_rank` that vLLM needs for an adapter.
 
     Raises:
-        AdapterError: if it is none that vLLM serves.
+        AdapterError: if the folder holds no LoRA adapter, or none that vLLM serves.
     """
-    file = folder / "adapter_config.json"
-    if not file.is_file():
-        raise AdapterError("the folder holds no adapter", where=folder, expected=file.name)
-    config = json.loads(file.read_text(encoding="utf-8"))
-    if config.get("peft_type") != "LORA" or (folder / "reference").is_dir():
+    config = read_config(folder)
+    if config.get("peft_type") != "LORA" or (folder / REFERENCE).is_dir():
         raise AdapterError("vLLM serves plain LoRA only", where=folder, got=config.get("peft_type"), do=PORTABLE)
     odd = [name for name in ("rank_pattern", "alpha_pattern", "use_dora", "modules_to_save") if config.get(name)]
     if odd:
