@@ -85,6 +85,17 @@ def test_what_does_not_fit_is_streamed(farss, workshop, tmp_path, monkeypatch):
     assert code == 0 and json.loads(text)["engine"] == "streamed"
 
 
+def test_processes_started_together_all_hold_the_model(farss, workshop, tmp_path, monkeypatch):
+    """Each of them decides by its own share of the memory, so a choice between engines could split them."""
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    code, _, err = init(farss, workshop, tmp_path / "init", "--engine", "streamed")
+    assert code == 2 and "works in one process" in err and "got: 2 processes" in err
+    monkeypatch.setattr(initialising, "free_bytes", lambda device: 1_000_000)
+    code, _, err = init(farss, workshop, tmp_path / "init")
+    assert code == 2 and "too little memory" in err and "block by block" not in err
+    assert not (tmp_path / "init").exists()
+
+
 @pytest.mark.parametrize(
     ("method", "what"),
     [

@@ -7,6 +7,7 @@ import importlib.util
 from pathlib import Path
 from types import SimpleNamespace
 
+import psutil
 import pytest
 import torch
 from transformers import BertConfig, BertForSequenceClassification
@@ -177,6 +178,16 @@ def test_the_processor_where_there_is_no_gpu(monkeypatch):
     assert free_bytes(place()) > 0
     with pytest.raises(ConfigError, match="sees no GPU"):
         place("cuda")
+
+
+def test_processes_on_one_machine_share_its_memory(monkeypatch):
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=12_000))
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (8_000, 9_000))
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    cpu, gpu = torch.device("cpu"), torch.device("cuda", 1)
+    assert (free_bytes(cpu), free_bytes(gpu)) == (12_000, 8_000)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "3")
+    assert (free_bytes(cpu), free_bytes(gpu)) == (4_000, 4_000)
 
 
 def test_a_gpu_where_there_is_one_and_each_process_its_own(monkeypatch):

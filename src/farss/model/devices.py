@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 
 import psutil
@@ -10,8 +11,8 @@ import torch
 from farss.config import Device
 from farss.errors import ConfigError
 
-LOCAL_RANK = "LOCAL_RANK"
-"""What `torchrun` and `accelerate launch` tell each of the processes they start on one machine."""
+LOCAL_RANK, LOCAL_WORLD_SIZE = "LOCAL_RANK", "LOCAL_WORLD_SIZE"
+"""What `torchrun` and `accelerate launch` tell each of the processes they start on one machine, and their number."""
 
 
 def place(wanted: Device = "auto") -> torch.device:
@@ -39,7 +40,12 @@ def place(wanted: Device = "auto") -> torch.device:
 
 
 def free_bytes(device: torch.device) -> int:
-    """Memory on `device` that is free now; on the processor, what a new process may use without pushing others out."""
+    """This process's share of the memory that is free on `device` now.
+
+    On the processor that is what may be used without pushing others out. Processes that `torchrun` started together on
+    one machine share alike what they have in common.
+    """
+    together = int(os.environ.get(LOCAL_WORLD_SIZE, "1"))
     if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0]
-    return psutil.virtual_memory().available
+        return torch.cuda.mem_get_info(device)[0] // math.ceil(together / torch.cuda.device_count())
+    return psutil.virtual_memory().available // together

@@ -64,11 +64,15 @@ class Crew:
             distributed.barrier()
 
 
+def processes() -> int:
+    """How many processes `torchrun` or `accelerate launch` started together; 1 without them."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
 @contextmanager
 def crew() -> Iterator[Crew]:
     """The processes that `torchrun` or `accelerate launch` started, joined for the block; this one alone otherwise."""
-    size = int(os.environ.get("WORLD_SIZE", "1"))
-    if size == 1:
+    if processes() == 1:
         yield Crew()
         return
     mine = not distributed.is_initialized()

@@ -19,9 +19,10 @@ from farss.adapters.files import save_adapter
 from farss.config import FarssConfig, Recipe
 from farss.errors import ConfigError
 from farss.experiment import materials
+from farss.experiment.calibrating import batches_of, calibration_of
 from farss.experiment.environment import peak_bytes
 from farss.experiment.initialisation.budget import budget_of, plan_for
-from farss.experiment.initialisation.crew import Crew, crew
+from farss.experiment.initialisation.crew import Crew, crew, processes
 from farss.experiment.initialisation.outlook import Forecast, Outlook, for_method, forecast, outlook
 from farss.experiment.initialisation.planning import prepare, resolved, spectrum_folder
 from farss.experiment.initialisation.sharding import shard_batches, take_statistics
@@ -29,7 +30,6 @@ from farss.experiment.initialisation.statistics import STATISTICS as STATISTICS_
 from farss.experiment.initialisation.statistics import Origin, check_usable, load_statistics, save_statistics
 from farss.experiment.initialisation.streaming import StreamedModel, check_streamable, streamable
 from farss.experiment.progress import ProgressLine
-from farss.experiment.runs.work import batches_of, calibration_of
 from farss.experiment.steps import RECIPE, require_new
 from farss.methods import get_method
 from farss.methods.base import FROM_DATA, KNOWLEDGE, STATISTICS
@@ -106,7 +106,7 @@ def initialise(
         if announce is not None and hands.leads:
             announce(expected)
         if not hands.leads:
-            _help(request, chosen)
+            _help(request)
             return None
         with held(work):
             plan, difference = _streamed(request) if chosen == "streamed" else _resident(request)
@@ -181,13 +181,21 @@ def engine_for(
 
     Raises:
         ModelError: if the model is not found, or has no module to adapt.
-        ConfigError: if the streamed engine is asked for and does not take what the method needs.
+        ConfigError: if the streamed engine is asked for and does not take what the method needs, or in several
+            processes.
         ResourceError: if `engine` is "auto" and the model fits neither way.
     """
+    if engine == "streamed" and processes() > 1:
+        raise ConfigError(
+            "the streamed engine works in one process",
+            where="--engine",
+            got=f"{processes()} processes",
+            do="start it without torchrun",
+        )
     if engine == "streamed" and method is not None:
         check_streamable(method)
     seen = for_method(outlook(recipe), method, resolved(recipe.init))
-    streams = method is None or streamable(method)
+    streams = processes() == 1 and (method is None or streamable(method))
     if engine == "auto":
         chosen = choose_engine(seen.resident, seen.streamed if streams else None, free_bytes(seen.device))
     else:
@@ -227,12 +235,8 @@ def _resident(request: Request) -> tuple[Plan, float]:
     return plan, difference
 
 
-def _help(request: Request, engine: str) -> None:
+def _help(request: Request) -> None:
     """The part of a process that does not lead: its shard of the statistics and of the decompositions."""
-    if engine == "streamed":
-        raise ConfigError(
-            "the streamed engine works in one process", where="--engine", do="start it without torchrun, or in shards"
-        )
     loaded = materials.load_for_statistics(request.recipe)
     _statistics(request, loaded)
     _decompose(request, loaded, SpectrumCache(spectrum_folder()))
