@@ -9,7 +9,7 @@ import pytest
 
 from farss.cli.main import main
 from farss.evaluation.records import Measurement
-from farss.experiment.runs.measuring import SAMPLES, VALIDATION
+from farss.experiment.measuring import SAMPLES, VALIDATION
 from farss.model.plan import Plan
 from farss.report import validate
 

@@ -17,7 +17,7 @@ from farss.config import DataConfig, HeadConfig, ModelConfig
 from farss.datasets.glue import glue_task
 from farss.evaluation.glue import load_samples
 from farss.experiment.encoders.classification import GLUE_RECIPE, GlueJob, fine_tune
-from farss.experiment.runs.jobs import Job
+from farss.experiment.jobs import Job
 from farss.model import packages
 from farss.model.packages import KNOWN_MODELS
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import shutil
 from collections.abc import Iterator
@@ -86,6 +87,30 @@ def test_a_second_call_does_nothing_again(farss, workshop, run_folder):
     before = done_at(run_folder)
     code, out, _ = farss("run", workshop.recipe(), "--out", run_folder)
     assert code == 0 and "report.html" in out
+    assert redone(before, done_at(run_folder)) == set()
+
+
+@pytest.mark.parametrize(
+    ("place", "what"),
+    [
+        ("model/model.safetensors", "model"),
+        ("data/gsm8k/train.jsonl.gz", "training rows of gsm8k"),
+        ("data/gsm8k/test.jsonl.gz", "held-out rows of gsm8k"),
+        ("data/capitals/test.jsonl.gz", "questions of capitals"),
+    ],
+)
+def test_a_run_is_not_finished_with_other_inputs(farss, workshop, run_folder, place, what):
+    file, before = workshop.folder / place, done_at(run_folder)
+    content = file.read_bytes()
+    try:
+        if file.suffix == ".gz":
+            file.write_bytes(gzip.compress(b"".join(reversed(gzip.decompress(content).splitlines(keepends=True)))))
+        else:
+            file.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+        code, _, err = farss("run", workshop.recipe(), "--out", run_folder)
+        assert code == 2 and "an input changed since this run was begun" in err and what in err
+    finally:
+        file.write_bytes(content)
     assert redone(before, done_at(run_folder)) == set()
 
 

@@ -11,9 +11,10 @@ import pytest
 
 from farss.config import Recipe
 from farss.errors import ConfigError
+from farss.experiment.jobs import jobs_of
+from farss.experiment.runs.assemble import machines_of
 from farss.experiment.runs.finished import FinishedJob, FinishedRun
 from farss.experiment.runs.groups import describe, groups_of
-from farss.experiment.runs.jobs import jobs_of
 from farss.experiment.runs.recipes import shipped_recipes
 from farss.experiment.runs.speeds import speeds_to_lora
 from farss.methods import get_method
@@ -81,7 +82,7 @@ def test_the_shipped_comparison_is_what_it_says():
     assert len(jobs_of(recipe)) == 23
 
 
-MACHINE = {"name": "cpu", "cores": 2}
+MACHINE = {"name": "cpu", "cores": 2, "memory_bytes": 8, "threads": 1}
 
 
 def trained(method: str, speed: float, seed: int = 0, **account: Any) -> FinishedJob:
@@ -98,7 +99,7 @@ def test_speed_is_relative_to_plain_lora_on_the_same_machine_alone():
         trained("lora", 110.0, 2),
         trained("farss", 55.0),
         trained("farss", 55.0, 1, alone=False),
-        trained("farss", 55.0, 2, machine={"name": "gpu", "cores": 2}),
+        trained("farss", 55.0, 2, machine=MACHINE | {"name": "gpu"}),
         trained("farss", 55.0, 3, machine=None),
     ]
     assert speeds_to_lora(jobs) == [
@@ -107,3 +108,12 @@ def test_speed_is_relative_to_plain_lora_on_the_same_machine_alone():
     old = dataclasses.replace(jobs[3], trained={"train_tokens_per_second": 55.0})
     assert speeds_to_lora([jobs[0], old]) == [1.0, None]
     assert speeds_to_lora([jobs[3]]) == [None]
+
+
+def test_a_report_names_the_machines_that_trained():
+    here = trained("lora", 1.0)
+    there = trained("farss", 1.0, machine=MACHINE | {"name": "gpu"})
+    unknown = trained("farss", 1.0, machine=None)
+    assert machines_of([here, unknown, here]) == {"name": "cpu", "cores": 2, "memory_bytes": 8}
+    assert machines_of([here, there]) == {"name": "cpu + gpu", "cores": None, "memory_bytes": None}
+    assert machines_of([unknown]) is None

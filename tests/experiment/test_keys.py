@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from farss.config import Recipe
-from farss.experiment.runs.jobs import Job, jobs_of
+from farss.experiment.jobs import Job, jobs_of
 from farss.experiment.runs.keys import Keys
 from farss.experiment.runs.recipes import shipped_recipes
 from farss.methods.base import STATISTICS

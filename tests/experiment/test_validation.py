@@ -16,11 +16,11 @@ from farss.datasets.resolve import load_rows
 from farss.errors import ConfigError, DataError
 from farss.evaluation.records import Measurement, TaskSample
 from farss.experiment import materials
+from farss.experiment.jobs import Job, jobs_of, learning_rates_of
+from farss.experiment.measuring import VALIDATION
 from farss.experiment.runs.assemble import reference_run, selected_trials
 from farss.experiment.runs.finished import FinishedJob, FinishedRun
-from farss.experiment.runs.jobs import Job, jobs_of, learning_rates_of
-from farss.experiment.runs.measuring import VALIDATION
-from farss.experiment.runs.validation import hold_out, require_apart
+from farss.experiment.validation import hold_out, require_apart
 
 FORM = task_format("gsm8k")
 

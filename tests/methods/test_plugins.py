@@ -16,7 +16,7 @@ from torch import nn
 from farss.config import FarssConfig, Recipe
 from farss.errors import ConfigError
 from farss.experiment.initialisation.budget import plan_for
-from farss.experiment.runs.jobs import Job
+from farss.experiment.jobs import Job
 from farss.experiment.runs.keys import Keys
 from farss.maths.spectrum import decompose
 from farss.methods import METHODS, Evidence, all_methods, get_method, package_of_method, plugins

@@ -138,7 +138,7 @@ def load_adapter(
 
     folder = Path(folder)
     refuse_adapters(base)
-    _config(folder)
+    read_config(folder)
     plan = Plan.load(folder / PLAN_FILE) if (folder / PLAN_FILE).exists() else None
     stored = {DEFAULT: _stored(folder)}
     if (folder / REFERENCE / CONFIG_FILE).exists():
@@ -173,7 +173,7 @@ def base_name_of(folder: str | Path) -> str:
     Raises:
         AdapterError: if the folder holds no adapter, or does not say.
     """
-    config = _config(Path(folder))
+    config = read_config(Path(folder))
     name = config.get("base_model_name_or_path")
     if not name:
         raise AdapterError("the adapter does not name its base model", where=folder, do="name it with `--model`")
@@ -190,7 +190,12 @@ def _save_one(model: PeftModel, adapter: str, folder: Path) -> None:
     write_config(folder, config)
 
 
-def _config(folder: Path) -> dict[str, Any]:
+def read_config(folder: Path) -> dict[str, Any]:
+    """The configuration of a LoRA (or AdaLoRA) folder.
+
+    Raises:
+        AdapterError: if the folder holds no such adapter, or its configuration is not JSON.
+    """
     if not (folder / CONFIG_FILE).is_file() or not (folder / WEIGHTS_FILE).is_file():
         raise AdapterError(
             "the folder holds no adapter",

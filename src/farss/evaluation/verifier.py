@@ -7,6 +7,7 @@ import queue
 import subprocess
 import sys
 import threading
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,7 @@ class MathVerify:
 
     Attributes:
         version: of the package.
-        timeouts: comparisons given up so far.
+        timeouts: comparisons given up so far, for their time or for the memory they took.
     """
 
     def __init__(self, *, seconds: float = SECONDS_PER_ANSWER) -> None:
@@ -72,7 +73,8 @@ class MathVerify:
         self._reader.join()
         for stream in (self._process.stdin, self._process.stdout):
             if stream is not None:
-                stream.close()
+                with suppress(BrokenPipeError):  # a question that was never read is still in the buffer
+                    stream.close()
 
     def _start(self) -> str:
         self._process = subprocess.Popen(
@@ -100,18 +102,24 @@ class MathVerify:
 
     def _ask(self, gold: str, answer: str) -> bool:
         with self._lock:
-            if self._process.poll() is not None:  # ended by somebody else since the last answer
+            question = json.dumps([gold, answer, SECONDS_PER_STEP]) + "\n"
+            try:
+                self._hand_over(question)
+            except BrokenPipeError:  # ended by somebody else since the last answer
                 self.close()
                 self._start()
-            assert self._process.stdin is not None
-            self._process.stdin.write(json.dumps([gold, answer, SECONDS_PER_STEP]) + "\n")
-            self._process.stdin.flush()
+                self._hand_over(question)
             reply = self._reply(self._seconds)
             if reply is None:  # too slow, or killed for its memory
                 self.timeouts += 1
                 self.close()
                 self._start()
             return reply is True
+
+    def _hand_over(self, question: str) -> None:
+        assert self._process.stdin is not None
+        self._process.stdin.write(question)
+        self._process.stdin.flush()
 
     def _reply(self, seconds: float) -> Any:
         """What the process says next; None if it says nothing in time, or has ended."""

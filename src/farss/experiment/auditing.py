@@ -27,8 +27,8 @@ from farss.evaluation.task import TaskSet, measure_task
 from farss.evaluation.text import text_windows
 from farss.experiment import materials
 from farss.experiment.environment import device, versions
+from farss.experiment.measuring import SAMPLES
 from farss.experiment.progress import ProgressLine
-from farss.experiment.runs.measuring import SAMPLES
 from farss.experiment.stages import run_stage, stage_key
 from farss.model.devices import place
 from farss.model.sources import LoadedModel, load

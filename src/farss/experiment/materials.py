@@ -11,7 +11,7 @@ from farss.datasets.knowledge import KnowledgeSet, load_knowledge, unasked_promp
 from farss.datasets.resolve import lists_split, load_rows
 from farss.errors import ConfigError
 from farss.evaluation.task import TaskSet
-from farss.experiment.runs.validation import hold_out, question_of, require_apart, sample_apart
+from farss.experiment.validation import hold_out, question_of, require_apart, sample_apart
 from farss.model.calibration import Example, Row, encode_kept_rows, encode_prompts, encode_rows
 from farss.model.devices import place
 from farss.model.sources import LoadedModel, load, resolve

@@ -28,8 +28,8 @@ from farss.evaluation.scores import summarise
 from farss.evaluation.vllm_backend import VllmBackend
 from farss.experiment import materials
 from farss.experiment.environment import device, versions
+from farss.experiment.measuring import SAMPLES, measure
 from farss.experiment.progress import ProgressLine
-from farss.experiment.runs.measuring import SAMPLES, measure
 from farss.experiment.steps import require_adapter, require_new
 from farss.model.sources import LoadedModel, resolve
 from farss.storage import write_json

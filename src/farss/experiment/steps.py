@@ -14,8 +14,8 @@ from farss.adapters.files import base_name_of, load_adapter, save_adapter
 from farss.config import ModelConfig, Recipe
 from farss.errors import AdapterError, ConfigError
 from farss.experiment import materials
+from farss.experiment.accounts import rank_account
 from farss.experiment.progress import ProgressLine
-from farss.experiment.runs.work import rank_account
 from farss.model.sources import load
 from farss.storage import write_atomically, write_json
 from farss.training.sft import train

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +21,10 @@ from farss.errors import ModelError
 _WRAPPERS = {"base_layer", "original_module", "_orig_mod"}  # name parts that adapters and compilation put in
 _ADAPTER_PARTS = {"modules_to_save"}
 _ADAPTER_PREFIX = "lora_"
+
+MODEL_FILES = (".safetensors", ".json", ".jinja", ".model", ".txt", ".py")
+SAMPLES, SAMPLE_BYTES = 64, 1 << 16
+"""How much of a large file `files_hash` reads."""
 
 
 def fingerprint(model: nn.Module) -> str:
@@ -56,6 +61,26 @@ def fingerprint_of(parameters: Iterable[tuple[str, Tensor]]) -> str:
         digest.update(f"{name} {tuple(tensor.shape)}\n".encode())
         digest.update(_bytes(values))
     return digest.hexdigest()
+
+
+def files_hash(folder: Path) -> str:
+    """A hash of a model's weights, settings, tokenizer and code, quick to take of any size, as 16 hexadecimal digits.
+
+    Small files count whole; of each larger one its size and `SAMPLES` pieces spread over it. Training changes every
+    weight, so another model is noticed; a single changed number in a large file may not be.
+    """
+    digest = hashlib.sha256()
+    for file in sorted(path for path in folder.iterdir() if path.suffix in MODEL_FILES):
+        size = file.stat().st_size
+        digest.update(f"{file.name} {size}\n".encode())
+        with open(file, "rb") as opened:
+            if size <= SAMPLES * SAMPLE_BYTES:
+                digest.update(opened.read())
+                continue
+            for number in range(SAMPLES):
+                opened.seek((size - SAMPLE_BYTES) * number // (SAMPLES - 1))
+                digest.update(opened.read(SAMPLE_BYTES))
+    return digest.hexdigest()[:16]
 
 
 def weight_hash(tensor: Tensor) -> str:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -63,3 +64,9 @@ class Benchmark:
     summary: str
     files: tuple[str, ...]
     run: Callable[[BenchmarkRun], BenchmarkResult]
+
+
+def accuracy(answers: Sequence[bool]) -> dict[str, float | int | None]:
+    """Share of right answers with its binomial standard error."""
+    value = sum(answers) / len(answers)
+    return {"value": value, "stderr": math.sqrt(value * (1 - value) / len(answers)), "n": len(answers)}

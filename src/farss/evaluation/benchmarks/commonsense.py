@@ -15,8 +15,7 @@ from typing import Any
 
 from farss.datasets.files import read_rows
 from farss.errors import DataError
-from farss.evaluation.benchmarks.base import Benchmark, BenchmarkResult, BenchmarkRun
-from farss.evaluation.benchmarks.mathematics import accuracy
+from farss.evaluation.benchmarks.base import Benchmark, BenchmarkResult, BenchmarkRun, accuracy
 from farss.evaluation.generation import generate
 from farss.evaluation.likelihood import answer_log_probs
 

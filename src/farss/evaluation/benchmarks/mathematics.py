@@ -6,7 +6,6 @@ solutions but for the longest stay below. `ask_gsm8k` and `ask_math` take any ot
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -15,7 +14,7 @@ from farss.datasets.files import read_rows
 from farss.datasets.formats import final_answer
 from farss.errors import DataError
 from farss.evaluation.answers import same_final_answer
-from farss.evaluation.benchmarks.base import Benchmark, BenchmarkResult, BenchmarkRun
+from farss.evaluation.benchmarks.base import Benchmark, BenchmarkResult, BenchmarkRun, accuracy
 from farss.evaluation.generation import generate
 from farss.evaluation.mathematics import MATH_VERIFY, PROMPT, PUBLISHED, RULES, published_answer, published_equal
 from farss.evaluation.task import STOP
@@ -80,12 +79,6 @@ def ask_math(run: BenchmarkRun, *, max_new_tokens: int = MATH_TOKENS) -> Benchma
     return _ask(run, problems, max_new_tokens, _published_math)
 
 
-def accuracy(answers: Sequence[bool]) -> dict[str, float | int | None]:
-    """Share of right answers with its binomial standard error."""
-    value = sum(answers) / len(answers)
-    return {"value": value, "stderr": math.sqrt(value * (1 - value) / len(answers)), "n": len(answers)}
-
-
 def _published_math(text: str, gold: str) -> bool:
     answer = published_answer(text)
     return answer is not None and published_equal(answer, gold)
@@ -117,7 +110,10 @@ def _ask(
             for problem, text in zip(problems, texts, strict=True)
         ]
         if verifier.timeouts and run.announce is not None:
-            run.announce(f"{verifier.timeouts} answers took too long to compare and count as wrong")
+            count = verifier.timeouts
+            run.announce(
+                f"{count} answers could not be compared within the limits of time and memory: counted as wrong"
+            )
     scores = {f"accuracy/{rule}": accuracy([s[f"correct/{rule}"] for s in samples]) for rule in RULES}
     return BenchmarkResult(scores, samples)
 

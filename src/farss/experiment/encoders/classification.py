@@ -20,12 +20,12 @@ from farss.config import DataConfig, FarssConfig, HeadConfig, ModelConfig, Recip
 from farss.datasets.glue import GlueRow, GlueTask, glue_rows, glue_task
 from farss.errors import ConfigError
 from farss.evaluation.glue import predict, samples_of, save_samples
+from farss.experiment.accounts import rank_account
 from farss.experiment.encoders.glue_results import SAMPLES, assemble
 from farss.experiment.initialisation.planning import Preparation, prepare, spectrum_folder
+from farss.experiment.jobs import Job, jobs_of
 from farss.experiment.materials import calibration_examples
 from farss.experiment.progress import ProgressLine
-from farss.experiment.runs.jobs import Job, jobs_of
-from farss.experiment.runs.work import rank_account
 from farss.experiment.stages import run_stage, stage_key
 from farss.experiment.workers import Share, run_all, shares
 from farss.methods import get_method, package_of_method

@@ -12,7 +12,7 @@ from farss.datasets.glue import GlueRow, GlueTask
 from farss.errors import DataError
 from farss.evaluation.glue import GlueSample, load_samples, majority_samples, score
 from farss.experiment.environment import device, versions
-from farss.experiment.runs.jobs import Job
+from farss.experiment.jobs import Job
 from farss.experiment.stages import DONE
 
 SAMPLES = "samples.jsonl.gz"

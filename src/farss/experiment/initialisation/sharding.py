@@ -9,10 +9,10 @@ from typing import Any
 from farss.config import Recipe
 from farss.errors import ConfigError
 from farss.experiment import materials
+from farss.experiment.calibrating import calibration_of
 from farss.experiment.initialisation.planning import calibration_batches, collect_with, resolved
 from farss.experiment.initialisation.statistics import STATISTICS, Origin, Shard, save_statistics
 from farss.experiment.progress import ProgressLine
-from farss.experiment.runs.work import calibration_of
 from farss.experiment.stages import stage_key
 from farss.experiment.steps import RECIPE, require_new
 from farss.model.calibration import Batch, Example, data_fingerprint

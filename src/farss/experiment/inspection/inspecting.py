@@ -17,6 +17,8 @@ from torch import Tensor
 from farss.config import FarssConfig, Recipe
 from farss.errors import ConfigError, ResourceError
 from farss.experiment import materials
+from farss.experiment.accounts import describe_model
+from farss.experiment.calibrating import calibration_of
 from farss.experiment.environment import device, peak_bytes, versions
 from farss.experiment.initialisation.outlook import Outlook, outlook
 from farss.experiment.initialisation.planning import check_boundary, resolved, spectrum_folder
@@ -24,7 +26,6 @@ from farss.experiment.initialisation.sharding import shard_batches, take_statist
 from farss.experiment.initialisation.statistics import Shard
 from farss.experiment.inspection import portrait
 from farss.experiment.progress import ProgressLine
-from farss.experiment.runs.work import calibration_of, describe_model
 from farss.experiment.steps import RECIPE, require_new
 from farss.maths.energy import eigenvalue_share, energy_share
 from farss.methods import get_method

@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import json
 from collections import Counter
+from collections.abc import Sequence
 from typing import Any
 
 from farss.config import Recipe
@@ -14,13 +15,13 @@ from farss.evaluation.forgetting import facts
 from farss.evaluation.frontier import frontier_points
 from farss.evaluation.records import Measurement
 from farss.evaluation.scores import compare_runs, compare_to_base, summarise
-from farss.experiment.environment import device, versions
+from farss.experiment.environment import versions
+from farss.experiment.jobs import jobs_of
+from farss.experiment.measuring import SAMPLES, VALIDATION, frontier_file
 from farss.experiment.runs.finished import FinishedJob, FinishedRun
 from farss.experiment.runs.groups import describe, groups_of
-from farss.experiment.runs.jobs import jobs_of
-from farss.experiment.runs.measuring import SAMPLES, VALIDATION, frontier_file
 from farss.experiment.runs.speeds import speeds_to_lora
-from farss.experiment.runs.validation import require_apart
+from farss.experiment.validation import require_apart
 from farss.methods import get_method
 from farss.methods.base import Method
 from farss.methods.factored import FactorMethod
@@ -59,7 +60,7 @@ def assemble(runs: list[FinishedRun]) -> dict[str, Any]:
         "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "recipe": first.recipe.to_mapping(),
         "versions": versions(),
-        "device": device(first.recipe.device),
+        "device": machines_of([done for _, done in owners.values()]),
         "model": first.planned["model"],
         "data": _data(first, before),
         "base": {"scores": summarise(before)},
@@ -76,6 +77,20 @@ def assemble(runs: list[FinishedRun]) -> dict[str, Any]:
         "differences": differences,
         "spectra": json.loads((first.folder / "plans" / "spectra.json").read_text()),
     }
+
+
+def machines_of(jobs: Sequence[FinishedJob]) -> dict[str, Any] | None:
+    """What the jobs were trained on, which need not be where the report is made; None where no account says.
+
+    Of several machines there are only the names.
+    """
+    found: dict[str, dict[str, Any]] = {}
+    for done in jobs:
+        if machine := done.trained.get("machine"):
+            found[machine["name"]] = {key: machine[key] for key in ("name", "cores", "memory_bytes")}
+    if len(found) > 1:
+        return {"name": " + ".join(found), "cores": None, "memory_bytes": None}
+    return next(iter(found.values()), None)
 
 
 def _require_same_questions(first: FinishedRun, other: FinishedRun, before: Measurement) -> None:

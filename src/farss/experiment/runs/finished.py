@@ -8,7 +8,7 @@ from typing import Any
 
 from farss.config import Recipe
 from farss.errors import DataError
-from farss.experiment.runs.jobs import Job, jobs_of
+from farss.experiment.jobs import Job, jobs_of
 from farss.experiment.runs.keys import Keys
 from farss.experiment.stages import finished
 from farss.methods.base import STATISTICS

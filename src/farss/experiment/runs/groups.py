@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from farss.experiment.runs.jobs import learning_rates_of
+from farss.experiment.jobs import learning_rates_of
 from farss.experiment.runs.keys import Keys
 
 if TYPE_CHECKING:

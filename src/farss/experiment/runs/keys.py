@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 from farss.config import Recipe
-from farss.experiment.runs.jobs import Job
+from farss.experiment.jobs import Job
 from farss.experiment.stages import stage_key
 from farss.methods import get_method, package_of_method
 from farss.methods.base import KNOWLEDGE, STATISTICS

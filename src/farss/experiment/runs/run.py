@@ -8,11 +8,12 @@ from typing import Any
 
 from farss.config import Recipe
 from farss.experiment import materials
+from farss.experiment.jobs import Job, jobs_of, methods_needing, validate
+from farss.experiment.measuring import measure_base, measure_job
 from farss.experiment.runs.assemble import assemble
 from farss.experiment.runs.finished import load_run
-from farss.experiment.runs.jobs import Job, jobs_of, methods_needing, validate
+from farss.experiment.runs.inputs import check_unchanged
 from farss.experiment.runs.keys import Keys
-from farss.experiment.runs.measuring import measure_base, measure_job
 from farss.experiment.runs.work import collect_statistics, gather_statistics, plan_methods, train_job
 from farss.experiment.stages import run_stage
 from farss.experiment.workers import Share, run_all, shares
@@ -45,6 +46,7 @@ def run(recipe: Recipe, out: str | Path | None = None, workers: int = 1) -> tupl
         materials.knowledge_prompts(recipe)
     folder = Path(out or recipe.out or Path("runs") / recipe.name)
     with held(folder):
+        check_unchanged(recipe, folder)
         write_atomically(folder / "recipe.yaml", lambda file: file.write_text(recipe.to_yaml(), encoding="utf-8"))
         keys = Keys(recipe)
         _plan(recipe, folder, keys)

@@ -15,9 +15,10 @@ from farss.adapters.export import export
 from farss.adapters.files import save_adapter
 from farss.config import Recipe
 from farss.experiment import materials
+from farss.experiment.accounts import describe_model, rank_account
+from farss.experiment.calibrating import batches_of
 from farss.experiment.environment import device, peak_bytes
 from farss.experiment.initialisation.planning import (
-    calibration_batches,
     check_boundary,
     collect_with,
     gather,
@@ -27,12 +28,10 @@ from farss.experiment.initialisation.planning import (
     spectrum_folder,
 )
 from farss.experiment.initialisation.statistics import STATISTICS, Origin, save_statistics
+from farss.experiment.jobs import Job
 from farss.experiment.progress import ProgressLine
-from farss.experiment.runs.jobs import Job
 from farss.methods import get_method
 from farss.methods.base import KNOWLEDGE
-from farss.model.calibration import Batch, Example, data_fingerprint, pad_token
-from farss.model.calibration import batches as in_batches
 from farss.model.curvature import Curvature, Keep
 from farss.model.plan import Plan
 from farss.model.sources import LoadedModel
@@ -113,39 +112,6 @@ def plan_methods(recipe: Recipe, statistics: Path | None, further: Mapping[str, 
         "calibration_rows": data["rows"],
         "calibration_tokens": data["tokens"],
         "model": describe_model(loaded, preparation.targets),
-    }
-
-
-def calibration_of(recipe: Recipe, tokenizer: Any) -> list[Example]:
-    """The recipe's calibration examples."""
-    training = materials.training_examples(recipe, tokenizer)
-    return materials.calibration_examples(training, recipe.data.calibration_rows, recipe.data.seed)
-
-
-def batches_of(recipe: Recipe, loaded: LoadedModel, kind: str = "curvature") -> tuple[list[Batch], dict[str, Any]]:
-    """The batches that statistics of one kind are taken from, and their fingerprint.
-
-    Raises:
-        DataError: if there are no rows, or no knowledge question is left.
-    """
-    if kind == KNOWLEDGE:
-        questions = materials.knowledge_examples(recipe, loaded.tokenizer)
-        pad = pad_token(loaded.tokenizer)
-        queue = in_batches(questions, batch_tokens=recipe.init.batch_tokens, pad_id=pad)
-        return queue, data_fingerprint(questions, recipe.eval.seed)
-    examples = calibration_of(recipe, loaded.tokenizer)
-    batches = calibration_batches(examples, recipe.init, loaded.tokenizer, recipe.data.max_length)
-    return batches, data_fingerprint(examples, recipe.data.seed)
-
-
-def describe_model(loaded: LoadedModel, targets: list[Any]) -> dict[str, Any]:
-    """Name, fingerprint, number of parameters and of layers."""
-    layers = {target.layer for target in targets if target.layer is not None}
-    return {
-        "name": loaded.name,
-        "fingerprint": loaded.fingerprint,
-        "parameters": sum(p.numel() for p in loaded.model.parameters()),
-        "layers": len(layers),
     }
 
 
@@ -231,10 +197,3 @@ def _training_account(result: Any, recipe: Recipe) -> dict[str, Any]:
         "curve": [list(point) for point in result.curve],
         **rank_account(result),
     }
-
-
-def rank_account(result: Any) -> dict[str, int]:
-    """The budget of ranks and what came of it, for methods that cut ranks in training."""
-    if result.rank_budget is None:
-        return {}
-    return {"rank_budget": result.rank_budget, "rank_realised": result.rank_realised}

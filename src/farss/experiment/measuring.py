@@ -22,8 +22,8 @@ from farss.evaluation.records import Measurement
 from farss.evaluation.task import measure_task
 from farss.experiment import materials
 from farss.experiment.environment import peak_bytes
+from farss.experiment.jobs import Job
 from farss.experiment.progress import ProgressLine
-from farss.experiment.runs.jobs import Job
 from farss.methods import get_method
 
 SAMPLES = "samples.jsonl.gz"

@@ -1,0 +1,25 @@
+"""Parts of the accounts that stages and steps leave."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from farss.model.sources import LoadedModel
+
+
+def describe_model(loaded: LoadedModel, targets: list[Any]) -> dict[str, Any]:
+    """Name, fingerprint, number of parameters and of layers."""
+    layers = {target.layer for target in targets if target.layer is not None}
+    return {
+        "name": loaded.name,
+        "fingerprint": loaded.fingerprint,
+        "parameters": sum(p.numel() for p in loaded.model.parameters()),
+        "layers": len(layers),
+    }
+
+
+def rank_account(result: Any) -> dict[str, int]:
+    """The budget of ranks and what came of it, for methods that cut ranks in training."""
+    if result.rank_budget is None:
+        return {}
+    return {"rank_budget": result.rank_budget, "rank_realised": result.rank_realised}
