@@ -100,26 +100,32 @@ class Task:
 
 
 class Clock:
-    """Wall and processor seconds of named steps, and the process's memory while they ran."""
+    """Wall and processor seconds of named steps, and how far the process's memory was above its start while they ran."""
 
     def __init__(self) -> None:
         self.steps: dict[str, dict[str, float]] = {}
         self.notes: dict[str, Any] = {}
         self.process = psutil.Process()
-        self.start = self.peak = self.process.memory_info().rss
+        self.start = self.peak = self.step_peak = self.process.memory_info().rss
         self.done = threading.Event()
         self.sampler = threading.Thread(target=self._sample, daemon=True)
         self.sampler.start()
 
     def _sample(self) -> None:
         while not self.done.wait(MEMORY_SAMPLING_SECONDS):
-            self.peak = max(self.peak, self.process.memory_info().rss)
+            now = self.process.memory_info().rss
+            self.peak, self.step_peak = max(self.peak, now), max(self.step_peak, now)
 
     def step(self, name: str, act: Callable[[], Any]) -> Any:
         """What `act` returns; its cost is noted."""
+        self.step_peak = self.process.memory_info().rss
         wall, processor = time.perf_counter(), time.process_time()
         result = act()
-        self.steps[name] = {"wall": time.perf_counter() - wall, "processor": time.process_time() - processor}
+        self.steps[name] = {
+            "wall": time.perf_counter() - wall,
+            "processor": time.process_time() - processor,
+            "growth_bytes": self.step_peak - self.start,
+        }
         return result
 
     def account(self) -> dict[str, Any]:
@@ -367,7 +373,7 @@ def show(found: dict[str, Any]) -> None:
         ratio = found["ratios"].get(name, {}).get("wall")
         print(f"{name:14}{row['wall']:10.2f}{row['processor']:14.2f}{sizes}{ratio:14.2f}")
         for step, cost in found["accounts"][name][0]["steps"].items():
-            print(f"  {step:12}{cost['wall']:10.2f}{cost['processor']:14.2f}")
+            print(f"  {step:12}{cost['wall']:10.2f}{cost['processor']:14.2f}{cost['growth_bytes'] / 1e6:12.0f}")
         if kept := found["accounts"][name][0].get("statistics_bytes"):
             print(f"  statistics {kept / 1e6:.0f} MB")
 
