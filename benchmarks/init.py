@@ -100,7 +100,7 @@ class Task:
 
 
 class Clock:
-    """Wall and processor seconds of named steps, and how far the process's memory was above its start while they ran."""
+    """Wall and processor seconds of named steps, and how far memory was above its start while they ran."""
 
     def __init__(self) -> None:
         self.steps: dict[str, dict[str, float]] = {}
