@@ -382,7 +382,7 @@ def main() -> None:
     """Measure, print and write."""
     options = arguments()
     report: dict[str, Any] = {
-        "options": {key: str(value) if isinstance(value, Path) else value for key, value in vars(options).items()},
+        "options": {key: value for key, value in vars(options).items() if key not in ("data_dir", "out")},
         "device": device()
         | {
             "threads": options.threads or torch.get_num_threads(),
@@ -391,7 +391,6 @@ def main() -> None:
         "versions": versions(),
         "runs": [],
     }
-    del report["options"]["data_dir"]
     print(report["device"], report["versions"])
     for layers in options.layers or [None]:
         task = task_of(options, layers)
