@@ -31,21 +31,24 @@ class SupervisedLoss:
     @contextmanager
     def reading(self) -> Iterator[SupervisedLoss]:
         """Hooks on the embeddings (where the backward ends) and on the output head (rows with a loss only)."""
-        head = self.model.get_output_embeddings()  # type: ignore[operator] # transformers' PreTrainedModel
         embeddings = self.model.get_input_embeddings()  # type: ignore[operator] # transformers' PreTrainedModel
-        handles = [embeddings.register_forward_hook(self._start_gradient)]
-        if head is not None:
-            handles.append(head.register_forward_pre_hook(self._select_rows))
+        handle = embeddings.register_forward_hook(self._start_gradient)
         try:
-            yield self
+            with self._chosen_rows():
+                yield self
         finally:
-            for handle in handles:
-                handle.remove()
+            handle.remove()
 
     @contextmanager
     def without_logits(self, batch: Batch) -> Iterator[None]:
         """The output head gets no row to compute: for runs that look at what comes before it."""
         self.wanted = torch.zeros_like(batch.supervised)
+        with self._chosen_rows():
+            yield
+
+    @contextmanager
+    def _chosen_rows(self) -> Iterator[None]:
+        """The output head, where the model has one, gets the rows that are `wanted` and no others."""
         head = self.model.get_output_embeddings()  # type: ignore[operator] # transformers' PreTrainedModel
         handle = None if head is None else head.register_forward_pre_hook(self._select_rows)
         try:

@@ -166,8 +166,9 @@ class Walk:
                 return self.chain.run_block(0, call, hidden)
 
         for number, batch in enumerate(self.batches):
-            arguments = reader.arguments(batch.to(self.device))
-            with reader.without_logits(batch):
+            here = batch.to(self.device)
+            arguments = reader.arguments(here)
+            with reader.without_logits(here):
                 first, calls = self.chain.calls(lambda arguments=arguments: self.model(**arguments), see_form)
             self.calls.append(calls)
             if not self.states.has(HIDDEN, 0, number):
