@@ -151,6 +151,23 @@ def test_what_is_finished_is_not_done_again(finished, place, farss):
     assert len(after) == 4 and all(after[file] == before[file] for file in before)
 
 
+def test_a_replaced_encoder_or_data_file_is_refused(finished, place, farss):
+    before = {file: file.stat().st_mtime_ns for file in finished.rglob("*") if file.is_file()}
+    split = place / "data" / "glue" / "sst2" / "validation.jsonl.gz"
+    for file, what in ((place / "model" / "config.json", "model "), (split, "validation rows of sst2")):
+        kept = file.read_bytes()
+        try:
+            if file is split:
+                write_rows(split, reviews(40, 41))
+            else:
+                file.write_bytes(kept + b"\n")
+            code, _, err = farss(*arguments(place, "run"))
+        finally:
+            file.write_bytes(kept)
+        assert code == 2 and "an input changed since this run was begun" in err and what in err
+    assert {file: file.stat().st_mtime_ns for file in finished.rglob("*") if file.is_file()} == before
+
+
 def test_a_regression_in_memory(place, tmp_path):
     recipe = dataclasses.replace(
         GLUE_RECIPE,

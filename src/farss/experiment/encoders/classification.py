@@ -27,6 +27,7 @@ from farss.experiment.jobs import Job, jobs_of
 from farss.experiment.materials import calibration_examples
 from farss.experiment.progress import ProgressLine
 from farss.experiment.stages import run_stage, stage_key
+from farss.experiment.unchanged import check_unchanged, model_input, requested, rows_hash
 from farss.experiment.workers import Share, run_all, shares
 from farss.methods import get_method, package_of_method
 from farss.methods.base import KNOWLEDGE
@@ -144,13 +145,12 @@ def run_glue(
     source = None if train_on is None else glue_task(train_on)
     for task in chosen:
         _require_same_labels(task, source)
-        _rows(recipe, source or task, "train")
-        for split in splits:
-            _rows(recipe, task, split)
+    inputs = _inputs(recipe, chosen, splits, source)
     place = Path(out)
     warm = head or HeadConfig()
     jobs = [GlueJob(task, job, warm, tuple(splits), source) for task in chosen for job in jobs_of(recipe)]
     with held(place):
+        check_unchanged(inputs, place)
         write_atomically(place / "recipe.yaml", lambda file: file.write_text(recipe.to_yaml(), encoding="utf-8"))
         run_all([functools.partial(_carry_out, recipe, place, job) for job in jobs], parts)
         done = [(job.task, job.job, place / job.folder) for job in jobs]
@@ -185,6 +185,22 @@ def _require_same_labels(task: GlueTask, source: GlueTask | None) -> None:
             expected=", ".join(task.labels) or "a regression",
             got=f"{source.name}: {', '.join(source.labels) or 'a regression'}",
         )
+
+
+def _inputs(
+    recipe: Recipe, tasks: Sequence[GlueTask], splits: Sequence[str], source: GlueTask | None
+) -> dict[str, str]:
+    """Name and request -> a hash of what answers it, of the encoder and every set of rows."""
+    data = recipe.data
+    found = model_input(recipe.model)
+    for task in tasks:
+        learned = source or task
+        drawn = requested(f"training rows of {learned.name}", data.data_dir, data.train_rows, data.seed)
+        found[drawn] = rows_hash([dataclasses.asdict(row) for row in _rows(recipe, learned, "train")])
+        for split in splits:
+            asked = requested(f"{split} rows of {task.name}", data.data_dir, recipe.eval.task_rows)
+            found[asked] = rows_hash([dataclasses.asdict(row) for row in _rows(recipe, task, split)])
+    return found
 
 
 def _rows(recipe: Recipe, task: GlueTask, split: str) -> list[GlueRow]:

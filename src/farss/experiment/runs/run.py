@@ -12,10 +12,11 @@ from farss.experiment.jobs import Job, jobs_of, methods_needing, validate
 from farss.experiment.measuring import measure_base, measure_job
 from farss.experiment.runs.assemble import assemble
 from farss.experiment.runs.finished import load_run
-from farss.experiment.runs.inputs import check_unchanged
+from farss.experiment.runs.inputs import inputs_of
 from farss.experiment.runs.keys import Keys
 from farss.experiment.runs.work import collect_statistics, gather_statistics, plan_methods, train_job
 from farss.experiment.stages import run_stage
+from farss.experiment.unchanged import check_unchanged
 from farss.experiment.workers import Share, run_all, shares
 from farss.methods.base import KNOWLEDGE, STATISTICS
 from farss.report import write_report
@@ -46,7 +47,7 @@ def run(recipe: Recipe, out: str | Path | None = None, workers: int = 1) -> tupl
         materials.knowledge_prompts(recipe)
     folder = Path(out or recipe.out or Path("runs") / recipe.name)
     with held(folder):
-        check_unchanged(recipe, folder)
+        check_unchanged(inputs_of(recipe), folder)
         write_atomically(folder / "recipe.yaml", lambda file: file.write_text(recipe.to_yaml(), encoding="utf-8"))
         keys = Keys(recipe)
         _plan(recipe, folder, keys)
