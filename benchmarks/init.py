@@ -7,7 +7,7 @@ times; ratios compare medians.
 floor       one forward and backward over the same batches without weight gradients, and one decomposition per weight:
             the least that any method of this kind must do
 resident    ours: the data pass, the decompositions, the plan
-streamed    ours block by block from the disk, hidden states on disk
+streamed    ours block by block from the disk, hidden states on disk; streamed-memory keeps these in memory
 full        the published route, literally: both full covariances of every module, weight gradients on, one SVD each
 full-padded the same on sequences padded to `--max-length`, padding counted, as published
 pissa       PEFT's PiSSA (no data); pissa-niter its randomised one with 16 iterations
@@ -16,7 +16,8 @@ corda       PEFT's CorDA over the same rows
     python benchmarks/init.py --model smollm2-135m --task gsm8k --data-dir DATA --rows 256 --out init.json
     python benchmarks/init.py --task gsm8k --data-dir DATA --repeats 1 --cases floor resident full full-padded corda
     python benchmarks/init.py --shape llama2-7b --layers 2 --cases resident streamed --rows 8
-    python benchmarks/init.py --shape sheared-1.3b --layers 4 8 16 --cases streamed --rows 16 --dtype bfloat16
+    python benchmarks/init.py --shape sheared-1.3b --layers 4 8 16 --cases streamed streamed-memory --dtype bfloat16
+        --rows 16 --repeats 1 --out depth.json   (one line; `benchmarks/depth.py depth.json` draws it)
 """
 
 from __future__ import annotations
@@ -39,10 +40,11 @@ import torch
 from shapes import SHAPES, random_examples, random_model
 from torch import Tensor, nn
 
-from farss.config import DataConfig, FarssConfig, ModelConfig
+from farss.config import DataConfig, FarssConfig, ModelConfig, Recipe
 from farss.datasets.formats import formatter
 from farss.datasets.resolve import load_rows
 from farss.experiment.environment import device, peak_bytes, versions
+from farss.experiment.initialisation.outlook import for_method, forecast, outlook
 from farss.experiment.initialisation.streaming import StreamedModel
 from farss.maths.spectrum import Spectrum, decompose
 from farss.methods import get_method
@@ -58,9 +60,12 @@ from farss.model.targets import Target, find_targets, weight_matrix
 from farss.storage import write_json
 from farss.training.allocator import PRELOAD, restart_with_preload
 
-CASES = ("floor", "resident", "streamed", "full", "full-padded", "pissa", "pissa-niter", "corda")
+CASES = ("floor", "resident", "streamed", "streamed-memory", "full", "full-padded", "pissa", "pissa-niter", "corda")
 OURS = ("floor", "resident", "streamed")
 """What runs unless other cases are named: the published route takes hours where ours takes minutes."""
+
+ANNOUNCED = ("resident", "streamed")
+"""What `farss init` predicts time and memory of."""
 
 MEMORY_SAMPLING_SECONDS = 0.02
 NITER = 16
@@ -179,18 +184,34 @@ def resident(task: Task) -> Clock:
     return clock
 
 
-def streamed(task: Task) -> Clock:
+def streamed(task: Task, *, states_on_disk: bool = True) -> Clock:
     """Ours, block by block."""
     with tempfile.TemporaryDirectory() as work:
         clock = Clock()
         source = clock.step("open", lambda: StreamedModel(ModelConfig(name=task.model), dtype=task.dtype))
         queue, spectra = task.queue(pad_token(source.tokenizer)), SpectrumCache(Path(work, "spectra"))
-        walk = {"data": None, "work": Path(work, "walk")}
-        evidence = clock.step("walk", lambda: source.evidence("farss", queue, task.config, spectra, **walk))
+        place = Path(work, "walk") if states_on_disk else None
+        evidence = clock.step("walk", lambda: source.evidence("farss", queue, task.config, spectra, work=place))
         targets = source.targets(task.config)
         plan = clock.step("plan", lambda: get_method("farss").plan(targets, evidence, task.config))
         clock.step("factors", lambda: source.start_factors(plan, spectra))
+        hidden = max(min(target.shape) for target in targets)
+        width = torch.empty(0, dtype=source.weights.dtype).element_size()
+        clock.notes["boundary_bytes"] = sum(batch.input_ids.numel() for batch in queue) * hidden * width
+        clock.notes["weights_bytes"] = sum(p.numel() for p in source.model.parameters()) * width
     return clock
+
+
+def predicted(name: str, task: Task) -> dict[str, float]:
+    """What `farss init` would announce for this work: bytes and seconds."""
+    engine = "resident" if name == "resident" else "streamed"
+    queue = task.queue(pad_id=0)
+    recipe = Recipe("benchmark", model=ModelConfig(name=task.model, dtype=task.dtype), init=task.config)
+    seen = for_method(outlook(recipe, max(batch.input_ids.numel() for batch in queue)), "farss", task.config)
+    tokens = sum(len(example) for example in task.examples)
+    found = forecast(seen, engine, tokens, decomposes=True)
+    assert found.seconds is not None, "tokens are read and weights decomposed"
+    return {"predicted_bytes": found.peak_bytes, "predicted_seconds": found.seconds}
 
 
 def full(task: Task, *, padded: bool = False) -> Clock:
@@ -275,6 +296,7 @@ def case(name: str, task: Task) -> Clock:
         "floor": lambda: floor(task),
         "resident": lambda: resident(task),
         "streamed": lambda: streamed(task),
+        "streamed-memory": lambda: streamed(task, states_on_disk=False),
         "full": lambda: full(task),
         "full-padded": lambda: full(task, padded=True),
         "pissa": lambda: peft_method(task, "pissa"),
@@ -345,7 +367,8 @@ def measure(options: argparse.Namespace, task: Task) -> dict[str, Any]:
     accounts: dict[str, list[dict[str, Any]]] = {name: [] for name in options.cases}
     for number in range(options.repeats):
         for name in options.cases:
-            accounts[name].append(in_process(name, task))
+            announced = predicted(name, task) if name in ANNOUNCED else {}
+            accounts[name].append(in_process(name, task) | announced)
             print(f"repeat {number + 1}, {name}: {accounts[name][-1]['wall']:.1f} s", flush=True)
     medians = {
         name: {
@@ -376,6 +399,11 @@ def show(found: dict[str, Any]) -> None:
             print(f"  {step:12}{cost['wall']:10.2f}{cost['processor']:14.2f}{cost['growth_bytes'] / 1e6:12.0f}")
         if kept := found["accounts"][name][0].get("statistics_bytes"):
             print(f"  statistics {kept / 1e6:.0f} MB")
+        if name in ANNOUNCED:
+            first = found["accounts"][name][0]
+            seconds, size = first["predicted_seconds"], first["predicted_bytes"]
+            print(f"  predicted {seconds:.1f} s ({seconds / first['wall']:.2f} of it), {size / 1e6:.0f} MB peak "
+                  f"({size / first['peak_bytes']:.2f})")  # fmt: skip
 
 
 def main() -> None:

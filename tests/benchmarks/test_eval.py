@@ -5,15 +5,12 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
-SCRIPT = Path(__file__).parents[2] / "benchmarks" / "eval.py"
-
 
 @pytest.mark.slow
-def test_the_script_measures_every_case(tiny_llama, tiny_tokenizer, tmp_path):
+def test_the_script_measures_every_case(scripts, tiny_llama, tiny_tokenizer, tmp_path):
     folder, out = tmp_path / "model", tmp_path / "eval.json"
     tiny_llama.save_pretrained(folder)
     tiny_tokenizer.save_pretrained(folder)
@@ -29,7 +26,7 @@ def test_the_script_measures_every_case(tiny_llama, tiny_tokenizer, tmp_path):
         "--task",
         "word_problems",
     ]
-    command = [sys.executable, str(SCRIPT), "--model", str(folder), *options, "--out", str(out)]
+    command = [sys.executable, str(scripts / "eval.py"), "--model", str(folder), *options, "--out", str(out)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     report = json.loads(out.read_text())

@@ -2,23 +2,15 @@
 
 from __future__ import annotations
 
-import importlib.util
-import sys
-from pathlib import Path
 from types import ModuleType
 
 import pytest
 
 
 @pytest.fixture(scope="module")
-def benchmark() -> ModuleType:
+def benchmark(benchmark_module) -> ModuleType:
     """benchmarks/train.py as a module."""
-    spec = importlib.util.spec_from_file_location("bench_train", Path(__file__).parents[2] / "benchmarks" / "train.py")
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # dataclasses look their module up
-    spec.loader.exec_module(module)
-    return module
+    return benchmark_module("train")
 
 
 def repeat(**steps: list[float]) -> dict:

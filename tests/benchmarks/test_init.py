@@ -1,0 +1,70 @@
+"""The benchmark of initialisations: every case runs, and what is drawn of the depths is what was measured."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from xml.etree import ElementTree
+
+import pytest
+
+CASES = ("floor", "resident", "streamed", "streamed-memory", "full", "full-padded", "pissa", "pissa-niter", "corda")
+BOUNDARY, WEIGHTS = 2_000_000, 500_000_000
+
+
+def runs(**peaks: list[float]) -> list[dict]:
+    """Figures of 4, 8 and 16 layers, peaks in MB."""
+    found = []
+    for number, layers in enumerate((4, 8, 16)):
+        notes = {"boundary_bytes": BOUNDARY, "weights_bytes": WEIGHTS * layers}
+        found.append(
+            {
+                "layers": layers,
+                "medians": {name.replace("_", "-"): {"peak_bytes": rows[number] * 1e6} for name, rows in peaks.items()},
+                "accounts": {name.replace("_", "-"): [notes] for name in peaks} | {"resident": [{}]},
+            }
+        )
+    return found
+
+
+def test_growth_by_depth_is_judged_at_its_steepest(benchmark_module):
+    depth = benchmark_module("depth")
+    text = depth.table(runs(streamed=[1000, 1008, 1016], streamed_memory=[1000, 1100, 1124]))
+    assert "| 16 | 8.00 GB | 1.02 GB | 1.12 GB |" in text
+    on_disk, in_memory = text.split("\n\n")[1:]
+    assert "states on disk: 2.0 MB more per added layer, within a boundary of 0.0 MB" in on_disk
+    assert "states in memory: 25.0 MB more per added layer, MORE THAN a boundary of 2.0 MB" in in_memory
+
+
+def test_the_picture_says_what_it_shows(benchmark_module):
+    picture = benchmark_module("depth").plot(runs(streamed=[1000, 1008, 1016]))
+    assert "states on disk: 1.00 GB at 4, 1.01 GB at 8, 1.02 GB at 16" in picture
+    assert "all weights of the model: 2.00 GB at 4" in picture and "states in memory" not in picture
+    assert ElementTree.fromstring(picture).tag.endswith("svg")
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)  # 18 processes that each import everything
+def test_every_case_runs_on_a_small_shape_at_two_depths(scripts, tmp_path):
+    out, picture = tmp_path / "init.json", tmp_path / "depth.svg"
+    asked = ["--shape", "tiny", "--layers", "2", "3", "--rows", "4", "--length", "32", "--max-length", "48"]
+    asked += ["--rank", "8", "--repeats", "1", "--cases", *CASES, "--out", str(out)]
+
+    def program(name: str, *flags: str) -> str:
+        command = [sys.executable, str(scripts / name), *flags]
+        done = subprocess.run(
+            command, capture_output=True, text=True, check=False, env=os.environ | {"FARSS_CACHE": str(tmp_path)}
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    printed = program("init.py", *asked)
+    for run in json.loads(out.read_text())["runs"]:
+        assert run["tokens"] == 128 and set(run["medians"]) == set(CASES)
+        assert all(row["wall"] > 0 and row["peak_bytes"] > 0 for row in run["medians"].values())
+        for case in ("resident", "streamed"):
+            assert run["accounts"][case][0]["predicted_bytes"] > 0
+    assert printed.count("predicted") == 4
+    assert "| 3 |" in program("depth.py", str(out), "--plot", str(picture)) and picture.is_file()
