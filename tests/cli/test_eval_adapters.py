@@ -115,3 +115,10 @@ def test_what_vllm_is_not_asked_is_said(farss, workshop, tmp_path, more):
     code, _, err = farss("eval", "--recipe", workshop.recipe("eval"), *more, *tail)
     assert code == 2 and "vLLM answers knowledge sets and the task, with at most one adapter" in err
     assert not (tmp_path / "out").exists()
+
+
+def test_vllm_is_not_told_a_device(farss, workshop, tmp_path):
+    asked = ("--tasks", "capitals", "--backend", "vllm", "--device", "cpu", "--out", tmp_path / "out")
+    code, _, err = farss("eval", "--recipe", workshop.recipe("eval"), *asked)
+    assert code == 2 and "vLLM is built for one kind of device" in err
+    assert not (tmp_path / "out").exists()

@@ -167,7 +167,7 @@ def evaluate(
         if adapter is not None:
             require_adapter(adapter)
     if backend == "vllm":
-        _check_vllm(requested, folders)
+        _check_vllm(recipe, requested, folders)
     check_request(recipe, requested)
     if backend == "vllm":
         return _evaluate_with_vllm(recipe, requested, Path(out), next(iter(folders.values()), None))
@@ -253,12 +253,20 @@ def _evaluate_with_vllm(recipe: Recipe, requested: Requested, place: Path, adapt
     return account
 
 
-def _check_vllm(requested: Requested, folders: Mapping[str, Path | None]) -> None:
+def _check_vllm(recipe: Recipe, requested: Requested, folders: Mapping[str, Path | None]) -> None:
     """Refuse what is not asked through vLLM.
 
     Raises:
         ConfigError: naming it.
     """
+    if recipe.device != "auto":
+        raise ConfigError(
+            "vLLM is built for one kind of device and takes that",
+            where="--backend vllm",
+            expected="device auto",
+            got=recipe.device,
+            do="choose among several GPUs with CUDA_VISIBLE_DEVICES, or leave --backend out",
+        )
     others = [*requested.benchmarks, *(f"{PREFIX}{name}" for name in requested.foreign)]
     if others or len(folders) > 1:
         raise ConfigError(
