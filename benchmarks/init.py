@@ -195,8 +195,7 @@ def streamed(task: Task, *, states_on_disk: bool = True) -> Clock:
         targets = source.targets(task.config)
         plan = clock.step("plan", lambda: get_method("farss").plan(targets, evidence, task.config))
         clock.step("factors", lambda: source.start_factors(plan, spectra))
-        hidden = max(min(target.shape) for target in targets)
-        width = torch.empty(0, dtype=source.weights.dtype).element_size()
+        hidden, width = source.model.config.hidden_size, source.weights.dtype.itemsize
         clock.notes["boundary_bytes"] = sum(batch.input_ids.numel() for batch in queue) * hidden * width
         clock.notes["weights_bytes"] = sum(p.numel() for p in source.model.parameters()) * width
     return clock

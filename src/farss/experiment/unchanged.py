@@ -13,7 +13,6 @@ from pathlib import Path
 
 from farss.config import ModelConfig
 from farss.errors import ConfigError
-from farss.experiment.stages import stage_key
 from farss.model.fingerprints import files_hash
 from farss.model.sources import resolve
 from farss.storage import write_json
@@ -51,11 +50,6 @@ def check_unchanged(found: Mapping[str, str], folder: Path) -> None:
 def requested(what: str, *request: object) -> str:
     """The name of an input: what it is, and everything that was asked of it."""
     return f"{what} @ {json.dumps(request, default=str)}"
-
-
-def rows_hash(rows: object) -> str:
-    """A hash of a JSON-ready content."""
-    return stage_key(rows)
 
 
 def model_input(model: ModelConfig) -> dict[str, str]:

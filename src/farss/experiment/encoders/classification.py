@@ -27,7 +27,7 @@ from farss.experiment.jobs import Job, jobs_of
 from farss.experiment.materials import calibration_examples
 from farss.experiment.progress import ProgressLine
 from farss.experiment.stages import run_stage, stage_key
-from farss.experiment.unchanged import check_unchanged, model_input, requested, rows_hash
+from farss.experiment.unchanged import check_unchanged, model_input, requested
 from farss.experiment.workers import Share, run_all, shares
 from farss.methods import get_method, package_of_method
 from farss.methods.base import KNOWLEDGE
@@ -196,10 +196,10 @@ def _inputs(
     for task in tasks:
         learned = source or task
         drawn = requested(f"training rows of {learned.name}", data.data_dir, data.train_rows, data.seed)
-        found[drawn] = rows_hash([dataclasses.asdict(row) for row in _rows(recipe, learned, "train")])
+        found[drawn] = stage_key([dataclasses.asdict(row) for row in _rows(recipe, learned, "train")])
         for split in splits:
             asked = requested(f"{split} rows of {task.name}", data.data_dir, recipe.eval.task_rows)
-            found[asked] = rows_hash([dataclasses.asdict(row) for row in _rows(recipe, task, split)])
+            found[asked] = stage_key([dataclasses.asdict(row) for row in _rows(recipe, task, split)])
     return found
 
 

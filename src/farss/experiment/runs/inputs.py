@@ -6,7 +6,8 @@ import dataclasses
 
 from farss.config import Recipe
 from farss.experiment import materials
-from farss.experiment.unchanged import model_input, requested, rows_hash
+from farss.experiment.stages import stage_key
+from farss.experiment.unchanged import model_input, requested
 
 
 def inputs_of(recipe: Recipe) -> dict[str, str]:
@@ -19,10 +20,10 @@ def inputs_of(recipe: Recipe) -> dict[str, str]:
     found = model_input(recipe.model)
     drawn = [data.train_rows, data.seed, recipe.select, recipe.select != "none" and recipe.validation_rows]
     training = requested(f"training rows of {data.task}", data.data_dir, drawn)
-    found[training] = rows_hash(materials.training_rows(recipe))
+    found[training] = stage_key(materials.training_rows(recipe))
     held_out = requested(f"held-out rows of {data.task}", data.data_dir, asked.task_rows)
-    found[held_out] = rows_hash(materials.held_out_rows(recipe))
+    found[held_out] = stage_key(materials.held_out_rows(recipe))
     for questions in materials.knowledge_sets(recipe):
         request = (data.data_dir, asked.knowledge_rows, asked.shots, asked.seed)
-        found[requested(f"questions of {questions.name}", *request)] = rows_hash(dataclasses.asdict(questions))
+        found[requested(f"questions of {questions.name}", *request)] = stage_key(dataclasses.asdict(questions))
     return found
