@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import os
+import weakref
 
 import pytest
 import torch
@@ -184,6 +186,29 @@ def test_only_one_block_is_ever_loaded(tiny_llama, tiny_tokenizer, tmp_path):
 
 
 @pytest.mark.skipif(not hasattr(os, "posix_fadvise"), reason="this system takes no such advice")
+def test_the_sums_of_a_block_are_gone_before_the_next_block_is_received(tiny_llama, tiny_tokenizer, tmp_path):
+    folder = saved(tiny_llama, tiny_tokenizer, tmp_path / "model")
+    model, kind = skeleton(folder)
+    targets = find_targets(model, in_memory=False)
+    received, left = [], []
+
+    class Forgetting:
+        def has(self, index):
+            return False
+
+        def receive(self, index, curvature):
+            left.append(sum(earlier() is not None for earlier in received))
+            received.append(weakref.ref(curvature))
+
+    gc.disable()  # sums in a reference cycle would stay until it runs, at no moment that memory can count on
+    try:
+        Walk(model, LazyWeights(folder, model, kind), targets, queue_of()).run(Forgetting())
+    finally:
+        gc.enable()
+    assert len(left) > 1
+    assert not any(left)
+
+
 def test_the_next_block_is_announced_to_the_system_byte_for_byte(tiny_gqa, tiny_tokenizer, tmp_path, monkeypatch):
     folder = saved(tiny_gqa, tiny_tokenizer, tmp_path / "model", shard="20KB")
     assert len(list(folder.glob("*.safetensors"))) > 1

@@ -278,7 +278,10 @@ class Observer:
     keeps_input = wants_product = False
 
     def __init__(self, run: DataPass, target: Target) -> None:
-        self.run, self.target, self.leader = run, target, run.inputs[target.name]
+        # Referred to weakly, for the pass holds its observers: sums in a cycle would stay in memory until Python looks
+        # for cycles, and a walk makes new ones for every block.
+        self.run: DataPass = weakref.proxy(run)
+        self.target, self.leader = target, run.inputs[target.name]
 
     def forward(self, h: Tensor) -> Tensor:
         """Stands in for the module's forward."""
