@@ -2,6 +2,8 @@
 
     python benchmarks/depth.py depth.json --plot streamed-depth.svg
 
+The two forms (hidden states on disk, in memory) may have been measured in one run or in one run each.
+
 Hidden states on disk must not grow with the depth at all; kept in memory they may grow by one boundary (a hidden state
 of every calibration token) per layer.
 """
@@ -53,7 +55,7 @@ def table(runs: Sequence[dict[str, Any]]) -> str:
     lines = ["| layers | weights | " + " | ".join(f"peak, {CASES[case]}" for case in shown) + " |"]
     lines.append("|---" * (len(shown) + 2) + "|")
     for layers in sorted(weights):
-        cells = [f"{known[case][layers] / 1e9:.2f} GB" for case in shown]
+        cells = [f"{known[case][layers] / 1e9:.2f} GB" if layers in known[case] else "not measured" for case in shown]
         lines.append(f"| {layers} | {weights[layers] / 1e9:.2f} GB | " + " | ".join(cells) + " |")
     for case in shown:
         grown, allowed = growth(peaks(runs, case)), min(boundary.values()) * (case == "streamed-memory")
@@ -97,12 +99,14 @@ def plot(runs: Sequence[dict[str, Any]]) -> str:
 def main() -> None:
     """Print the table and write the picture."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("figures", type=Path, help="JSON of `benchmarks/init.py --layers N N ... --out`")
+    parser.add_argument("figures", type=Path, nargs="+", help="JSON of `benchmarks/init.py --layers N N ... --out`")
     parser.add_argument("--plot", type=Path, help="SVG file to write")
     options = parser.parse_args()
-    runs = json.loads(options.figures.read_text(encoding="utf-8"))["runs"]
-    if len(runs) < 2 or any(run["layers"] is None for run in runs):
-        parser.error(f"{options.figures} has not several depths: run `benchmarks/init.py` with `--layers 4 8 16`")
+    runs = [run for file in options.figures for run in json.loads(file.read_text(encoding="utf-8"))["runs"]]
+    single = [case for case in CASES if len(peaks(runs, case)) == 1]
+    if single or not noted(runs, "weights_bytes") or any(run["layers"] is None for run in runs):
+        files = ", ".join(map(str, options.figures))
+        parser.error(f"{files}: not several depths of one form: run `benchmarks/init.py` with `--layers 4 8 16`")
     print(table(runs))
     if options.plot:
         picture = plot(runs)

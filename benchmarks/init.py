@@ -64,6 +64,9 @@ CASES = ("floor", "resident", "streamed", "streamed-memory", "full", "full-padde
 OURS = ("floor", "resident", "streamed")
 """What runs unless other cases are named: the published route takes hours where ours takes minutes."""
 
+OURS_FIRST = ("resident", "streamed", "streamed-memory")
+"""Ratios are to the first of these that runs, or else to the first case."""
+
 ANNOUNCED = ("resident", "streamed")
 """What `farss init` predicts time and memory of."""
 
@@ -362,7 +365,7 @@ def task_of(options: argparse.Namespace, layers: int | None) -> Task:
 
 
 def measure(options: argparse.Namespace, task: Task) -> dict[str, Any]:
-    """The accounts of all cases and repeats, their medians, and the ratios of every case to ours."""
+    """The accounts of all cases and repeats, their medians, and the ratios of every case to one."""
     accounts: dict[str, list[dict[str, Any]]] = {name: [] for name in options.cases}
     for number in range(options.repeats):
         for name in options.cases:
@@ -376,11 +379,9 @@ def measure(options: argparse.Namespace, task: Task) -> dict[str, Any]:
         }
         for name, rows in accounts.items()
     }
-    ours = "resident" if "resident" in medians else "streamed"
+    ours = next(name for name in (*OURS_FIRST, *medians) if name in medians)
     ratios = {
-        name: {part: row[part] / medians[ours][part] for part in ("wall", "processor")}
-        for name, row in medians.items()
-        if ours in medians
+        name: {part: row[part] / medians[ours][part] for part in ("wall", "processor")} for name, row in medians.items()
     }
     return {"medians": medians, "ratio_to": ours, "ratios": ratios, "accounts": accounts}
 
@@ -392,7 +393,7 @@ def show(found: dict[str, Any]) -> None:
     )
     for name, row in found["medians"].items():
         sizes = f"{row['growth_bytes'] / 1e6:12.0f}{row['peak_bytes'] / 1e6:10.0f}"
-        ratio = found["ratios"].get(name, {}).get("wall")
+        ratio = found["ratios"][name]["wall"]
         print(f"{name:14}{row['wall']:10.2f}{row['processor']:14.2f}{sizes}{ratio:14.2f}")
         for step, cost in found["accounts"][name][0]["steps"].items():
             print(f"  {step:12}{cost['wall']:10.2f}{cost['processor']:14.2f}{cost['growth_bytes'] / 1e6:12.0f}")

@@ -28,7 +28,9 @@ def benchmark_module() -> Callable[[str], ModuleType]:
         assert spec is not None and spec.loader is not None
         module = importlib.util.module_from_spec(spec)
         sys.modules[spec.name] = module  # dataclasses look their module up
-        spec.loader.exec_module(module)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.syspath_prepend(SCRIPTS)  # as when it runs, a script finds those beside it
+            spec.loader.exec_module(module)
         return module
 
     return load

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import subprocess
@@ -43,6 +44,25 @@ def test_the_picture_says_what_it_shows(benchmark_module):
     assert "states on disk: 1.00 GB at 4, 1.01 GB at 8, 1.02 GB at 16" in picture
     assert "all weights of the model: 2.00 GB at 4" in picture and "states in memory" not in picture
     assert ElementTree.fromstring(picture).tag.endswith("svg")
+
+
+def test_figures_of_one_form_each_make_one_table(benchmark_module):
+    depth = benchmark_module("depth")
+    text = depth.table(runs(streamed=[1000, 1008, 1016])[:2] + runs(streamed_memory=[1000, 1100, 1124]))
+    assert "| 8 | 4.00 GB | 1.01 GB | 1.10 GB |" in text
+    assert "| 16 | 8.00 GB | not measured | 1.12 GB |" in text
+
+
+@pytest.mark.parametrize("cases", [["streamed-memory"], ["pissa", "floor"], ["floor", "streamed"]])
+def test_any_case_may_run_without_ours(cases, benchmark_module, monkeypatch, capsys):
+    init = benchmark_module("init")
+    account = {"wall": 2.0, "processor": 4.0, "growth_bytes": 1, "peak_bytes": 10, "steps": {}}
+    monkeypatch.setattr(init, "in_process", lambda name, task: dict(account))
+    monkeypatch.setattr(init, "predicted", lambda name, task: {"predicted_bytes": 8, "predicted_seconds": 1.0})
+    found = init.measure(argparse.Namespace(cases=cases, repeats=1), None)
+    init.show(found)
+    assert found["ratio_to"] == ("streamed" if "streamed" in cases else cases[0])
+    assert f"{cases[0]:14}      2.00" in capsys.readouterr().out
 
 
 @pytest.mark.slow
