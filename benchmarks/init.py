@@ -409,11 +409,13 @@ def show(found: dict[str, Any]) -> None:
 def main() -> None:
     """Measure, print and write."""
     options = arguments()
+    if options.threads:
+        torch.set_num_threads(options.threads)  # predictions measure this process
     report: dict[str, Any] = {
         "options": {key: value for key, value in vars(options).items() if key not in ("data_dir", "out")},
         "device": device()
         | {
-            "threads": options.threads or torch.get_num_threads(),
+            "threads": torch.get_num_threads(),
             "allocator": Path(os.environ.get(PRELOAD, "the C library's")).name,
         },
         "versions": versions(),

@@ -10,6 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import nn
@@ -21,15 +22,21 @@ from farss.model.targets import Target
 SIZE = 384
 """Side of the matrices that are timed."""
 
+TALL = 3
+"""Rows per column of the second matrix whose decomposition is timed."""
+
 ROWS = 512
 """Tokens of the products that are timed."""
 
-ENOUGH_SECONDS = 0.1
-"""A piece of work is repeated until its runs have taken this long together, and its shortest run counts; five pieces
+ENOUGH_SECONDS = 0.08
+"""A piece of work is repeated until its runs have taken this long together, and its shortest run counts; six pieces
 make half a second."""
 
 PASS_FLOPS = 4
 """Per weight and token: a multiplication and an addition forward, and again for the gradient of the input."""
+
+WALK_FLOPS = 6
+"""A walk over blocks runs each of them forward twice."""
 
 SCORING_PRODUCTS = 6
 """Products of a moment with the basis, per weight: two moments, for the whole and for each half of the data."""
@@ -47,7 +54,9 @@ class Speed:
         model_flops: per second, products in the model's dtype.
         moment_flops: per second, products in the dtype of the moments.
         exact_flops: per second, products in float64.
-        decomposition: seconds per `max(m, n) * min(m, n)^2` of a weight, checks included.
+        decomposition: seconds per `max(m, n) * min(m, n)^2` of a weight, what grows with its longer side: the products
+            that lead to its smaller side and back, and the checks.
+        diagonalisation: seconds per `min(m, n)^3`, what does not.
         eigenvalues: seconds per `n^3` of a second moment.
     """
 
@@ -55,6 +64,7 @@ class Speed:
     moment_flops: float
     exact_flops: float
     decomposition: float
+    diagonalisation: float
     eigenvalues: float
 
 
@@ -88,18 +98,29 @@ def calibrate(dtype: torch.dtype, route: Choice = "gram", device: torch.device |
     """
     moments = torch.float64 if dtype == torch.float64 else torch.float32
     weight = sample_weight(SIZE, SIZE, torch.float32, device)
+    tall = sample_weight(TALL * SIZE, SIZE, torch.float32, device)
     chosen = named_route(route, weight)
     moment = (weight.T @ weight).to(torch.float64)
+    square_seconds, tall_seconds = (_shortest(partial(timed, each, chosen), device) for each in (weight, tall))
+    per_row = min(max(tall_seconds - square_seconds, 0.0) / (TALL - 1), square_seconds)
     return Speed(
         model_flops=_product_flops(dtype, device),
         moment_flops=_product_flops(moments, device),
         exact_flops=_product_flops(torch.float64, device),
-        decomposition=_shortest(lambda: timed(weight, chosen), device) / SIZE**3,
+        decomposition=per_row / SIZE**3,
+        diagonalisation=(square_seconds - per_row) / SIZE**3,
         eigenvalues=_shortest(lambda: torch.linalg.eigvalsh(moment), device) / SIZE**3,
     )
 
 
-def predict(model: nn.Module, targets: Sequence[Target], dtype: torch.dtype, tokens: int, speed: Speed) -> TimeCost:
+def predict(
+    model: nn.Module,
+    targets: Sequence[Target],
+    dtype: torch.dtype,
+    tokens: int,
+    speed: Speed,
+    pass_flops: int = PASS_FLOPS,
+) -> TimeCost:
     """Seconds of statistics, decompositions and scores, from shapes alone.
 
     Args:
@@ -108,17 +129,23 @@ def predict(model: nn.Module, targets: Sequence[Target], dtype: torch.dtype, tok
         dtype: of its weights during the pass.
         tokens: of all calibration examples.
         speed: of the machine.
+        pass_flops: operations of the pass per weight and token, those of the moments aside.
     """
     sums = resident_cost(model, targets, dtype, 0).moments / MOMENT_BYTES.get(dtype, 4)
     rounded = dtype in (torch.float16, torch.bfloat16)  # their outputs are computed once more, in float32
     exact = sum(m * n for m, n in (target.shape for target in targets) if m != n) if rounded else 0
-    per_token = PASS_FLOPS * _multiplied_weights(model) / speed.model_flops + 2 * (sums + exact) / speed.moment_flops
+    per_token = pass_flops * _multiplied_weights(model) / speed.model_flops + 2 * (sums + exact) / speed.moment_flops
     products = sum(_scoring_products(target.shape) for target in targets)
     return TimeCost(
         statistics=tokens * per_token,
-        decomposition=speed.decomposition * sum(max(t.shape) * min(t.shape) ** 2 for t in targets),
+        decomposition=sum(_decomposition_seconds(target.shape, speed) for target in targets),
         scoring=2 * products / speed.exact_flops + speed.eigenvalues * sum(n**3 for n in kept_inputs(targets)),
     )
+
+
+def _decomposition_seconds(shape: tuple[int, int], speed: Speed) -> float:
+    k = min(shape)
+    return k**2 * (max(shape) * speed.decomposition + k * speed.diagonalisation)
 
 
 def _scoring_products(shape: tuple[int, int]) -> int:

@@ -18,7 +18,7 @@ from farss.model.devices import place
 from farss.model.lazy import skeleton
 from farss.model.sources import resolve
 from farss.model.targets import Target, chain_prefixes, find_targets
-from farss.model.timing import calibrate, predict
+from farss.model.timing import PASS_FLOPS, WALK_FLOPS, calibrate, predict
 
 
 @dataclass(frozen=True)
@@ -40,10 +40,6 @@ class Outlook:
     resident: MemoryCost
     streamed: MemoryCost | None
     device: torch.device
-
-
-STREAMED_PASS = 1.5
-"""A walk over blocks runs each of them forward twice and backward once; the resident pass forward once."""
 
 
 @dataclass(frozen=True)
@@ -81,9 +77,9 @@ def forecast(
     assert memory is not None, "an engine that is chosen has a cost"
     if not tokens and not decomposes:
         return Forecast(engine, memory.peak, seen.device, None, 0)
-    cost = predict(seen.model, seen.targets, seen.dtype, tokens, calibrate(seen.dtype, route, seen.device))
-    statistics = cost.statistics * (STREAMED_PASS if engine == "streamed" else 1.0)
-    return Forecast(engine, memory.peak, seen.device, statistics + decomposes * cost.decomposition, tokens)
+    speed, flops = calibrate(seen.dtype, route, seen.device), WALK_FLOPS if engine == "streamed" else PASS_FLOPS
+    cost = predict(seen.model, seen.targets, seen.dtype, tokens, speed, flops)
+    return Forecast(engine, memory.peak, seen.device, cost.statistics + decomposes * cost.decomposition, tokens)
 
 
 def for_method(seen: Outlook, method: str | None, config: FarssConfig) -> Outlook:
