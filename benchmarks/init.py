@@ -430,9 +430,9 @@ def main() -> None:
         found = measure(options, task)
         show(found)
         report["runs"].append({"layers": layers, "rows": len(task.examples), "tokens": tokens, **found})
-    if options.out:
-        write_json(options.out, report)
-        print(f"figures in {options.out}")
+        if options.out:  # after every depth: the next may take hours
+            write_json(options.out, report)
+            print(f"figures in {options.out}")
 
 
 if __name__ == "__main__":
