@@ -185,7 +185,6 @@ def test_only_one_block_is_ever_loaded(tiny_llama, tiny_tokenizer, tmp_path):
     assert seen == {(0, (0,)), (1, (1,)), (2, (2,))}
 
 
-@pytest.mark.skipif(not hasattr(os, "posix_fadvise"), reason="this system takes no such advice")
 def test_the_sums_of_a_block_are_gone_before_the_next_block_is_received(tiny_llama, tiny_tokenizer, tmp_path):
     folder = saved(tiny_llama, tiny_tokenizer, tmp_path / "model")
     model, kind = skeleton(folder)
@@ -209,6 +208,7 @@ def test_the_sums_of_a_block_are_gone_before_the_next_block_is_received(tiny_lla
     assert not any(left)
 
 
+@pytest.mark.skipif(not hasattr(os, "posix_fadvise"), reason="this system takes no such advice")
 def test_the_next_block_is_announced_to_the_system_byte_for_byte(tiny_gqa, tiny_tokenizer, tmp_path, monkeypatch):
     folder = saved(tiny_gqa, tiny_tokenizer, tmp_path / "model", shard="20KB")
     assert len(list(folder.glob("*.safetensors"))) > 1

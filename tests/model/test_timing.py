@@ -94,5 +94,6 @@ def test_the_calibration_measures_something(monkeypatch):
     monkeypatch.setattr(timing, "SIZE", 48)
     speed = calibrate(torch.bfloat16)
     seconds = dataclasses.asdict(speed)
-    assert seconds.pop("decomposition") + seconds.pop("diagonalisation") > 0  # one of them may drown in the noise
+    parts = seconds.pop("decomposition"), seconds.pop("diagonalisation")
+    assert min(parts) >= 0 and sum(parts) > 0  # one of them may drown in the noise
     assert all(value > 0 for value in seconds.values())

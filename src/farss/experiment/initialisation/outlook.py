@@ -64,7 +64,7 @@ class Forecast:
 def forecast(
     seen: Outlook, engine: Literal["resident", "streamed"], tokens: int, *, decomposes: bool, route: Choice = "gram"
 ) -> Forecast:
-    """What the chosen engine will need; measures the machine's speed for half a second if time is asked for.
+    """What the chosen engine will need; measures the machine's speed for less than a second if time is asked for.
 
     Args:
         seen: of `outlook`.
