@@ -9,7 +9,7 @@ floor       one forward and backward over the same batches without weight gradie
 resident    ours: the data pass, the decompositions, the plan
 streamed    ours block by block from the disk, hidden states on disk; streamed-memory keeps these in memory
 full        the published route, literally: both full covariances of every module, weight gradients on, one SVD each
-full-padded the same on sequences padded to `--max-length`, padding counted, as published
+full-padded the same on sequences padded to `--max-length`, two at a time, padding counted, as published
 pissa       PEFT's PiSSA (no data); pissa-niter its randomised one with 16 iterations
 corda       PEFT's CorDA over the same rows
 
@@ -49,6 +49,7 @@ from farss.experiment.initialisation.streaming import StreamedModel
 from farss.maths.spectrum import Spectrum, decompose
 from farss.methods import get_method
 from farss.methods.base import Evidence
+from farss.methods.compat import PUBLISHED_BATCH_SIZE
 from farss.model.calibration import Batch, Example, batches, encode_rows, pad_token
 from farss.model.checkpoint import load_tokenizer
 from farss.model.curvature import collect
@@ -97,9 +98,11 @@ class Task:
     threads: int | None
 
     def queue(self, pad_id: int, *, padded: bool = False) -> list[Batch]:
-        """The batches, all of one width if `padded`."""
-        to = self.max_length if padded else None
-        return batches(self.examples, batch_tokens=self.batch_tokens, pad_id=pad_id, pad_to=to)
+        """The batches; if `padded`, as the published code makes them: two rows of one width each."""
+        if padded:
+            tokens = PUBLISHED_BATCH_SIZE * self.max_length
+            return batches(self.examples, batch_tokens=tokens, pad_id=pad_id, pad_to=self.max_length)
+        return batches(self.examples, batch_tokens=self.batch_tokens, pad_id=pad_id)
 
     @property
     def config(self) -> FarssConfig:

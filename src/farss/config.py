@@ -197,7 +197,7 @@ class FarssConfig(Settings):
     tokens: Tokens = "nonpad"
     loss_norm: LossNorm = "token_sum"
     fisher: Fisher = "empirical"
-    batch_tokens: int = 4096
+    batch_tokens: int = 1024
     max_batches: int | None = None
     targets: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()

@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
 from farss.adapters.files import load_adapter
-from farss.experiment.initialisation import initialising
+from farss.experiment.initialisation import outlook
 from farss.model.plan import Plan
 
 
@@ -73,14 +73,14 @@ def test_the_residual_form_needs_the_weights(farss, workshop, tmp_path):
 
 
 def test_too_little_memory_is_said_before_anything_is_loaded(farss, workshop, tmp_path, monkeypatch):
-    monkeypatch.setattr(initialising, "free_bytes", lambda device: 1_000_000)
+    monkeypatch.setattr(outlook, "free_bytes", lambda device: 1_000_000)
     code, _, err = init(farss, workshop, tmp_path / "init")
     assert code == 2 and "too little memory" in err and "block by block" in err
     assert not (tmp_path / "init").exists()
 
 
 def test_what_does_not_fit_is_streamed(farss, workshop, tmp_path, monkeypatch):
-    monkeypatch.setattr(initialising, "choose_engine", lambda resident, streamed, available: "streamed")
+    monkeypatch.setattr(outlook, "choose_engine", lambda resident, streamed, available: "streamed")
     code, text, _ = init(farss, workshop, tmp_path / "init")
     assert code == 0 and json.loads(text)["engine"] == "streamed"
 
@@ -90,7 +90,7 @@ def test_processes_started_together_all_hold_the_model(farss, workshop, tmp_path
     monkeypatch.setenv("WORLD_SIZE", "2")
     code, _, err = init(farss, workshop, tmp_path / "init", "--engine", "streamed")
     assert code == 2 and "works in one process" in err and "got: 2 processes" in err
-    monkeypatch.setattr(initialising, "free_bytes", lambda device: 1_000_000)
+    monkeypatch.setattr(outlook, "free_bytes", lambda device: 1_000_000)
     code, _, err = init(farss, workshop, tmp_path / "init")
     assert code == 2 and "too little memory" in err and "block by block" not in err
     assert not (tmp_path / "init").exists()
@@ -111,7 +111,7 @@ def test_methods_that_cannot_be_streamed_say_so_and_stay_in_memory(
 ):
     code, _, err = init(farss, workshop, tmp_path / "init", "--engine", "streamed", method=method)
     assert code == 2 and f"the streamed engine does not take {what}" in err and "use the resident engine" in err
-    monkeypatch.setattr(initialising, "free_bytes", lambda device: 1_000_000)
+    monkeypatch.setattr(outlook, "free_bytes", lambda device: 1_000_000)
     code, _, err = init(farss, workshop, tmp_path / "init", method=method)
     assert code == 2 and "too little memory" in err and "block by block" not in err
     assert not (tmp_path / "init").exists()

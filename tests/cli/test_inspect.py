@@ -11,8 +11,9 @@ import pytest
 import torch
 
 from farss.cli.main import main
+from farss.experiment.initialisation import outlook
 from farss.experiment.initialisation.statistics import load_statistics, save_statistics
-from farss.experiment.inspection import inspecting
+from farss.experiment.inspection import looking
 from farss.experiment.inspection.portrait import RANKS
 from farss.model.curvature import Curvature
 from farss.model.plan import Plan
@@ -164,14 +165,87 @@ def test_wrong_requests_are_refused(farss, workshop, tmp_path, case):
     assert not (tmp_path / "out").exists()
 
 
-def test_a_model_that_must_be_streamed_is_refused_with_numbers(farss, workshop, tmp_path, monkeypatch):
-    monkeypatch.setattr(inspecting, "choose_engine", lambda resident, streamed, available: "streamed")
+def assert_the_same_look(one: dict, other: dict, relative: float):
+    """Everything but times, memory and the recipe; numbers up to `relative`."""
+    for key in ("model", "data", "modules", "warnings", "costs"):
+        assert one[key] == other[key], key
+    assert numbers(one) == pytest.approx(numbers(other), rel=relative, abs=1e-12)
+    for mine, its in zip(one["targets"], other["targets"], strict=True):
+        assert (mine["name"], mine["rank"], mine["selected"]) == (its["name"], its["rank"], its["selected"])
+
+
+def numbers(report: dict) -> dict[str, float]:
+    """Every number of the findings, by where it stands."""
+    found: dict[str, float] = {}
+
+    def walk(value, place: str):
+        if isinstance(value, dict | list):
+            for key, each in value.items() if isinstance(value, dict) else enumerate(value):
+                walk(each, f"{place}/{key}")
+        elif isinstance(value, int | float):
+            found[place] = value
+
+    for key in ("boundary", "stability", "layers", "targets", "spectra"):
+        walk(report[key], key)
+    return found
+
+
+def test_a_look_block_by_block_finds_the_same(farss, workshop, report, tmp_path):
+    code, _, err = farss("inspect", "--recipe", double(workshop), "--out", tmp_path / "out", "--engine", "streamed")
+    assert code == 0 and "streamed engine" in err, err
+    streamed = json.loads((tmp_path / "out" / "inspect.json").read_text(encoding="utf-8"))
+    assert len(numbers(report)) > 500
+    assert_the_same_look(streamed, report, 1e-9)
+    assert (streamed["predicted"]["engine"], report["predicted"]["engine"]) == ("streamed", "resident")
+    memory = streamed["predicted"]["memory"]
+    assert memory["inspect"]["moments"] == 2 * memory["streamed"]["moments"]
+    page = (tmp_path / "out" / "inspect.html").read_text(encoding="utf-8")
+    assert "this inspection, block by block" in page and "this inspection, model in memory" in render(report)
+    assert not (tmp_path / ".out.work").exists()
+
+
+def test_a_sampled_fisher_draws_the_same_block_by_block(farss, workshop, tmp_path):
+    recipe = workshop.recipe("sampled", **{"model.dtype": "float64", "init.fisher": "sampled"})
+    reports = {}
+    for engine in ("resident", "streamed"):
+        assert farss("inspect", "--recipe", recipe, "--out", tmp_path / engine, "--engine", engine)[0] == 0
+        reports[engine] = json.loads((tmp_path / engine / "inspect.json").read_text(encoding="utf-8"))
+    assert_the_same_look(reports["streamed"], reports["resident"], 1e-9)
+
+
+def test_what_does_not_fit_is_looked_at_block_by_block_or_refused(farss, workshop, tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(outlook, "choose_engine", lambda resident, streamed, available: "streamed")
+        code, _, err = farss("inspect", "--recipe", workshop.recipe(), "--out", tmp_path / "streamed")
+        assert code == 0 and "streamed engine" in err
+    monkeypatch.setattr(outlook, "free_bytes", lambda device: 1_000_000)
     code, _, err = farss("inspect", "--recipe", workshop.recipe(), "--out", tmp_path / "out")
-    assert code == 2 and "does not fit in memory" in err
-    assert re.search(r"expected: \d+ MB .*block by block: \d+ MB", err)
+    assert code == 2 and "too little memory" in err
+    assert re.search(r"expected: \d+ MB .*, \d+ MB block by block", err)
     assert not (tmp_path / "out").exists()
     code, _, err = farss("inspect", "--recipe", workshop.recipe(), "--out", tmp_path / "out", "--engine", "resident")
     assert code == 0, err
+
+
+def test_an_interrupted_look_block_by_block_goes_on_and_ends_the_same(farss, workshop, tmp_path, monkeypatch):
+    arguments = ("inspect", "--recipe", workshop.recipe(), "--engine", "streamed", "--out")
+    assert farss(*arguments, tmp_path / "whole")[0] == 0
+    digest, looked_at = looking.LookedAtBlocks.digest, []
+
+    def counting(self, targets, parts):
+        looked_at.append(targets[0].layer)
+        if looked_at == [2, 1]:
+            raise KeyboardInterrupt
+        return digest(self, targets, parts)
+
+    monkeypatch.setattr(looking.LookedAtBlocks, "digest", counting)
+    assert farss(*arguments, tmp_path / "again")[0] == 130
+    assert not (tmp_path / "again").exists()
+    assert farss(*arguments, tmp_path / "again")[0] == 0
+    assert looked_at == [2, 1, 1, 0]
+    one, two = (json.loads((tmp_path / name / "inspect.json").read_text()) for name in ("whole", "again"))
+    for key in ("data", "boundary", "stability", "layers", "targets", "spectra"):
+        assert one[key] == two[key], key
 
 
 def test_an_interrupted_call_goes_on_and_ends_the_same(farss, workshop, tmp_path, monkeypatch):
@@ -183,7 +257,7 @@ def test_an_interrupted_call_goes_on_and_ends_the_same(farss, workshop, tmp_path
 
     with monkeypatch.context() as patch:
         patch.setattr("farss.model.curvature.KEEP_SECONDS", 0.0)
-        patch.setattr(inspecting, "_score", interrupted)
+        patch.setattr(looking.Scorer, "score", interrupted)
         assert farss("inspect", "--recipe", recipe, "--out", tmp_path / "again")[0] == 130
     assert (tmp_path / ".again.work" / "half-2.safetensors").is_file() and not (tmp_path / "again").exists()
     assert farss("inspect", "--recipe", recipe, "--out", tmp_path / "again")[0] == 0

@@ -92,7 +92,8 @@ def test_the_walk_over_blocks(device, tiny_gqa, tiny_tokenizer, tmp_path):
         def has(self, index):
             return index in found
 
-        def receive(self, index, curvature):
+        def receive(self, index, parts):
+            (curvature,) = parts
             blocks = [target for target in targets if target.layer == index]
             found[index] = {t.name: curvature.pair(t.name, weight_matrix(t)) for t in blocks}
 

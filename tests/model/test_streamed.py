@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from farss.errors import ModelError
+from farss.errors import DataError, ModelError
 from farss.model.blocks import NotAChain
 from farss.model.calibration import Example, batches
 from farss.model.checkpoint import load_folder
@@ -41,8 +41,8 @@ class Kept:
     def has(self, index):
         return index in self.curvature
 
-    def receive(self, index, curvature):
-        self.curvature[index] = curvature
+    def receive(self, index, parts):
+        curvature = self.curvature[index] = parts[0] if parts else None
         for target in self.targets:
             if target.layer == index:
                 self.pairs[target.name] = curvature.pair(target.name, weight_matrix(target))
@@ -115,6 +115,39 @@ def test_a_model_in_memory_can_be_walked_too(tiny_qwen):
     assert all(p.requires_grad and p.grad is None for p in tiny_qwen.parameters())
 
 
+@pytest.mark.parametrize("fisher", ["empirical", "sampled"])
+def test_parts_of_the_data_are_walked_together_as_each_alone(fisher, tiny_gqa, tiny_tokenizer, tmp_path):
+    folder = saved(tiny_gqa, tiny_tokenizer, tmp_path / "model")
+    queue = queue_of()
+    parts = [queue[:1], queue[1:]]
+    model, kind = skeleton(folder)
+    targets = find_targets(model, in_memory=False)
+    found = {}
+
+    class Both:
+        def has(self, index):
+            return index in found
+
+        def receive(self, index, parts):
+            found[index] = parts
+
+    settings = {"fisher": fisher, "max_batches": 2}
+    Walk(model, LazyWeights(folder, model, kind), targets, parts[0], others=parts[1:], **settings).run(Both())
+    for number, part in enumerate(parts):
+        alone = walked(folder, part, **settings)
+        for index, curvatures in found.items():
+            assert len(curvatures) == 2
+            mine, other = curvatures[number], alone.curvature[index]
+            assert (mine.tokens, mine.supervised, mine.sequences) == (other.tokens, other.supervised, other.sequences)
+            assert mine.sums.keys() == other.sums.keys()
+            assert all(torch.equal(mine.sums[key].packed, other.sums[key].packed) for key in mine.sums)
+
+
+def test_a_part_without_batches_is_refused(tiny_llama):
+    with pytest.raises(DataError, match="no calibration batch"):
+        Walk(tiny_llama, None, find_targets(tiny_llama), queue_of(), others=[[]])
+
+
 def test_states_on_disk_give_the_same_bits_and_are_gone_afterwards(tiny_gqa, tiny_tokenizer, tmp_path):
     folder = saved(tiny_gqa, tiny_tokenizer, tmp_path / "model")
     queue = queue_of()
@@ -172,7 +205,7 @@ def test_only_one_block_is_ever_loaded(tiny_llama, tiny_tokenizer, tmp_path):
     seen = set()
 
     class Watching(Kept):
-        def receive(self, index, curvature):
+        def receive(self, index, parts):
             blocks = self.model.model.layers
             loaded = tuple(i for i, b in enumerate(blocks) if not any(p.is_meta for p in b.parameters()))
             seen.add((index, loaded))
@@ -195,7 +228,8 @@ def test_the_sums_of_a_block_are_gone_before_the_next_block_is_received(tiny_lla
         def has(self, index):
             return False
 
-        def receive(self, index, curvature):
+        def receive(self, index, parts):
+            (curvature,) = parts
             left.append(sum(earlier() is not None for earlier in received))
             received.append(weakref.ref(curvature))
 

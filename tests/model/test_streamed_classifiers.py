@@ -65,7 +65,8 @@ class Kept:
     def has(self, index):
         return False
 
-    def receive(self, index, curvature):
+    def receive(self, index, parts):
+        (curvature,) = parts
         for target in self.targets:
             if target.layer == index:
                 self.pairs[target.name] = curvature.pair(target.name, weight_matrix(target))

@@ -19,6 +19,7 @@ SPEED = Speed(
     decomposition=1e-8,
     diagonalisation=3e-8,
     eigenvalues=1e-9,
+    gate=2e-9,
 )
 
 
@@ -57,13 +58,15 @@ def test_the_products_of_a_layer_by_hand():
     weights = 32 * 32 * 2 + 16 * 32 * 2 + 32 * 48 * 3
     added = predicted(2, 1).statistics - predicted(1, 1).statistics
     moments = 9 * 32**2 + 2 * 16**2  # h of q, k, v and of o and of gate, up; y of down; k and v have 16 outputs
-    assert added == pytest.approx(4 * weights / 1e9 + 2 * moments * 10 / 16 / 5e8)
+    kept = 3 * 32 + 48 + 3 * 32 + 2 * 16 + 2 * 48  # inputs of q, k, v, of o, of gate, up and of down; outputs
+    assert added == pytest.approx(4 * weights / 1e9 + 2 * moments * 10 / 16 / 5e8 + 10 * kept * 2e-9)
 
 
 def test_a_walk_runs_every_block_forward_once_more_and_takes_the_moments_once():
     once, walked = predicted(1, 1), predicted(1, 1, flops=WALK_FLOPS)
     weights = 32 * 32 * 2 + 16 * 32 * 2 + 32 * 48 * 3 + 50 * 32
-    assert walked.statistics - once.statistics == pytest.approx(2 * weights / 1e9)
+    kept = 3 * 32 + 48 + 3 * 32 + 2 * 16 + 2 * 48
+    assert walked.statistics - once.statistics == pytest.approx(2 * weights / 1e9 + 5 * kept * 2e-9)
     assert (walked.decomposition, walked.scoring) == (once.decomposition, once.scoring)
 
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
+from farss.experiment.initialisation.streaming import StreamedModel
 from farss.model.sources import LoadedModel
 
 
-def describe_model(loaded: LoadedModel, targets: list[Any]) -> dict[str, Any]:
-    """Name, fingerprint, number of parameters and of layers."""
+def describe_model(loaded: LoadedModel | StreamedModel, targets: list[Any]) -> dict[str, Any]:
+    """Name, fingerprint, number of parameters and of layers, of a model in memory or on disk."""
     layers = {target.layer for target in targets if target.layer is not None}
     return {
         "name": loaded.name,

@@ -200,9 +200,16 @@ def gradient_bytes(targets: Sequence[Target], dtype: torch.dtype) -> int:
 
 def _activation_bytes(block: Sequence[Target], dtype: torch.dtype) -> int:
     """Per token: what the operations between the linear modules keep, about every input and output of these once."""
-    width = torch.empty(0, dtype=dtype).element_size()
-    inputs = sum(n for _, n in _inputs(block))
-    return (inputs + sum(target.shape[0] for target in block)) * max(width, 4)
+    return _activation_numbers(block) * max(torch.empty(0, dtype=dtype).element_size(), 4)
+
+
+def _activation_numbers(block: Sequence[Target]) -> int:
+    return sum(n for _, n in _inputs(block)) + sum(target.shape[0] for target in block)
+
+
+def kept_numbers(targets: Sequence[Target]) -> int:
+    """Numbers per token that a pass keeps for its way back, of all blocks."""
+    return sum(_activation_numbers(block) for block in _blocks(targets).values())
 
 
 def _decomposition_bytes(target: Target) -> int:

@@ -47,8 +47,11 @@ class Blocks(Protocol):
         """Whether an earlier walk delivered this block already."""
         ...
 
-    def receive(self, index: int, curvature: Curvature | None) -> None:
-        """Take the sums of block `index` (None if it has no targets); they are forgotten afterwards."""
+    def receive(self, index: int, parts: Sequence[Curvature]) -> None:
+        """Take the sums of block `index`, of each part of the data; they are forgotten afterwards.
+
+        There are none if the block has no targets.
+        """
         ...
 
 
@@ -60,6 +63,8 @@ class Walk:
         weights: brings them; None for a model in memory.
         targets: modules of the blocks.
         batches: padded batches, of labelled texts for a classifier; at most `max_batches` of them are used.
+        others: further parts of the data, each with moments of its own as if it were walked alone; weights are read
+            and blocks are delivered once for all parts.
         tokens, loss_norm, fisher, max_batches, seed: as for `curvature.collect`.
         states: keeps hidden states and gradients; in memory by default. With `DiskStates` of an interrupted walk over
             the same model, batches and settings, this one goes on from there, to the same bits.
@@ -77,6 +82,7 @@ class Walk:
         targets: Sequence[Target],
         batches: Sequence[Batch],
         *,
+        others: Sequence[Sequence[Batch]] = (),
         tokens: Tokens = "nonpad",
         loss_norm: LossNorm = "token_sum",
         fisher: Fisher = "empirical",
@@ -86,8 +92,10 @@ class Walk:
         progress: Progress | None = None,
     ) -> None:
         self.model, self.weights, self.chain = model, weights, BlockChain(model, targets)
-        self.batches = list(batches)[:max_batches]
-        check_supervision(self.batches)
+        self.parts = [list(part)[:max_batches] for part in (batches, *others)]
+        for part in self.parts:
+            check_supervision(part)
+        self.batches = [batch for part in self.parts for batch in part]
         self.settings = {"tokens": tokens, "loss_norm": loss_norm, "fisher": fisher}
         self.loss_norm: LossNorm = loss_norm
         self.fisher: Fisher = fisher
@@ -114,17 +122,24 @@ class Walk:
             stack.enter_context(self._loaded(None))
             embeddings = self.model.get_input_embeddings()  # type: ignore[operator] # transformers' PreTrainedModel
             self.device = embeddings.weight.device
-            reader = reader_for(self.batches, self.model, self.loss_norm, self.fisher, self.seed)
-            self._capture(reader)
+            self._capture(self._reader(self.batches))
             if not self._kept(GRADIENT, left):
                 for index in range(len(self.chain)):
                     self._forward(index)
-                self._head(reader)
+                self._head()
             else:
                 self._tick(len(self.chain) * FORWARD_COST)
             self._tick((len(self.chain) - left) * BACKWARD_COST)
             for index in reversed(range(left)):
                 self._backward(index, blocks)
+
+    def _reader(self, part: Sequence[Batch]) -> SupervisedLoss:
+        return reader_for(part, self.model, self.loss_norm, self.fisher, self.seed)
+
+    def _numbered(self) -> list[list[tuple[int, Batch]]]:
+        """The batches of each part, with their numbers among all."""
+        numbers = iter(range(len(self.batches)))
+        return [[(next(numbers), batch) for batch in part] for part in self.parts]
 
     @contextmanager
     def _loaded(self, index: int | None) -> Iterator[None]:
@@ -186,46 +201,57 @@ class Walk:
                     self.states.write(HIDDEN, index + 1, number, output)
         self._tick(FORWARD_COST)
 
-    def _head(self, reader: SupervisedLoss) -> None:
-        """The gradient of the loss at the last boundary, of every batch in order (labels may be drawn)."""
-        last, scale = len(self.chain), loss_scale(self.dtype)
-        with reader.reading():
-            for number, batch in enumerate(self.batches):
-                here = batch.to(self.device)
-                hidden = self.states.read(HIDDEN, last, number).to(self.device).requires_grad_()
-                loss = self.chain.after(lambda here=here: reader.loss(here), hidden)
-                if not bool(torch.isfinite(loss)):
-                    raise NumericalError(
-                        "the loss is not finite", where=f"batch {number}", got=loss.item(), do="check model and data"
-                    )
-                (loss * scale).backward()
-                self._keep_gradient(last, number, hidden)
-        self.states.drop(HIDDEN, last)
+    def _head(self) -> None:
+        """The gradient of the loss at the last boundary, of every batch of a part in order (labels may be drawn)."""
+        for part in self._numbered():
+            reader = self._reader([batch for _, batch in part])
+            with reader.reading():
+                for number, batch in part:
+                    self._last_gradient(reader, number, batch)
+        self.states.drop(HIDDEN, len(self.chain))
+
+    def _last_gradient(self, reader: SupervisedLoss, number: int, batch: Batch) -> None:
+        here, last = batch.to(self.device), len(self.chain)
+        hidden = self.states.read(HIDDEN, last, number).to(self.device).requires_grad_()
+        loss = self.chain.after(lambda: reader.loss(here), hidden)
+        if not bool(torch.isfinite(loss)):
+            raise NumericalError(
+                "the loss is not finite", where=f"batch {number}", got=loss.item(), do="check model and data"
+            )
+        (loss * loss_scale(self.dtype)).backward()
+        self._keep_gradient(last, number, hidden)
 
     def _backward(self, index: int, blocks: Blocks) -> None:
         """The moments of block `index`, and the gradient at its input."""
         targets = self.chain.targets[index]
         with self._loaded(index):
             self._announce(index - 1)
-            watch = CurvaturePass(targets, self._shared_inputs(index), self.settings) if targets else None
-            for number, batch in enumerate(self.batches):
-                hidden = self.states.read(HIDDEN, index, number).to(self.device).requires_grad_()
-                gradient = self.states.read(GRADIENT, index + 1, number).to(self.device)
-                call = self.calls[number][index]
-
-                def forward(call: Call = call, hidden: Tensor = hidden) -> Tensor:
-                    return self.chain.run_block(index, call, hidden)
-
-                if watch is None:
-                    forward().backward(gradient)
-                else:
-                    with watch.observing():
-                        watch.observe(batch, forward, gradient)
-                self._keep_gradient(index, number, hidden)
-            blocks.receive(index, watch.finished() if watch else None)
+            inputs = self._shared_inputs(index) if targets else {}
+            found: list[Curvature] = []
+            for part in self._numbered():
+                watch = CurvaturePass(targets, inputs, self.settings) if targets else None
+                for number, batch in part:
+                    self._back_through(index, number, batch, watch)
+                if watch is not None:
+                    found.append(watch.finished())
+            blocks.receive(index, found)
         self.states.drop(HIDDEN, index)
         self.states.drop(GRADIENT, index + 1)
         self._tick(BACKWARD_COST)
+
+    def _back_through(self, index: int, number: int, batch: Batch, watch: CurvaturePass | None) -> None:
+        hidden = self.states.read(HIDDEN, index, number).to(self.device).requires_grad_()
+        gradient = self.states.read(GRADIENT, index + 1, number).to(self.device)
+
+        def forward() -> Tensor:
+            return self.chain.run_block(index, self.calls[number][index], hidden)
+
+        if watch is None:
+            forward().backward(gradient)
+        else:
+            with watch.observing():
+                watch.observe(batch, forward, gradient)
+        self._keep_gradient(index, number, hidden)
 
     def _keep_gradient(self, boundary: int, number: int, hidden: Tensor) -> None:
         assert hidden.grad is not None, "the graph was just walked back to here"

@@ -1,8 +1,9 @@
 """How long the statistics and decompositions of a model will take: a short calibration of the machine, then shapes.
 
-What is counted are the matrix products and decompositions, which dominate on models worth predicting. Attention over
-long sequences, norms, loading and reading files are not, so the prediction is a lower estimate of the pass; small
-matrices are calibrated less efficient than large ones run, which errs the other way for the decompositions.
+What is counted are the matrix products and decompositions, which dominate on models worth predicting, and what norms,
+rotations and gates take between the products. Attention over long sequences, loading and reading files are not counted,
+so the prediction is a lower estimate of the pass; small matrices are calibrated less efficient than large ones run,
+which errs the other way for the decompositions.
 """
 
 from __future__ import annotations
@@ -14,23 +15,29 @@ from functools import partial
 
 import torch
 from torch import nn
+from torch.nn import functional
 
 from farss.maths.choice import Choice, named_route, sample_weight, timed, wait
-from farss.model.cost import MOMENT_BYTES, kept_inputs, resident_cost
+from farss.model.cost import MOMENT_BYTES, kept_inputs, kept_numbers, resident_cost
 from farss.model.targets import Target
 
 SIZE = 384
-"""Side of the matrices that are timed."""
+"""Side of the matrices whose decompositions are timed."""
 
 TALL = 3
 """Rows per column of the second matrix whose decomposition is timed."""
 
-ROWS = 512
-"""Tokens of the products that are timed."""
+PRODUCT = (1024, 768, 1536)
+"""Tokens, in-features and out-features of the products that are timed: as large as those of a pass over a small model,
+for what fits in the caches runs a fifth faster."""
 
 ENOUGH_SECONDS = 0.08
-"""A piece of work is repeated until its runs have taken this long together, and its shortest run counts; six pieces
-with their first runs, which are not counted, take about two thirds of a second on two cores."""
+"""A piece of work is repeated until its runs have taken this long together, and its shortest run counts; seven pieces
+with their first runs, which are not counted, take about a second on two cores."""
+
+GATES = 10
+"""Work between the products of a pass, forward and back, per number that it keeps, in gated activations: about what the
+norms, rotations, gates and residuals of a Llama block do."""
 
 PASS_FLOPS = 4
 """Per weight and token: a multiplication and an addition forward, and again for the gradient of the input."""
@@ -58,6 +65,7 @@ class Speed:
             that lead to its smaller side and back, and the checks.
         diagonalisation: seconds per `min(m, n)^3`, what does not.
         eigenvalues: seconds per `n^3` of a second moment.
+        gate: seconds per number of a gated activation `silu(x) y`, in the model's dtype.
     """
 
     model_flops: float
@@ -66,6 +74,7 @@ class Speed:
     decomposition: float
     diagonalisation: float
     eigenvalues: float
+    gate: float
 
 
 @dataclass(frozen=True)
@@ -89,7 +98,7 @@ class TimeCost:
 
 
 def calibrate(dtype: torch.dtype, route: Choice = "gram", device: torch.device | str = "cpu") -> Speed:
-    """The speed of this machine, measured in less than a second.
+    """The speed of this machine, measured in about a second.
 
     Args:
         dtype: of the model.
@@ -110,6 +119,7 @@ def calibrate(dtype: torch.dtype, route: Choice = "gram", device: torch.device |
         decomposition=per_row / SIZE**3,
         diagonalisation=(square_seconds - per_row) / SIZE**3,
         eigenvalues=_shortest(lambda: torch.linalg.eigvalsh(moment), device) / SIZE**3,
+        gate=_gate_seconds(dtype, device),
     )
 
 
@@ -135,6 +145,7 @@ def predict(
     rounded = dtype in (torch.float16, torch.bfloat16)  # their outputs are computed once more, in float32
     exact = sum(m * n for m, n in (target.shape for target in targets) if m != n) if rounded else 0
     per_token = pass_flops * _multiplied_weights(model) / speed.model_flops + 2 * (sums + exact) / speed.moment_flops
+    per_token += pass_flops / PASS_FLOPS * GATES * kept_numbers(targets) * speed.gate
     products = sum(_scoring_products(target.shape) for target in targets)
     return TimeCost(
         statistics=tokens * per_token,
@@ -171,9 +182,16 @@ def _weight_of(model: nn.Module, getter: str) -> nn.Parameter | None:
 
 
 def _product_flops(dtype: torch.dtype, device: torch.device | str) -> float:
-    weight = sample_weight(SIZE, SIZE, torch.float32, device).to(dtype)
-    rows = sample_weight(ROWS, SIZE, torch.float32, device).to(dtype)
-    return 2 * ROWS * SIZE * SIZE / _shortest(lambda: rows @ weight, device)
+    tokens, n, m = PRODUCT
+    weight = sample_weight(n, m, torch.float32, device).to(dtype)
+    rows = sample_weight(tokens, n, torch.float32, device).to(dtype)
+    return 2 * tokens * n * m / _shortest(lambda: rows @ weight, device)
+
+
+def _gate_seconds(dtype: torch.dtype, device: torch.device | str) -> float:
+    tokens, _, width = PRODUCT
+    x, y = (sample_weight(tokens, width, torch.float32, device).to(dtype) for _ in range(2))
+    return _shortest(lambda: functional.silu(x) * y, device) / x.numel()
 
 
 def _shortest(work: Callable[[], object], device: torch.device | str) -> float:

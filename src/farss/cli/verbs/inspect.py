@@ -31,8 +31,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
             "--shallow-layers",
         ),
     )
-    engines = "auto (refuse a model that does not fit in memory) or resident (try it)"
-    parser.add_argument("--engine", default="auto", choices=("auto", "resident"), help=engines)
+    engines = "auto, resident (the model in memory) or streamed (one block of it at a time; for large models)"
+    parser.add_argument("--engine", default="auto", choices=("auto", "resident", "streamed"), help=engines)
     text = f"folder for inspect.html and inspect.json (default {DEFAULT_OUT})"
     parser.add_argument("--out", metavar="DIR", default=str(DEFAULT_OUT), help=text)
 
@@ -59,7 +59,8 @@ def _announce(predicted: dict[str, Any]) -> None:
     parts = ", ".join(f"{name} {format_duration(seconds[name])}" for name in ("statistics", "decomposition", "scoring"))
     print(
         f"predicted: peak memory {format_bytes(predicted['peak_bytes'])} on {predicted['device']}, "
-        f"{format_duration(seconds['total'])} for {predicted['tokens']:,} tokens ({parts})",
+        f"{format_duration(seconds['total'])} for {predicted['tokens']:,} tokens ({parts}), "
+        f"{predicted['engine']} engine",
         file=sys.stderr,
         flush=True,
     )

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from peft import PeftModel
@@ -23,7 +23,15 @@ from farss.experiment.calibrating import batches_of, calibration_of
 from farss.experiment.environment import peak_bytes
 from farss.experiment.initialisation.budget import budget_of, plan_for
 from farss.experiment.initialisation.crew import Crew, crew, processes
-from farss.experiment.initialisation.outlook import Forecast, Outlook, for_method, forecast, outlook
+from farss.experiment.initialisation.outlook import (
+    ChosenEngine,
+    Engine,
+    Forecast,
+    Outlook,
+    for_method,
+    forecast,
+    outlook,
+)
 from farss.experiment.initialisation.planning import prepare, resolved, spectrum_folder
 from farss.experiment.initialisation.sharding import shard_batches, take_statistics
 from farss.experiment.initialisation.statistics import STATISTICS as STATISTICS_FILE
@@ -33,19 +41,16 @@ from farss.experiment.progress import ProgressLine
 from farss.experiment.steps import RECIPE, require_new
 from farss.methods import get_method
 from farss.methods.base import FROM_DATA, KNOWLEDGE, STATISTICS
-from farss.model.blocks import BlockChain
 from farss.model.calibration import Batch, data_fingerprint
 from farss.model.checkpoint import load_tokenizer
-from farss.model.cost import choose_engine
 from farss.model.curvature import Curvature
-from farss.model.devices import free_bytes, place
+from farss.model.devices import place
 from farss.model.plan import Plan
 from farss.model.sources import LoadedModel, resolve
 from farss.model.spectra import SpectrumCache
 from farss.model.targets import find_targets
 from farss.storage import held, new_folder
 
-Engine = Literal["auto", "resident", "streamed"]
 SAMPLE_TOKENS = 32
 
 
@@ -169,9 +174,7 @@ class Request:
         (folder / RECIPE).write_text(self.recipe.to_yaml(), encoding="utf-8")
 
 
-def engine_for(
-    recipe: Recipe, engine: Engine, method: str | None = None
-) -> tuple[Literal["resident", "streamed"], Outlook]:
+def engine_for(recipe: Recipe, engine: Engine, method: str | None = None) -> tuple[ChosenEngine, Outlook]:
     """The engine to use, and the model's outlook it was chosen by, from the model's configuration alone.
 
     Args:
@@ -196,18 +199,10 @@ def engine_for(
         check_streamable(method)
     seen = for_method(outlook(recipe), method, resolved(recipe.init))
     streams = processes() == 1 and (method is None or streamable(method))
-    if engine == "auto":
-        chosen = choose_engine(seen.resident, seen.streamed if streams else None, free_bytes(seen.device))
-    else:
-        chosen = engine
-    if chosen == "resident":
-        return chosen, seen
-    BlockChain(seen.model, seen.targets)  # says why, if it cannot be walked
-    assert seen.streamed is not None, "a chain can be walked"
-    return chosen, seen
+    return seen.choose(engine, streams=streams), seen
 
 
-def _forecast(request: Request, engine: Literal["resident", "streamed"], seen: Outlook) -> Forecast:
+def _forecast(request: Request, engine: ChosenEngine, seen: Outlook) -> Forecast:
     tokens = 0
     if "curvature" in request.to_take:
         named = request.recipe.model

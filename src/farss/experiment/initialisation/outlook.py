@@ -13,12 +13,23 @@ from farss.experiment.initialisation.planning import resolved
 from farss.maths.choice import Choice
 from farss.methods import get_method
 from farss.methods.base import FROM_DATA, KNOWLEDGE
-from farss.model.cost import MemoryCost, gradient_bytes, input_moment_bytes, resident_cost, streamed_cost
-from farss.model.devices import place
+from farss.model.blocks import BlockChain
+from farss.model.cost import (
+    MemoryCost,
+    choose_engine,
+    gradient_bytes,
+    input_moment_bytes,
+    resident_cost,
+    streamed_cost,
+)
+from farss.model.devices import free_bytes, place
 from farss.model.lazy import skeleton
 from farss.model.sources import resolve
 from farss.model.targets import Target, chain_prefixes, find_targets
-from farss.model.timing import PASS_FLOPS, WALK_FLOPS, calibrate, predict
+from farss.model.timing import PASS_FLOPS, WALK_FLOPS, TimeCost, calibrate, predict
+
+Engine = Literal["auto", "resident", "streamed"]
+ChosenEngine = Literal["resident", "streamed"]
 
 
 @dataclass(frozen=True)
@@ -41,6 +52,42 @@ class Outlook:
     streamed: MemoryCost | None
     device: torch.device
 
+    def memory(self, engine: ChosenEngine) -> MemoryCost:
+        """What an engine that was chosen needs."""
+        cost = self.resident if engine == "resident" else self.streamed
+        assert cost is not None, "an engine that is chosen has a cost"
+        return cost
+
+    def time(self, engine: ChosenEngine, tokens: int, route: Choice = "gram") -> TimeCost:
+        """What it takes with no spectrum in the cache; measures the machine's speed for about a second.
+
+        Args:
+            engine: that will be used.
+            tokens: of the calibration examples.
+            route: by which weights are decomposed.
+        """
+        flops = WALK_FLOPS if engine == "streamed" else PASS_FLOPS
+        return predict(self.model, self.targets, self.dtype, tokens, calibrate(self.dtype, route, self.device), flops)
+
+    def choose(self, engine: Engine, *, streams: bool = True) -> ChosenEngine:
+        """The engine to use.
+
+        Args:
+            engine: asked for; "auto" streams a model that does not fit in memory.
+            streams: whether "auto" may.
+
+        Raises:
+            NotAChain: if the streamed engine is to walk a model that cannot be walked.
+            ResourceError: if `engine` is "auto" and the model fits neither way.
+        """
+        if engine == "auto":
+            chosen = choose_engine(self.resident, self.streamed if streams else None, free_bytes(self.device))
+        else:
+            chosen = engine
+        if chosen == "streamed":
+            BlockChain(self.model, self.targets)  # says why, if it cannot be walked
+        return chosen
+
 
 @dataclass(frozen=True)
 class Forecast:
@@ -54,17 +101,15 @@ class Forecast:
         tokens: of the calibration examples, 0 where none are read.
     """
 
-    engine: Literal["resident", "streamed"]
+    engine: ChosenEngine
     peak_bytes: int
     device: torch.device
     seconds: float | None
     tokens: int
 
 
-def forecast(
-    seen: Outlook, engine: Literal["resident", "streamed"], tokens: int, *, decomposes: bool, route: Choice = "gram"
-) -> Forecast:
-    """What the chosen engine will need; measures the machine's speed for less than a second if time is asked for.
+def forecast(seen: Outlook, engine: ChosenEngine, tokens: int, *, decomposes: bool, route: Choice = "gram") -> Forecast:
+    """What the chosen engine will need; measures the machine's speed for about a second if time is asked for.
 
     Args:
         seen: of `outlook`.
@@ -73,13 +118,11 @@ def forecast(
         decomposes: whether weights are decomposed.
         route: by which.
     """
-    memory = seen.resident if engine == "resident" else seen.streamed
-    assert memory is not None, "an engine that is chosen has a cost"
+    peak = seen.memory(engine).peak
     if not tokens and not decomposes:
-        return Forecast(engine, memory.peak, seen.device, None, 0)
-    speed, flops = calibrate(seen.dtype, route, seen.device), WALK_FLOPS if engine == "streamed" else PASS_FLOPS
-    cost = predict(seen.model, seen.targets, seen.dtype, tokens, speed, flops)
-    return Forecast(engine, memory.peak, seen.device, cost.statistics + decomposes * cost.decomposition, tokens)
+        return Forecast(engine, peak, seen.device, None, 0)
+    cost = seen.time(engine, tokens, route)
+    return Forecast(engine, peak, seen.device, cost.statistics + decomposes * cost.decomposition, tokens)
 
 
 def for_method(seen: Outlook, method: str | None, config: FarssConfig) -> Outlook:

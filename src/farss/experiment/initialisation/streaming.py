@@ -11,13 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from farss.adapters.factors import Factors, initial_factors
 from farss.config import FarssConfig, ModelConfig
 from farss.errors import ConfigError, PlanError
+from farss.experiment.initialisation.kept_blocks import KeptBlocks, ScoredBlocks
 from farss.experiment.initialisation.planning import check_boundary
-from farss.maths.scores import DirectionScores
 from farss.methods import get_method
 from farss.methods.base import Evidence
 from farss.methods.factored import FactorMethod
@@ -27,17 +26,15 @@ from farss.model.calibration import Batch
 from farss.model.checkpoint import load_tokenizer
 from farss.model.fingerprints import fingerprint_of
 from farss.model.lazy import RESIDENT, LazyWeights, skeleton
-from farss.model.moments import Curvature
 from farss.model.plan import BY_INDEX, Plan
 from farss.model.sources import name_model, resolve
 from farss.model.spectra import SpectrumCache
 from farss.model.states import DiskStates, States
 from farss.model.streamed import Walk
-from farss.model.targets import Target, find_targets, weight_matrix
-from farss.storage import read_tensors, write_json, write_tensors
+from farss.model.targets import Target, find_targets
+from farss.storage import write_json
 
 Progress = Callable[[int, int], None]
-PARTS = ("sigma", "log_s", "lam", "gam")
 STREAMED = frozenset({"spectrum", "curvature"})
 """The evidence that can be taken one block at a time."""
 
@@ -92,9 +89,15 @@ class StreamedModel:
             folder, dtype or config.dtype, classifier=classifier, trust_remote_code=config.trust_remote_code
         )
         name_model(self.model, config.name, folder)
+        self.name = config.name
         self.tokenizer = load_tokenizer(folder, config.trust_remote_code)
         self.weights = LazyWeights(folder, self.model, kind, device)
         self._fingerprint: str | None = None
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The dtype of its weights during a walk."""
+        return self.weights.dtype
 
     @property
     def fingerprint(self) -> str:
@@ -154,12 +157,40 @@ class StreamedModel:
             if "spectrum" in needs:
                 self._decompose(evidence, targets, config, spectra, progress)
             return evidence
-        states = None if work is None else _states(work, self._identity(config, data, batches))
+        scored = ScoredBlocks(evidence, targets, spectra, config, work)
+        self.walk(scored, [batches], config, data=data, progress=progress)
+        return evidence
+
+    def walk(
+        self,
+        blocks: KeptBlocks,
+        parts: Sequence[Sequence[Batch]],
+        config: FarssConfig,
+        *,
+        data: dict[str, Any] | None = None,
+        progress: Progress | None = None,
+    ) -> None:
+        """Walk over the blocks with their targets, and have `blocks` receive the moments.
+
+        Args:
+            blocks: whose folder `work` also keeps the hidden states, so that an interrupted walk goes on from there;
+                what belongs to other inputs is removed. Without a folder states are in memory.
+            parts: batches of each part of the data, whose moments are kept apart.
+            config: a resolved configuration.
+            data: fingerprint of all the data.
+            progress: called with (work done, work in total).
+
+        Raises:
+            NotAChain: if the model cannot be walked block by block.
+        """
+        states = None if blocks.work is None else _states(blocks.work, self._identity(config, data, parts))
+        first, *others = parts
         walk = Walk(
             self.model,
             self.weights,
-            targets,
-            batches,
+            blocks.targets,
+            first,
+            others=others,
             tokens=config.tokens,
             loss_norm=config.loss_norm,
             fisher=config.fisher,
@@ -168,8 +199,7 @@ class StreamedModel:
             states=states,
             progress=progress,
         )
-        walk.run(ScoredBlocks(evidence, targets, spectra, config, work))
-        return evidence
+        walk.run(blocks)
 
     def start_factors(self, plan: Plan, spectra: SpectrumCache) -> dict[str, Factors] | None:
         """B0 and A0 of every planned module, on the CPU; one block's weights are in memory at a time.
@@ -218,66 +248,16 @@ class StreamedModel:
             if progress is not None:
                 progress(index + 1, len(chain))
 
-    def _identity(self, config: FarssConfig, data: dict[str, Any] | None, batches: Sequence[Batch]) -> dict[str, Any]:
+    def _identity(
+        self, config: FarssConfig, data: dict[str, Any] | None, parts: Sequence[Sequence[Batch]]
+    ) -> dict[str, Any]:
         return {
             "model": self.fingerprint,
             "dtype": str(self.weights.dtype),
             "settings": config.to_mapping(),
             "data": data,
-            "batches": [list(batch.input_ids.shape) for batch in batches],
+            "batches": [[list(batch.input_ids.shape) for batch in part] for part in parts],
         }
-
-
-class ScoredBlocks:
-    """Turns the moments of each block into scores while its weights are in memory, and forgets the moments.
-
-    Args:
-        evidence: receives sigma and scores of every target.
-        targets: of all blocks.
-        spectra: decompositions.
-        config: tells the route.
-        work: keeps `block-INDEX.safetensors` of finished blocks; None keeps nothing.
-    """
-
-    def __init__(
-        self,
-        evidence: Evidence,
-        targets: Sequence[Target],
-        spectra: SpectrumCache,
-        config: FarssConfig,
-        work: Path | None = None,
-    ) -> None:
-        self.evidence, self.targets, self.spectra, self.config, self.work = evidence, targets, spectra, config, work
-        self.finished: set[int] = set()
-
-    def has(self, index: int) -> bool:
-        """Whether this block was scored, now or by a walk that was interrupted."""
-        if index not in self.finished and self.work is not None and self._file(index).is_file():
-            tensors, head = read_tensors(self._file(index))
-            for name, importance in json.loads(head["importance"]).items():
-                sigma, log_s, lam, gam = (tensors[f"{name}.{part}"] for part in PARTS)
-                self.evidence.keep(name, sigma, DirectionScores(log_s, lam, gam, importance))
-            self.finished.add(index)
-        return index in self.finished
-
-    def receive(self, index: int, curvature: Curvature | None) -> None:
-        """Score the targets of block `index`."""
-        tensors: dict[str, Tensor] = {}
-        importance: dict[str, float] = {}
-        for target in self.targets:
-            if target.layer == index and curvature is not None:
-                spectrum = self.spectra.get(target, self.config.route)
-                scores = self.evidence.score(target, spectrum, curvature.pair(target.name, weight_matrix(target)))
-                values = (spectrum.sigma, scores.log_s, scores.lam, scores.gam)
-                tensors |= {f"{target.name}.{part}": value for part, value in zip(PARTS, values, strict=True)}
-                importance[target.name] = scores.importance
-        if self.work is not None:
-            write_tensors(self._file(index), tensors, {"importance": json.dumps(importance)})
-        self.finished.add(index)
-
-    def _file(self, index: int) -> Path:
-        assert self.work is not None
-        return self.work / f"block-{index:04d}.safetensors"
 
 
 def _states(work: Path, identity: dict[str, Any]) -> States:

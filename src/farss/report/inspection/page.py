@@ -15,11 +15,8 @@ from farss.report.numbers import cell, count, decimal, seconds, share, shown, si
 
 TEMPLATE = "inspect.html.jinja"
 PARTS = {"statistics": "pass over the data", "decomposition": "decompositions", "scoring": "scores"}
-ENGINES = {
-    "inspect": "this inspection",
-    "resident": "farss init, model in memory",
-    "streamed": "farss init, block by block",
-}
+WAYS = {"resident": "model in memory", "streamed": "block by block"}
+ENGINES = {"inspect": "this inspection"} | {engine: f"farss init, {way}" for engine, way in WAYS.items()}
 MEMORY = ("weights", "moments", "activations", "decomposition", "states", "peak")
 
 
@@ -99,6 +96,8 @@ def _memory_rows(report: dict[str, Any]) -> list[dict[str, Any]]:
     for engine, name in ENGINES.items():
         cost = report["predicted"]["memory"][engine] or {}
         measured = report["measured"]["peak_bytes"] if engine == "inspect" else None
+        if engine == "inspect":
+            name += f", {WAYS[report['predicted']['engine']]}"
         rows.append({"name": name, "cells": [*(_size(cost.get(part)) for part in MEMORY), _size(measured)]})
     return rows
 
