@@ -124,6 +124,7 @@ def make_report(layers: int = 6, shallow: int = 2) -> dict[str, Any]:
         ],
         "predicted": {
             "tokens": 321,
+            "engine": "resident",
             "peak_bytes": memory["peak"],
             "memory": {"inspect": memory, "resident": {**memory, "peak": 2_345_678_901}, "streamed": None},
             "seconds": times,

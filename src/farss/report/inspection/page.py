@@ -97,7 +97,8 @@ def _memory_rows(report: dict[str, Any]) -> list[dict[str, Any]]:
         cost = report["predicted"]["memory"][engine] or {}
         measured = report["measured"]["peak_bytes"] if engine == "inspect" else None
         if engine == "inspect":
-            name += f", {WAYS[report['predicted']['engine']]}"
+            used = report["predicted"]["engine"]
+            name += f", {WAYS.get(used, used)}"
         rows.append({"name": name, "cells": [*(_size(cost.get(part)) for part in MEMORY), _size(measured)]})
     return rows
 
