@@ -1,27 +1,29 @@
-"""Speed and memory of training steps, side by side: the same rows in the same order by five trainings.
+"""Speed and memory of training steps, side by side: the same rows in the same order, a step of each training in turn.
 
 `stock lora` is PEFT's LoRA under transformers' Trainer as it comes (bfloat16 mode, labels given to the model, random
 batches). By `farss.training.sft.train`: `lora` is the same adapter, `farss` the reference-subtracted pair of adapters
 of the same rank, `farss residual` one adapter beside the changed base, and `full` all weights.
 
-Each training has a process of its own, so peak memory is its own. All run in turn, `--repeats` times, every second time
-in the opposite order, so that a machine that slows down slows all alike. The trainings by farss see the same batches
+Each training has a process of its own, so peak memory is its own. All are in memory at once, and one works at a time:
+after a step it waits until each of the others has done one, every second time in the opposite order. So steps that are
+compared lie seconds apart, and a machine that slows down slows all alike. The trainings by farss see the same batches
 in the same order, so step i of one is compared with step i of `lora`: `step ratio` is the median of these ratios over
 the steps of a repeat, and of that the median over repeats; a stall of single steps does not move it. Other figures are
 medians over repeats, and their ratios are to those of `lora`.
 
-    python benchmarks/train.py --task gsm8k --data-dir DATA --steps 15 --repeats 5 --out train.json
+    python benchmarks/train.py --task gsm8k --data-dir DATA --steps 20 --repeats 3 --out train.json
+    python benchmarks/train.py --task gsm8k --data-dir DATA --steps 20 --cases "stock lora" lora full
 """
 
 from __future__ import annotations
 
 import argparse
-import itertools
 import multiprocessing
 import statistics
 import tempfile
 import time
-from dataclasses import dataclass
+from collections.abc import Sequence
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +45,7 @@ from farss.training.batching import PaddedBatch
 from farss.training.memory import PeakMemory
 from farss.training.sft import train
 
-CASES = ("stock lora", "lora", "farss", "farss residual", "full")
+CASES = ("lora", "farss", "farss residual", "full", "stock lora")
 WARM_UP_STEPS = 2
 PLAN_KINDS = {
     "lora": ("random", "residual"),
@@ -53,19 +55,36 @@ PLAN_KINDS = {
 }
 MOST_ALLOWED = {"farss": 1.12, "farss residual": 1.02}
 """Time of a step over that of a step of `lora` which each form may take."""
+JUDGED = ("lora", *MOST_ALLOWED)
 
 
-@dataclass
 class Clock:
-    """Wall and processor seconds at the end of every step."""
+    """Wall and processor seconds of every step; between two steps the process waits for its turn."""
 
-    wall: list[float]
-    processor: list[float]
+    def __init__(self, turns: Connection) -> None:
+        self.turns = turns
+        self.began: list[tuple[float, float]] = []
+        self.ended: list[tuple[float, float]] = []
+
+    def wait(self) -> None:
+        """Come back when it is this process's turn."""
+        self.turns.recv()
+        self.began.append((time.perf_counter(), time.process_time()))
 
     def tick(self, *_: object) -> None:
-        """Note the time."""
-        self.wall.append(time.perf_counter())
-        self.processor.append(time.process_time())
+        """Note that a step has ended, and let the others have theirs."""
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+        self.ended.append((time.perf_counter(), time.process_time()))
+        self.turns.send(None)
+        self.wait()
+
+    def seconds(self) -> tuple[list[float], list[float]]:
+        """Wall and processor seconds of every step after the first ones, which warm up."""
+        # The first turn loads the model and makes the first step, and the last begins after the last step.
+        steps = list(zip(self.began[:-1], self.ended, strict=True))[WARM_UP_STEPS:]
+        wall = [end[0] - start[0] for start, end in steps]
+        return wall, [end[1] - start[1] for start, end in steps]
 
 
 def plan_for(case: str, loaded: LoadedModel, rank: int) -> Plan:
@@ -125,8 +144,10 @@ def stock_training(
         return memory.bytes()
 
 
-def measure(case: str, options: argparse.Namespace, sender: Any) -> None:
-    """Train `case` in this process and send its figures."""
+def measure(case: str, options: argparse.Namespace, turns: Connection) -> None:
+    """Train `case` in this process, a step whenever it is its turn, and send its figures."""
+    clock = Clock(turns)
+    clock.wait()
     if options.threads:
         torch.set_num_threads(options.threads)
     loaded = load(ModelConfig(name=options.model), dtype=options.dtype, device=options.device)
@@ -141,45 +162,57 @@ def measure(case: str, options: argparse.Namespace, sender: Any) -> None:
     examples = encode_rows(
         rows, loaded.tokenizer, formatter(options.task, "auto", loaded.tokenizer), options.max_length
     )
-    model, clock = adapted(case, loaded, options), Clock([], [])
+    model = adapted(case, loaded, options)
     if case == "stock lora":
         peak, loss = stock_training(model, loaded, examples, config, clock), None
     else:
         trains = "weights" if case == "full" else "adapter"
         report = train(model, loaded.tokenizer, examples, config, None, trains=trains, progress=clock.tick)
         peak, loss = report.peak_bytes, report.curve[-1][1]
+    wall, processor = clock.seconds()
     # Batches differ between trainings, so the tokens of the steps timed are taken as their share of all tokens.
-    timed = len(clock.wall) - WARM_UP_STEPS
-    steps = [end - start for start, end in itertools.pairwise(clock.wall[WARM_UP_STEPS - 1 :])]
-    tokens = sum(len(example) for example in examples) * timed / len(clock.wall)
-    sender.send(
+    tokens = sum(len(example) for example in examples) * len(wall) / len(clock.ended)
+    turns.send(
         {
-            "tokens_per_second": tokens / (clock.wall[-1] - clock.wall[WARM_UP_STEPS - 1]),
-            "tokens_per_processor_second": tokens / (clock.processor[-1] - clock.processor[WARM_UP_STEPS - 1]),
+            "tokens_per_second": tokens / sum(wall),
+            "tokens_per_processor_second": tokens / sum(processor),
             "peak_bytes": peak,
             "trained_parameters": sum(p.numel() for p in model.parameters() if p.requires_grad),
             "last_loss": loss,
-            "steps": timed,
-            "step_seconds": steps,
+            "steps": len(wall),
+            "step_seconds": wall,
             "same_batches": case != "stock lora",
             "device": device() | {"threads": torch.get_num_threads()},
         }
     )
 
 
-def measured(case: str, options: argparse.Namespace) -> dict[str, Any]:
-    """The figures of `case`, from a process of its own."""
+def side_by_side(cases: Sequence[str], options: argparse.Namespace) -> dict[str, dict[str, Any]]:
+    """The figures of each of `cases`, from processes of their own that take turns step by step."""
     context = multiprocessing.get_context("spawn")
-    receiver, sender = context.Pipe(duplex=False)
-    process = context.Process(target=measure, args=(case, options, sender))
-    process.start()
-    sender.close()
-    try:
-        return receiver.recv()
-    except EOFError:
-        raise SystemExit(f"the training `{case}` failed") from None
-    finally:
+    waiting: dict[str, Connection] = {}
+    processes = []
+    for case in cases:
+        waiting[case], turns = context.Pipe()
+        processes.append(context.Process(target=measure, args=(case, options, turns), daemon=True))
+        processes[-1].start()
+        turns.close()
+    found: dict[str, dict[str, Any]] = {}
+    order = list(cases)
+    while waiting:
+        for case in order:
+            try:
+                waiting[case].send(None)
+                figures = waiting[case].recv()
+            except (EOFError, BrokenPipeError):
+                raise SystemExit(f"the training `{case}` failed") from None
+            if figures is not None:
+                found[case] = figures
+                del waiting[case]
+        order = [case for case in reversed(order) if case in waiting]
+    for process in processes:
         process.join()
+    return {case: found[case] for case in cases}
 
 
 def step_ratio(case: str, repeats: list[dict[str, dict[str, Any]]]) -> float | None:
@@ -235,7 +268,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--task", default=DataConfig().task)
     parser.add_argument("--data-dir")
     parser.add_argument("--max-length", type=int, default=DataConfig().max_length)
-    parser.add_argument("--steps", type=int, default=15)
+    parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--batch-size", type=int, default=8)
     parser.add_argument("--micro-batch-size", type=int)
     parser.add_argument("--rank", type=int, default=32)
@@ -243,7 +276,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--learning-rate", type=float, default=2e-4)
     parser.add_argument("--precision", default="auto", choices=["auto", "float32", "bfloat16"])
     parser.add_argument("--gradient-checkpointing", action="store_true")
-    parser.add_argument("--cases", nargs="+", default=list(CASES), choices=CASES)
+    parser.add_argument("--cases", nargs="+", default=list(JUDGED), choices=CASES)
     parser.add_argument("--repeats", type=int, default=1)
     parser.add_argument("--threads", type=int, help="processor threads; torch's choice by default")
     parser.add_argument("--allocator", default="preferred", choices=["preferred", "system"])
@@ -265,9 +298,8 @@ def main() -> None:
     print("versions:", ", ".join(f"{name} {version}" for name, version in report["versions"].items()))
     repeats = []
     for number in range(options.repeats):
-        repeats.append({})
-        for case in options.cases if number % 2 == 0 else options.cases[::-1]:
-            repeats[-1][case] = one = measured(case, options)
+        repeats.append(side_by_side(options.cases if number % 2 == 0 else options.cases[::-1], options))
+        for case, one in repeats[-1].items():
             print(
                 f"repeat {number + 1}, {case}: {one['tokens_per_second']:.0f} tokens/s, "
                 f"{one['tokens_per_processor_second']:.0f} per processor second, {one['peak_bytes'] / 1e9:.2f} GB",
