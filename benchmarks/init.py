@@ -212,7 +212,7 @@ def predicted(name: str, task: Task) -> dict[str, float]:
     engine = "resident" if name == "resident" else "streamed"
     queue = task.queue(pad_id=0)
     recipe = Recipe("benchmark", model=ModelConfig(name=task.model, dtype=task.dtype), init=task.config)
-    seen = for_method(outlook(recipe, max(batch.input_ids.numel() for batch in queue)), "farss", task.config)
+    seen = for_method(outlook(recipe, queue), "farss", task.config)
     tokens = sum(len(example) for example in task.examples)
     found = forecast(seen, engine, tokens, decomposes=True)
     assert found.seconds is not None, "tokens are read and weights decomposed"

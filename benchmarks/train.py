@@ -5,11 +5,11 @@ batches). By `farss.training.sft.train`: `lora` is the same adapter, `farss` the
 of the same rank, `farss residual` one adapter beside the changed base, and `full` all weights.
 
 Each training has a process of its own, so peak memory is its own. All are in memory at once, and one works at a time:
-after a step it waits until each of the others has done one, every second time in the opposite order. So steps that are
-compared lie seconds apart, and a machine that slows down slows all alike. The trainings by farss see the same batches
-in the same order, so step i of one is compared with step i of `lora`: `step ratio` is the median of these ratios over
-the steps of a repeat, and of that the median over repeats; a stall of single steps does not move it. Other figures are
-medians over repeats, and their ratios are to those of `lora`.
+after a step it waits until each of the others has done one, and who goes first changes from step to step. So steps
+that are compared lie seconds apart, each behind a step of another training, and a machine that slows down slows all
+alike. The trainings by farss see the same batches in the same order, so step i of one is compared with step i of
+`lora`: `step ratio` is the median of these ratios over the steps of a repeat, and of that the median over repeats; a
+stall of single steps does not move it. Other figures are medians over repeats, and their ratios are to those of `lora`.
 
     python benchmarks/train.py --task gsm8k --data-dir DATA --steps 20 --repeats 3 --out train.json
     python benchmarks/train.py --task gsm8k --data-dir DATA --steps 20 --cases "stock lora" lora full
@@ -73,7 +73,7 @@ class Clock:
 
     def tick(self, *_: object) -> None:
         """Note that a step has ended, and let the others have theirs."""
-        if torch.cuda.is_available():
+        if torch.cuda.is_initialized():
             torch.cuda.synchronize()
         self.ended.append((time.perf_counter(), time.process_time()))
         self.turns.send(None)
@@ -204,12 +204,12 @@ def side_by_side(cases: Sequence[str], options: argparse.Namespace) -> dict[str,
             try:
                 waiting[case].send(None)
                 figures = waiting[case].recv()
-            except (EOFError, BrokenPipeError):
+            except (EOFError, ConnectionError):
                 raise SystemExit(f"the training `{case}` failed") from None
             if figures is not None:
                 found[case] = figures
                 del waiting[case]
-        order = [case for case in reversed(order) if case in waiting]
+        order = [case for case in (*order[1:], order[0]) if case in waiting]
     for process in processes:
         process.join()
     return {case: found[case] for case in cases}

@@ -85,6 +85,18 @@ def test_what_does_not_fit_is_streamed(farss, workshop, tmp_path, monkeypatch):
     assert code == 0 and json.loads(text)["engine"] == "streamed"
 
 
+@pytest.mark.parametrize("method", ["farss", "corda-ipm"])
+def test_rows_longer_than_a_batch_are_foreseen(farss, workshop, tmp_path, monkeypatch, method):
+    """A batch of `init.batch_tokens` is not the largest where a row is longer: it is a batch of its own."""
+    seen = []
+    monkeypatch.setattr(outlook, "choose_engine", lambda resident, *_: seen.append(resident.activations) or "resident")
+    for number, tokens in enumerate((1, 2, 10_000)):
+        setting = ("--set", f"init.batch_tokens={tokens}")
+        assert init(farss, workshop, tmp_path / str(number), *setting, method=method)[0] == 0
+    one, two, all_rows = seen
+    assert 0 < one == two < all_rows
+
+
 def test_processes_started_together_all_hold_the_model(farss, workshop, tmp_path, monkeypatch):
     """Each of them decides by its own share of the memory, so a choice between engines could split them."""
     monkeypatch.setenv("WORLD_SIZE", "2")

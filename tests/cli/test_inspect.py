@@ -246,6 +246,10 @@ def test_an_interrupted_look_block_by_block_goes_on_and_ends_the_same(farss, wor
     one, two = (json.loads((tmp_path / name / "inspect.json").read_text()) for name in ("whole", "again"))
     for key in ("data", "boundary", "stability", "layers", "targets", "spectra"):
         assert one[key] == two[key], key
+    modules = sum(row["layer"] == 2 for row in one["targets"])
+    assert [report["measured"]["restored"] for report in (one, two)] == [0, modules]
+    page = " ".join((tmp_path / "again" / "inspect.html").read_text().split())
+    assert f">{modules}</data> were looked at by an interrupted call" in page
 
 
 def test_an_interrupted_call_goes_on_and_ends_the_same(farss, workshop, tmp_path, monkeypatch):

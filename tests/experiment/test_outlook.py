@@ -11,7 +11,14 @@ from farss.experiment.initialisation.planning import collect_with, gather
 from farss.methods import get_method
 from farss.methods.base import KNOWLEDGE
 from farss.model.calibration import Example, batches
-from farss.model.cost import gradient_bytes, input_moment_bytes
+from farss.model.cost import (
+    LOGIT_COPIES,
+    BatchSize,
+    gradient_bytes,
+    input_moment_bytes,
+    resident_cost,
+    streamed_cost,
+)
 from farss.model.targets import find_targets
 
 SCALED = FarssConfig().override({"start.covariance_scale": "signed_maximum"})
@@ -24,10 +31,10 @@ def queue():
 
 
 @pytest.fixture
-def seen(tiny_gqa, tiny_tokenizer, tmp_path):
+def seen(tiny_gqa, tiny_tokenizer, queue, tmp_path):
     tiny_gqa.save_pretrained(tmp_path)
     tiny_tokenizer.save_pretrained(tmp_path)
-    return outlook(Recipe().override({"model.name": str(tmp_path)}))
+    return outlook(Recipe().override({"model.name": str(tmp_path)}), queue)
 
 
 @pytest.mark.parametrize("config", [FarssConfig(), SCALED])
@@ -49,6 +56,18 @@ def test_the_curvature_takes_what_was_foreseen(tiny_gqa, queue, seen):
     kept = collect_with(tiny_gqa, queue, find_targets(tiny_gqa), FarssConfig())
     whole = sum(s.k * s.k for s in kept.sums.values()) * 4
     assert seen.resident.moments == pytest.approx(whole * 10 / 16, rel=0.01)
+
+
+def test_the_largest_batch_decides_with_its_logits(queue, seen):
+    size = BatchSize.largest(queue)
+    assert size == BatchSize(tokens=2 * 20, predictions=2 * 4)
+    more = BatchSize(size.tokens, size.predictions + 1)
+    logits = LOGIT_COPIES * seen.model.config.vocab_size * 4
+    grown = resident_cost(seen.model, seen.targets, seen.dtype, more)
+    assert grown.activations == seen.resident.activations + logits
+    many = streamed_cost(seen.model, seen.targets, seen.dtype, BatchSize(size.tokens, 1_000_000))
+    assert many.activations == 1_000_000 * logits  # the head is a step of its own, beside no block's activations
+    assert BatchSize.largest([]) == BatchSize(0, 0)
 
 
 @pytest.mark.parametrize("method", ["farss", "corda-kpm", "corda-ipm", "lora-ga", "eva", "lora", None])

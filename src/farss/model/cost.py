@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from farss.errors import ResourceError
+from farss.model.calibration import Batch
 from farss.model.targets import Target, chain_prefixes
 
 MOMENT_BYTES = {torch.float64: 8}
@@ -20,11 +21,35 @@ PACKED_SHARE = 10 / 16
 DECOMPOSITION_COPIES = 6
 """float64 matrices of the weight's size and of k x k alive together while one weight is decomposed and checked."""
 
+LOGIT_COPIES = 3
+"""Of the logits of a batch, in float32 or wider: their log-softmax and two gradients on the way back."""
+
 PROCESS_BYTES = 600_000_000
 """Python, PyTorch and transformers before any model."""
 
 USABLE_SHARE = 0.9
 """Of the memory that is free at the start; the rest belongs to the file cache and to others."""
+
+
+@dataclass(frozen=True)
+class BatchSize:
+    """The size of the largest of some batches; 0 where no data are read.
+
+    Attributes:
+        tokens: padded tokens.
+        predictions: positions with a loss, which alone get logits.
+    """
+
+    tokens: int = 0
+    predictions: int = 0
+
+    @classmethod
+    def largest(cls, batches: Sequence[Batch]) -> BatchSize:
+        """The largest of each, over all batches."""
+        return cls(
+            max((batch.input_ids.numel() for batch in batches), default=0),
+            max((int(batch.supervised.sum()) for batch in batches), default=0),
+        )
 
 
 @dataclass(frozen=True)
@@ -34,7 +59,7 @@ class MemoryCost:
     Attributes:
         weights: of the model, or of its parts that are in memory at once.
         moments: sums of outer products.
-        activations: of one batch, kept for the backward pass.
+        activations: of one batch, kept for the backward pass, logits among them.
         decomposition: working space of the largest weight.
         states: hidden states and gradients between blocks, 0 on disk.
     """
@@ -51,20 +76,20 @@ class MemoryCost:
         return PROCESS_BYTES + self.weights + self.moments + self.states + max(self.activations, self.decomposition)
 
 
-def resident_cost(model: nn.Module, targets: Sequence[Target], dtype: torch.dtype, batch_tokens: int) -> MemoryCost:
+def resident_cost(model: nn.Module, targets: Sequence[Target], dtype: torch.dtype, batch: BatchSize) -> MemoryCost:
     """Memory of the pass over the whole model.
 
     Args:
         model: with or without its weights.
         targets: of it.
         dtype: of its weights during the pass.
-        batch_tokens: padded tokens of a batch.
+        batch: the largest.
     """
-    activations = sum(_activation_bytes(block, dtype) for block in _blocks(targets).values()) * batch_tokens
+    activations = sum(_activation_bytes(block, dtype) for block in _blocks(targets).values()) * batch.tokens
     return MemoryCost(
         weights=_bytes(model.parameters(), dtype),
         moments=sum(_moment_bytes(block, dtype) for block in _blocks(targets).values()),
-        activations=activations,
+        activations=activations + _logit_bytes(model, dtype, batch),
         decomposition=max(_decomposition_bytes(target) for target in targets),
     )
 
@@ -73,7 +98,7 @@ def streamed_cost(
     model: nn.Module,
     targets: Sequence[Target],
     dtype: torch.dtype,
-    batch_tokens: int,
+    batch: BatchSize,
     state_tokens: int = 0,
 ) -> MemoryCost:
     """Memory of the walk over blocks.
@@ -82,7 +107,7 @@ def streamed_cost(
         model: with or without its weights.
         targets: of its blocks.
         dtype: of its weights during the walk.
-        batch_tokens: padded tokens of a batch.
+        batch: the largest.
         state_tokens: padded tokens of all batches where hidden states are kept in memory; 0 where they are on disk.
     """
     prefix = chain_prefixes(model)[0]
@@ -97,10 +122,11 @@ def streamed_cost(
     blocks = _blocks(targets)
     hidden = max(min(target.shape) for target in targets)
     width = torch.empty(0, dtype=dtype).element_size()
+    activations = max(_activation_bytes(block, dtype) for block in blocks.values()) * batch.tokens
     return MemoryCost(
         weights=outside + max(block_bytes.values()),
         moments=max(_moment_bytes(block, dtype) for block in blocks.values()),
-        activations=max(_activation_bytes(block, dtype) for block in blocks.values()) * batch_tokens,
+        activations=max(activations, _logit_bytes(model, dtype, batch)),  # the head is a step of its own
         decomposition=max(_decomposition_bytes(target) for target in targets),
         states=(len(block_bytes) + 2) * state_tokens * hidden * width,
     )
@@ -126,7 +152,7 @@ def choose_engine(resident: MemoryCost, streamed: MemoryCost | None, available: 
     if streamed is not None:
         needs += f", {format_bytes(streamed.peak)} block by block"
     raise ResourceError(
-        "there is too little memory to initialise this model",
+        "there is too little memory for this model",
         expected=needs,
         got=f"{format_bytes(free)} free",
         do="lower init.batch_tokens, close other programs, or use a machine with more memory",
@@ -201,6 +227,12 @@ def gradient_bytes(targets: Sequence[Target], dtype: torch.dtype) -> int:
 def _activation_bytes(block: Sequence[Target], dtype: torch.dtype) -> int:
     """Per token: what the operations between the linear modules keep, about every input and output of these once."""
     return _activation_numbers(block) * max(torch.empty(0, dtype=dtype).element_size(), 4)
+
+
+def _logit_bytes(model: nn.Module, dtype: torch.dtype, batch: BatchSize) -> int:
+    head = getattr(model, "get_output_embeddings", lambda: None)()
+    vocabulary = 0 if head is None else head.weight.shape[0]
+    return LOGIT_COPIES * batch.predictions * vocabulary * max(torch.empty(0, dtype=dtype).element_size(), 4)
 
 
 def _activation_numbers(block: Sequence[Target]) -> int:

@@ -18,7 +18,7 @@ from torch import nn
 from torch.nn import functional
 
 from farss.maths.choice import Choice, named_route, sample_weight, timed, wait
-from farss.model.cost import MOMENT_BYTES, kept_inputs, kept_numbers, resident_cost
+from farss.model.cost import MOMENT_BYTES, BatchSize, kept_inputs, kept_numbers, resident_cost
 from farss.model.targets import Target
 
 SIZE = 384
@@ -141,7 +141,7 @@ def predict(
         speed: of the machine.
         pass_flops: operations of the pass per weight and token, those of the moments aside.
     """
-    sums = resident_cost(model, targets, dtype, 0).moments / MOMENT_BYTES.get(dtype, 4)
+    sums = resident_cost(model, targets, dtype, BatchSize()).moments / MOMENT_BYTES.get(dtype, 4)
     rounded = dtype in (torch.float16, torch.bfloat16)  # their outputs are computed once more, in float32
     exact = sum(m * n for m, n in (target.shape for target in targets) if m != n) if rounded else 0
     per_token = pass_flops * _multiplied_weights(model) / speed.model_flops + 2 * (sums + exact) / speed.moment_flops

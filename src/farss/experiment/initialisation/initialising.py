@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -103,11 +103,12 @@ def initialise(
         materials.training_rows(recipe)
     if KNOWLEDGE in request.to_take:
         materials.knowledge_prompts(recipe)
-    chosen, seen = engine_for(recipe, engine, None if given else method)
+    queue = _queue(request)
+    chosen, seen = engine_for(recipe, engine, None if given else method, queue)
     started = time.perf_counter()
     with crew() as hands:
         request = dataclasses.replace(request, hands=hands)
-        expected = _forecast(request, chosen, seen)
+        expected = _forecast(request, chosen, seen, queue)
         if announce is not None and hands.leads:
             announce(expected)
         if not hands.leads:
@@ -174,13 +175,16 @@ class Request:
         (folder / RECIPE).write_text(self.recipe.to_yaml(), encoding="utf-8")
 
 
-def engine_for(recipe: Recipe, engine: Engine, method: str | None = None) -> tuple[ChosenEngine, Outlook]:
-    """The engine to use, and the model's outlook it was chosen by, from the model's configuration alone.
+def engine_for(
+    recipe: Recipe, engine: Engine, method: str | None = None, batches: Sequence[Batch] = ()
+) -> tuple[ChosenEngine, Outlook]:
+    """The engine to use, and the model's outlook it was chosen by; the model is not loaded.
 
     Args:
         recipe: model and init settings.
         engine: as in `initialise`.
         method: that is to plan; "auto" never streams one that asks for more than this engine takes. None obeys a plan.
+        batches: that will be read.
 
     Raises:
         ModelError: if the model is not found, or has no module to adapt.
@@ -197,18 +201,27 @@ def engine_for(recipe: Recipe, engine: Engine, method: str | None = None) -> tup
         )
     if engine == "streamed" and method is not None:
         check_streamable(method)
-    seen = for_method(outlook(recipe), method, resolved(recipe.init))
+    seen = for_method(outlook(recipe, batches), method, resolved(recipe.init))
     streams = processes() == 1 and (method is None or streamable(method))
     return seen.choose(engine, streams=streams), seen
 
 
-def _forecast(request: Request, engine: ChosenEngine, seen: Outlook) -> Forecast:
-    tokens = 0
+def _queue(request: Request) -> list[Batch]:
+    """Every batch that will be read, by all processes together."""
+    if not request.to_take:
+        return []
+    named = request.recipe.model
+    tokenizer = load_tokenizer(resolve(named.name, named.revision), named.trust_remote_code)
+    kinds = ["curvature"] * bool(request.to_take & FROM_DATA) + [KNOWLEDGE] * (KNOWLEDGE in request.to_take)
+    return [batch for kind in kinds for batch in batches_of(request.recipe, tokenizer, kind)[0]]
+
+
+def _forecast(request: Request, engine: ChosenEngine, seen: Outlook, queue: Sequence[Batch]) -> Forecast:
+    tokens, hands = 0, request.hands.size
     if "curvature" in request.to_take:
-        named = request.recipe.model
-        tokenizer = load_tokenizer(resolve(named.name, named.revision), named.trust_remote_code)
-        examples = request.hands.shard.of(calibration_of(request.recipe, tokenizer))
-        tokens = sum(len(example) for example in examples)
+        most = request.config.max_batches
+        read = queue if most is None else queue[: most * hands]
+        tokens = sum(batch.tokens for batch in read) // hands
     decomposes = request.given is None and "spectrum" in get_method(request.method).needs
     return forecast(seen, engine, tokens, decomposes=decomposes, route=request.config.route)
 
@@ -267,8 +280,8 @@ def _decide(
     """The plan; statistics beside the curvature are taken here, by the process that leads, and kept in `folder`."""
     curvature, origin = found or (None, None)
     further = request.to_take - {"curvature"}
-    task, data = batches_of(request.recipe, loaded) if further & FROM_DATA else ([], origin and origin.data)
-    questions, asked = batches_of(request.recipe, loaded, KNOWLEDGE) if KNOWLEDGE in further else ([], None)
+    task, data = batches_of(request.recipe, loaded.tokenizer) if further & FROM_DATA else ([], origin and origin.data)
+    questions, asked = batches_of(request.recipe, loaded.tokenizer, KNOWLEDGE) if KNOWLEDGE in further else ([], None)
     parts = [part for part in (data, asked) if part]
     rows, tokens = (sum(part[count] for part in parts) for count in ("rows", "tokens"))
     with ProgressLine(f"statistics of {rows} examples, {tokens:,} tokens", quiet=not further) as line:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -14,7 +15,9 @@ from farss.maths.choice import Choice
 from farss.methods import get_method
 from farss.methods.base import FROM_DATA, KNOWLEDGE
 from farss.model.blocks import BlockChain
+from farss.model.calibration import Batch
 from farss.model.cost import (
+    BatchSize,
     MemoryCost,
     choose_engine,
     gradient_bytes,
@@ -144,12 +147,12 @@ def for_method(seen: Outlook, method: str | None, config: FarssConfig) -> Outloo
     return replace(seen, resident=replace(seen.resident, moments=moments, activations=activations))
 
 
-def outlook(recipe: Recipe, batch_tokens: int | None = None) -> Outlook:
+def outlook(recipe: Recipe, batches: Sequence[Batch] = ()) -> Outlook:
     """The outlook on initialising the recipe's model.
 
     Args:
         recipe: model and init settings.
-        batch_tokens: padded tokens of the largest batch, where the data are known; `init.batch_tokens` otherwise.
+        batches: what will be read; the largest decides what activations and logits take. None where no data are read.
 
     Raises:
         ModelError: if the model is not found, or has no module to adapt.
@@ -159,7 +162,7 @@ def outlook(recipe: Recipe, batch_tokens: int | None = None) -> Outlook:
     dtype = recipe.model.dtype if config.dtype == "auto" else config.dtype
     model, kind = skeleton(folder, dtype, trust_remote_code=recipe.model.trust_remote_code)
     targets = find_targets(model, config.targets, config.exclude, in_memory=False)
-    largest = config.batch_tokens if batch_tokens is None else batch_tokens
+    largest = BatchSize.largest(batches)
     resident = resident_cost(model, targets, kind, largest)
     walkable = len(chain_prefixes(model)) == 1 and all(target.layer is not None for target in targets)
     streamed = streamed_cost(model, targets, kind, largest) if walkable else None

@@ -79,8 +79,8 @@ def inspect(
     tokenizer = load_tokenizer(resolve(recipe.model.name, recipe.model.revision), recipe.model.trust_remote_code)
     examples = calibration_of(recipe, tokenizer)
     halves = [shard_batches(recipe, tokenizer, examples, shard) for shard in HALVES]
-    queue = [batch for half in halves for batch in half]
-    seen = outlook(recipe, max(batch.input_ids.numel() for batch in queue))
+    queue = [batch for half in halves for batch in half[: recipe.init.max_batches]]
+    seen = outlook(recipe, queue)
     chosen = for_halves(seen).choose(engine)
     check_boundary(seen.targets, resolved(recipe.init), [portrait.METHOD])
     predicted = _predicted(recipe, seen, chosen, sum(batch.tokens for batch in queue))
@@ -155,6 +155,7 @@ def _report(recipe: Recipe, found: Found, predicted: dict[str, Any], seconds: fl
             "peak_bytes": peak_bytes(),
             "seconds": found.seconds | {"total": seconds},
             "decomposed": found.decomposed,
+            "restored": found.restored,
         },
         "recipe": recipe.to_mapping(),
         "versions": versions(),

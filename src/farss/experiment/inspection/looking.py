@@ -48,6 +48,7 @@ class Found:
         energy_inputs: module name of an input -> the same of its hidden states, None where they were not kept.
         seconds: measured, by the parts of `TimeCost`.
         decomposed: weights that were not in the cache.
+        restored: weights that an interrupted call had looked at; its time is not in `seconds`.
     """
 
     model: dict[str, Any]
@@ -61,6 +62,7 @@ class Found:
     energy_inputs: dict[str, float | None] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
     decomposed: int = 0
+    restored: int = 0
 
     def count(self, parts: Sequence[Curvature]) -> None:
         """Note how much each half holds, and who shares an input."""
@@ -196,6 +198,7 @@ class LookedAtBlocks(KeptBlocks):
         found = self.scorer.found
         for mark, evidence in self._evidence().items():
             unpack(evidence, tensors, notes["importance"][mark], f"{mark}/")
+        found.restored += len(notes["energy_weights"])
         found.counts = notes["counts"]
         found.inputs |= notes["inputs"]
         found.energy_weights |= notes["energy_weights"]

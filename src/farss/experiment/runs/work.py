@@ -44,7 +44,7 @@ from farss.training.sft import train
 def collect_statistics(recipe: Recipe, folder: Path) -> dict[str, Any]:
     """The data pass over the calibration rows; leaves `stats.safetensors`."""
     loaded = materials.load_for_statistics(recipe)
-    batches, data = batches_of(recipe, loaded)
+    batches, data = batches_of(recipe, loaded.tokenizer)
     targets = find_targets(loaded.model, recipe.init.targets, recipe.init.exclude)
     check_boundary(targets, resolved(recipe.init), recipe.methods)
     before = peak_bytes()
@@ -67,7 +67,7 @@ def gather_statistics(recipe: Recipe, kind: str, folder: Path) -> dict[str, Any]
         folder: receives the file.
     """
     loaded = materials.load_for_statistics(recipe)
-    batches, data = batches_of(recipe, loaded, kind)
+    batches, data = batches_of(recipe, loaded.tokenizer, kind)
     targets = find_targets(loaded.model, recipe.init.targets, recipe.init.exclude)
     before = peak_bytes()
     started = time.perf_counter()
@@ -88,7 +88,7 @@ def plan_methods(recipe: Recipe, statistics: Path | None, further: Mapping[str, 
         further: the folders of `gather_statistics`, by kind.
     """
     loaded = materials.load_for_statistics(recipe)
-    batches, data = batches_of(recipe, loaded)
+    batches, data = batches_of(recipe, loaded.tokenizer)
     asks = KNOWLEDGE in further
     methods = [name for name in recipe.methods if get_method(name).trains == "adapter"]
     preparation = prepare(
@@ -98,7 +98,7 @@ def plan_methods(recipe: Recipe, statistics: Path | None, further: Mapping[str, 
         methods,
         data=data,
         statistics=Curvature.load(statistics / STATISTICS) if statistics else None,
-        knowledge_data=batches_of(recipe, loaded, KNOWLEDGE)[1] if asks else None,
+        knowledge_data=batches_of(recipe, loaded.tokenizer, KNOWLEDGE)[1] if asks else None,
         further={kind: load_gathered(kind, place / STATISTICS) for kind, place in further.items()},
         match=recipe.match,
         budget_params=recipe.budget_params,

@@ -74,6 +74,8 @@ def _table(*columns: str) -> Table:
 def _account(report: dict[str, Any]) -> str:
     predicted, measured = report["predicted"], report["measured"]
     made = f"{measured['decomposed']} of {report['modules']} weights were not in the cache"
+    if measured["restored"]:
+        made += f", {measured['restored']} were looked at by an interrupted call, whose time is not counted"
     memory = f"peak memory {size(measured['peak_bytes'])} ({size(predicted['peak_bytes'])} predicted)"
     times = (
         f"{seconds(measured['seconds']['total'])} ({seconds(predicted['seconds']['total'])} predicted, nothing cached)"
