@@ -18,6 +18,8 @@ corda       PEFT's CorDA over the same rows
     python benchmarks/init.py --shape llama2-7b --layers 2 --cases resident streamed --rows 8
     python benchmarks/init.py --shape sheared-1.3b --layers 4 8 16 --cases streamed streamed-memory --dtype bfloat16
         --rows 16 --repeats 1 --out depth.json   (one line; `benchmarks/depth.py depth.json` draws it)
+    python benchmarks/init.py --shape llama2-7b --device cuda --dtype bfloat16 --rows 256 --repeats 1
+        --cases resident streamed pissa pissa-niter corda --out gpu.json   (one line; memory is then the GPU's)
 """
 
 from __future__ import annotations
@@ -40,7 +42,7 @@ import torch
 from shapes import SHAPES, random_examples, random_model
 from torch import Tensor, nn
 
-from farss.config import DataConfig, FarssConfig, ModelConfig, Recipe
+from farss.config import DataConfig, Device, FarssConfig, ModelConfig, Recipe
 from farss.datasets.formats import formatter
 from farss.datasets.resolve import load_rows
 from farss.experiment.environment import device, peak_bytes, versions
@@ -53,6 +55,7 @@ from farss.methods.compat import PUBLISHED_BATCH_SIZE
 from farss.model.calibration import Batch, Example, batches, encode_rows, pad_token
 from farss.model.checkpoint import load_tokenizer
 from farss.model.curvature import collect
+from farss.model.devices import place
 from farss.model.loss import SupervisedLoss
 from farss.model.observing import reading_only
 from farss.model.sources import LoadedModel, cache_root, load, resolve
@@ -87,6 +90,7 @@ class Task:
         max_length: width that the published route pads to.
         rank: R.
         threads: processor threads; None for torch's choice.
+        device: where the model is computed, as `--device` of `farss`.
     """
 
     model: str
@@ -96,6 +100,7 @@ class Task:
     max_length: int
     rank: int
     threads: int | None
+    device: Device = "cpu"
 
     def queue(self, pad_id: int, *, padded: bool = False) -> list[Batch]:
         """The batches; if `padded`, as the published code makes them: two rows of one width each."""
@@ -111,27 +116,39 @@ class Task:
 
 
 class Clock:
-    """Wall and processor seconds of named steps, and how far memory was above its start while they ran."""
+    """Wall and processor seconds of named steps, and how far memory was above its start while they ran.
 
-    def __init__(self) -> None:
+    Memory is that of a GPU where one computes, else of the process.
+    """
+
+    def __init__(self, task: Task) -> None:
         self.steps: dict[str, dict[str, float]] = {}
         self.notes: dict[str, Any] = {}
-        self.process = psutil.Process()
-        self.start = self.peak = self.step_peak = self.process.memory_info().rss
+        self.process, self.on = psutil.Process(), place(task.device)
+        self.on_gpu = self.on.type == "cuda"
+        self.start = self.step_peak = self._memory()
+        self.peak = torch.cuda.max_memory_allocated(self.on) if self.on_gpu else self.start
         self.done = threading.Event()
         self.sampler = threading.Thread(target=self._sample, daemon=True)
         self.sampler.start()
 
     def _sample(self) -> None:
-        while not self.done.wait(MEMORY_SAMPLING_SECONDS):
-            now = self.process.memory_info().rss
+        while not self.on_gpu and not self.done.wait(MEMORY_SAMPLING_SECONDS):  # PyTorch keeps the peak of a GPU
+            now = self._memory()
             self.peak, self.step_peak = max(self.peak, now), max(self.step_peak, now)
 
     def step(self, name: str, act: Callable[[], Any]) -> Any:
         """What `act` returns; its cost is noted."""
-        self.step_peak = self.process.memory_info().rss
+        if self.on_gpu:
+            torch.cuda.synchronize(self.on)
+            torch.cuda.reset_peak_memory_stats(self.on)
+        self.step_peak = self._memory()
         wall, processor = time.perf_counter(), time.process_time()
         result = act()
+        if self.on_gpu:
+            torch.cuda.synchronize(self.on)
+            self.step_peak = torch.cuda.max_memory_allocated(self.on)
+            self.peak = max(self.peak, self.step_peak)
         self.steps[name] = {
             "wall": time.perf_counter() - wall,
             "processor": time.process_time() - processor,
@@ -144,14 +161,19 @@ class Clock:
         self.done.set()
         self.sampler.join()
         total = {part: sum(step[part] for step in self.steps.values()) for part in ("wall", "processor")}
-        memory = {"growth_bytes": self.peak - self.start, "peak_bytes": peak_bytes()}
+        memory = {"growth_bytes": self.peak - self.start, "peak_bytes": self.peak if self.on_gpu else peak_bytes()}
         return {"steps": self.steps, **total, **memory, **self.notes}
+
+    def _memory(self) -> int:
+        return torch.cuda.memory_allocated(self.on) if self.on_gpu else self.process.memory_info().rss
 
 
 def opened(task: Task) -> tuple[LoadedModel, list[Target], list[Batch]]:
     """The model in memory, its targets and the batches."""
-    loaded = load(ModelConfig(name=task.model), dtype=task.dtype)
-    return loaded, find_targets(loaded.model), task.queue(pad_token(loaded.tokenizer))
+    on = place(task.device)
+    loaded = load(ModelConfig(name=task.model), dtype=task.dtype, device=on)
+    queue = [batch.to(on) for batch in task.queue(pad_token(loaded.tokenizer))]
+    return loaded, find_targets(loaded.model), queue
 
 
 def bare_pass(model: nn.Module, queue: Sequence[Batch]) -> None:
@@ -171,7 +193,7 @@ def floor(task: Task) -> Clock:
     """The least work."""
     loaded, targets, queue = opened(task)
     bare_pass(loaded.model, queue[-1:])
-    clock = Clock()
+    clock = Clock(task)
     clock.step("pass", lambda: bare_pass(loaded.model, queue))
     clock.step("decompositions", lambda: decompositions(targets))
     return clock
@@ -181,7 +203,7 @@ def resident(task: Task) -> Clock:
     """Ours, the model in memory."""
     loaded, targets, queue = opened(task)
     bare_pass(loaded.model, queue[-1:])
-    clock = Clock()
+    clock = Clock(task)
     curvature = clock.step("pass", lambda: collect(loaded.model, queue, targets))
     spectra = clock.step("decompositions", lambda: decompositions(targets))
     evidence = Evidence(loaded.fingerprint, lambda target: spectra[target.name], curvature)
@@ -190,11 +212,16 @@ def resident(task: Task) -> Clock:
     return clock
 
 
+def opened_streamed(task: Task) -> StreamedModel:
+    """The model on disk."""
+    return StreamedModel(ModelConfig(name=task.model), dtype=task.dtype, device=place(task.device))
+
+
 def streamed(task: Task, *, states_on_disk: bool = True) -> Clock:
     """Ours, block by block."""
     with tempfile.TemporaryDirectory() as work:
-        clock = Clock()
-        source = clock.step("open", lambda: StreamedModel(ModelConfig(name=task.model), dtype=task.dtype))
+        clock = Clock(task)
+        source = clock.step("open", lambda: opened_streamed(task))
         queue, spectra = task.queue(pad_token(source.tokenizer)), SpectrumCache(Path(work, "spectra"))
         place = Path(work, "walk") if states_on_disk else None
         evidence = clock.step("walk", lambda: source.evidence("farss", queue, task.config, spectra, work=place))
@@ -211,7 +238,9 @@ def predicted(name: str, task: Task) -> dict[str, float]:
     """What `farss init` would announce for this work: bytes and seconds."""
     engine = "resident" if name == "resident" else "streamed"
     queue = task.queue(pad_id=0)
-    recipe = Recipe("benchmark", model=ModelConfig(name=task.model, dtype=task.dtype), init=task.config)
+    recipe = Recipe(
+        "benchmark", model=ModelConfig(name=task.model, dtype=task.dtype), init=task.config, device=task.device
+    )
     seen = for_method(outlook(recipe, queue), "farss", task.config)
     tokens = sum(len(example) for example in task.examples)
     found = forecast(seen, engine, tokens, decomposes=True)
@@ -222,8 +251,8 @@ def predicted(name: str, task: Task) -> dict[str, float]:
 def full(task: Task, *, padded: bool = False) -> Clock:
     """The published route."""
     loaded, targets, _ = opened(task)
-    queue = task.queue(pad_token(loaded.tokenizer), padded=padded)
-    clock = Clock()
+    queue = [batch.to(place(task.device)) for batch in task.queue(pad_token(loaded.tokenizer), padded=padded)]
+    clock = Clock(task)
     covariances = clock.step("pass", lambda: full_covariances(loaded.model, targets, queue))
     clock.step("scores", lambda: [literal_scores(weight_matrix(t), *covariances[t.name]) for t in targets])
     clock.notes["statistics_bytes"] = sum(c.numel() * c.element_size() for pair in covariances.values() for c in pair)
@@ -234,7 +263,11 @@ def full_covariances(
     model: nn.Module, targets: Sequence[Target], queue: Sequence[Batch]
 ) -> dict[str, tuple[Tensor, Tensor]]:
     """Input and output-gradient covariance of every module, [n, n] and [m, m] float32, by hooks."""
-    found = {t.name: (torch.zeros(t.shape[1], t.shape[1]), torch.zeros(t.shape[0], t.shape[0])) for t in targets}
+    found: dict[str, tuple[Tensor, Tensor]] = {}
+    for target in targets:
+        m, n = target.shape
+        on = weight_matrix(target).device
+        found[target.name] = torch.zeros(n, n, device=on), torch.zeros(m, m, device=on)
 
     def reads(name: str) -> Callable[..., None]:
         def hook(module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
@@ -285,9 +318,10 @@ def peft_method(task: Task, initialisation: str) -> Clock:
     def run() -> None:
         with torch.no_grad():
             for example in task.examples:  # PEFT's hook takes one sequence at a time
-                loaded.model(input_ids=torch.tensor([[*example.prompt_ids, *example.response_ids]]))
+                ids = torch.tensor([[*example.prompt_ids, *example.response_ids]])
+                loaded.model(input_ids=ids.to(place(task.device)))
 
-    clock = Clock()
+    clock = Clock(task)
     if initialisation == "corda":
         clock.step("covariances", lambda: preprocess_corda(loaded.model, config, run_model=run))
     clock.step("wrap", lambda: get_peft_model(loaded.model, config))
@@ -349,6 +383,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--rank", type=int, default=FarssConfig().rank)
     parser.add_argument("--cases", nargs="+", choices=CASES, default=list(OURS))
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--device", default="cpu", choices=["auto", "cpu", "cuda"])
     parser.add_argument("--threads", type=int, help="processor threads; torch's choice by default")
     parser.add_argument("--out", type=Path, help="JSON file for the figures")
     return parser.parse_args()
@@ -363,7 +398,7 @@ def task_of(options: argparse.Namespace, layers: int | None) -> Task:
         model, tokenizer = options.model, load_tokenizer(resolve(options.model))
         rows = load_rows(options.task, "train", data_dir=options.data_dir, limit=options.rows)
         examples = encode_rows(rows, tokenizer, formatter(options.task, "auto", tokenizer), options.max_length)
-    limits = options.batch_tokens, options.max_length, options.rank, options.threads
+    limits = options.batch_tokens, options.max_length, options.rank, options.threads, options.device
     return Task(model, options.dtype, examples, *limits)
 
 
@@ -416,7 +451,7 @@ def main() -> None:
         torch.set_num_threads(options.threads)  # predictions measure this process
     report: dict[str, Any] = {
         "options": {key: value for key, value in vars(options).items() if key not in ("data_dir", "out")},
-        "device": device()
+        "device": device(options.device)
         | {
             "threads": torch.get_num_threads(),
             "allocator": Path(os.environ.get(PRELOAD, "the C library's")).name,

@@ -3,15 +3,24 @@
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
 
+from farss.model.calibration import Example
+
+_SPEC = importlib.util.spec_from_file_location("elsewhere", Path(__file__).parents[1] / "elsewhere.py")
+elsewhere = importlib.util.module_from_spec(_SPEC)
+_SPEC.loader.exec_module(elsewhere)
+
 CASES = ("floor", "resident", "streamed", "streamed-memory", "full", "full-padded", "pissa", "pissa-niter", "corda")
+PEFTS = ("pissa", "pissa-niter", "corda")
 BOUNDARY, WEIGHTS = 2_000_000, 500_000_000
 
 
@@ -63,6 +72,23 @@ def test_any_case_may_run_without_ours(cases, benchmark_module, monkeypatch, cap
     init.show(found)
     assert found["ratio_to"] == ("streamed" if "streamed" in cases else cases[0])
     assert f"{cases[0]:14}      2.00" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", [name for name in CASES if name not in PEFTS])
+def test_a_case_of_ours_computes_where_it_is_told_to(
+    name, benchmark_module, tiny_llama, tiny_tokenizer, tmp_path, monkeypatch
+):
+    """On a pretended device, which refuses to mix with the processor's tensors; PEFT's own code cannot use it."""
+    tiny_llama.save_pretrained(tmp_path)
+    tiny_tokenizer.save_pretrained(tmp_path)
+    init = benchmark_module("init")
+    asked: list[str] = []
+    monkeypatch.setattr(init, "place", lambda wanted: asked.append(wanted) or elsewhere.ELSEWHERE)
+    examples = [Example(tuple(range(4, 12 + row)), (5, 6, 7)) for row in range(4)]
+    task = init.Task(str(tmp_path), "float32", examples, 32, 24, 4, None, "cuda")
+    with elsewhere.pretending(monkeypatch):
+        account = init.case(name, task).account()
+    assert account["wall"] > 0 and account["peak_bytes"] > 0 and set(asked) == {"cuda"}
 
 
 @pytest.mark.slow

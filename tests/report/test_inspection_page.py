@@ -125,11 +125,12 @@ def make_report(layers: int = 6, shallow: int = 2) -> dict[str, Any]:
         "predicted": {
             "tokens": 321,
             "engine": "resident",
+            "device": "cpu",
             "peak_bytes": memory["peak"],
             "memory": {"inspect": memory, "resident": {**memory, "peak": 2_345_678_901}, "streamed": None},
             "seconds": times,
         },
-        "measured": {"peak_bytes": 3_210_987_654, "seconds": {**times, "total": 99.0}, "decomposed": 4},
+        "measured": {"peak_bytes": 3_210_987_654, "seconds": {**times, "total": 99.0}, "decomposed": 4, "restored": 2},
         "recipe": {"name": "run"},
         "versions": {"python": "3.11"},
         "device": {"name": "a machine", "cores": 2, "memory_bytes": 8_589_934_592},
