@@ -19,7 +19,7 @@ corda       PEFT's CorDA over the same rows
     python benchmarks/init.py --shape sheared-1.3b --layers 4 8 16 --cases streamed streamed-memory --dtype bfloat16
         --rows 16 --repeats 1 --out depth.json   (one line; `benchmarks/depth.py depth.json` draws it)
     python benchmarks/init.py --shape llama2-7b --device cuda --dtype bfloat16 --rows 256 --repeats 1
-        --cases resident streamed pissa pissa-niter corda --out gpu.json   (one line; memory is then the GPU's)
+        --cases resident streamed pissa pissa-niter corda --out gpu.json   (one line; the GPU's memory; untried)
 """
 
 from __future__ import annotations
@@ -127,7 +127,7 @@ class Clock:
         self.process, self.on = psutil.Process(), place(task.device)
         self.on_gpu = self.on.type == "cuda"
         self.start = self.step_peak = self._memory()
-        self.peak = torch.cuda.max_memory_allocated(self.on) if self.on_gpu else self.start
+        self.peak = torch.cuda.max_memory_allocated(self.on) if self.on_gpu else self.start  # loading counts
         self.done = threading.Event()
         self.sampler = threading.Thread(target=self._sample, daemon=True)
         self.sampler.start()

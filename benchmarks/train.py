@@ -12,7 +12,7 @@ alike. The trainings by farss see the same batches in the same order, so step i 
 stall of single steps does not move it. Other figures are medians over repeats, and their ratios are to those of `lora`.
 
     python benchmarks/train.py --task gsm8k --data-dir DATA --steps 20 --repeats 3 --out train.json
-    python benchmarks/train.py --task gsm8k --data-dir DATA --steps 20 --cases "stock lora" lora full
+    python benchmarks/train.py --task gsm8k --data-dir DATA --steps 20 --cases "stock lora" lora full   # 18 GB
 """
 
 from __future__ import annotations
