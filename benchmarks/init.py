@@ -6,7 +6,7 @@ times; ratios compare medians.
 
 floor       one forward and backward over the same batches without weight gradients, and one decomposition per weight:
             the least that any method of this kind must do
-resident    ours: the data pass, the decompositions, the plan
+resident    ours: the data pass, the decompositions (kept on disk, as `farss init` keeps them), the plan
 streamed    ours block by block from the disk, hidden states on disk; streamed-memory keeps these in memory
 full        the published route, literally: both full covariances of every module, weight gradients on, one SVD each
 full-padded the same on sequences padded to `--max-length`, two at a time, padding counted, as published
@@ -18,8 +18,8 @@ corda       PEFT's CorDA over the same rows
     python benchmarks/init.py --shape llama2-7b --layers 2 --cases resident streamed --rows 8
     python benchmarks/init.py --shape sheared-1.3b --layers 4 8 16 --cases streamed streamed-memory --dtype bfloat16
         --rows 16 --repeats 1 --out depth.json   (one line; `benchmarks/depth.py depth.json` draws it)
-    python benchmarks/init.py --shape llama2-7b --device cuda --dtype bfloat16 --rows 256 --repeats 1
-        --cases resident streamed pissa pissa-niter corda --out gpu.json   (one line; the GPU's memory; untried)
+    python benchmarks/init.py --shape llama2-7b --device cuda --dtype bfloat16 --rows 256 --route auto --repeats 1
+        --cases resident streamed pissa pissa-niter corda --out gpu.json   (one line; memory is the GPU's)
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import psutil
 import torch
@@ -48,7 +48,8 @@ from farss.datasets.resolve import load_rows
 from farss.experiment.environment import device, peak_bytes, versions
 from farss.experiment.initialisation.outlook import for_method, forecast, outlook
 from farss.experiment.initialisation.streaming import StreamedModel
-from farss.maths.spectrum import Spectrum, decompose
+from farss.maths.choice import Choice, named_route
+from farss.maths.spectrum import decompose
 from farss.methods import get_method
 from farss.methods.base import Evidence
 from farss.methods.compat import PUBLISHED_BATCH_SIZE
@@ -91,6 +92,7 @@ class Task:
         rank: R.
         threads: processor threads; None for torch's choice.
         device: where the model is computed, as `--device` of `farss`.
+        route: by which the floor and ours decompose weights, as `init.route`.
     """
 
     model: str
@@ -101,6 +103,7 @@ class Task:
     rank: int
     threads: int | None
     device: Device = "cpu"
+    route: Choice = "gram"
 
     def queue(self, pad_id: int, *, padded: bool = False) -> list[Batch]:
         """The batches; if `padded`, as the published code makes them: two rows of one width each."""
@@ -112,7 +115,7 @@ class Task:
     @property
     def config(self) -> FarssConfig:
         """Ranks 1/50/64 of shallow modules, R of deep ones, or what fits a smaller R."""
-        return FarssConfig(rank=self.rank, r_avg=min(50, self.rank), r_max=min(64, self.rank))
+        return FarssConfig(rank=self.rank, r_avg=min(50, self.rank), r_max=min(64, self.rank), route=self.route)
 
 
 class Clock:
@@ -184,18 +187,14 @@ def bare_pass(model: nn.Module, queue: Sequence[Batch]) -> None:
             reader.gradient_is_finite()
 
 
-def decompositions(targets: Sequence[Target]) -> dict[str, Spectrum]:
-    """The spectrum of every target."""
-    return {target.name: decompose(weight_matrix(target)) for target in targets}
-
-
 def floor(task: Task) -> Clock:
     """The least work."""
     loaded, targets, queue = opened(task)
     bare_pass(loaded.model, queue[-1:])
+    routes = {target.name: named_route(task.route, weight_matrix(target)) for target in targets}
     clock = Clock(task)
     clock.step("pass", lambda: bare_pass(loaded.model, queue))
-    clock.step("decompositions", lambda: decompositions(targets))
+    clock.step("decompositions", lambda: [decompose(weight_matrix(t), routes[t.name]).sigma for t in targets])
     return clock
 
 
@@ -203,12 +202,13 @@ def resident(task: Task) -> Clock:
     """Ours, the model in memory."""
     loaded, targets, queue = opened(task)
     bare_pass(loaded.model, queue[-1:])
-    clock = Clock(task)
-    curvature = clock.step("pass", lambda: collect(loaded.model, queue, targets))
-    spectra = clock.step("decompositions", lambda: decompositions(targets))
-    evidence = Evidence(loaded.fingerprint, lambda target: spectra[target.name], curvature)
-    clock.step("plan", lambda: get_method("farss").plan(targets, evidence, task.config))
-    clock.notes["statistics_bytes"] = curvature.bytes
+    with tempfile.TemporaryDirectory() as work:
+        clock, spectra = Clock(task), SpectrumCache(work)
+        curvature = clock.step("pass", lambda: collect(loaded.model, queue, targets))
+        clock.step("decompositions", lambda: [spectra.get(target, task.route).route for target in targets])
+        evidence = Evidence(loaded.fingerprint, lambda target: spectra.get(target, task.route), curvature)
+        clock.step("plan", lambda: get_method("farss").plan(targets, evidence, task.config))
+        clock.notes["statistics_bytes"] = curvature.bytes
     return clock
 
 
@@ -243,7 +243,7 @@ def predicted(name: str, task: Task) -> dict[str, float]:
     )
     seen = for_method(outlook(recipe, queue), "farss", task.config)
     tokens = sum(len(example) for example in task.examples)
-    found = forecast(seen, engine, tokens, decomposes=True)
+    found = forecast(seen, engine, tokens, decomposes=True, route=task.route)
     assert found.seconds is not None, "tokens are read and weights decomposed"
     return {"predicted_bytes": found.peak_bytes, "predicted_seconds": found.seconds}
 
@@ -381,6 +381,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--max-length", type=int, default=DataConfig().max_length)
     parser.add_argument("--batch-tokens", type=int, default=FarssConfig().batch_tokens)
     parser.add_argument("--rank", type=int, default=FarssConfig().rank)
+    parser.add_argument("--route", default=FarssConfig().route, choices=get_args(Choice), help="of decompositions")
     parser.add_argument("--cases", nargs="+", choices=CASES, default=list(OURS))
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--device", default="cpu", choices=["auto", "cpu", "cuda"])
@@ -398,8 +399,8 @@ def task_of(options: argparse.Namespace, layers: int | None) -> Task:
         model, tokenizer = options.model, load_tokenizer(resolve(options.model))
         rows = load_rows(options.task, "train", data_dir=options.data_dir, limit=options.rows)
         examples = encode_rows(rows, tokenizer, formatter(options.task, "auto", tokenizer), options.max_length)
-    limits = options.batch_tokens, options.max_length, options.rank, options.threads, options.device
-    return Task(model, options.dtype, examples, *limits)
+    limits = options.batch_tokens, options.max_length, options.rank, options.threads
+    return Task(model, options.dtype, examples, *limits, device=options.device, route=options.route)
 
 
 def measure(options: argparse.Namespace, task: Task) -> dict[str, Any]:

@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import argparse
+import functools
 import importlib.util
 import json
 import os
 import subprocess
 import sys
+import weakref
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 from xml.etree import ElementTree
 
 import pytest
 
+from farss.experiment.initialisation.outlook import forecast
+from farss.maths.spectrum import decompose
+from farss.model import spectra
 from farss.model.calibration import Example
 
 _SPEC = importlib.util.spec_from_file_location("elsewhere", Path(__file__).parents[1] / "elsewhere.py")
@@ -74,21 +81,56 @@ def test_any_case_may_run_without_ours(cases, benchmark_module, monkeypatch, cap
     assert f"{cases[0]:14}      2.00" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("name", [name for name in CASES if name not in PEFTS])
-def test_a_case_of_ours_computes_where_it_is_told_to(
-    name, benchmark_module, tiny_llama, tiny_tokenizer, tmp_path, monkeypatch
-):
-    """On a pretended device, which refuses to mix with the processor's tensors; PEFT's own code cannot use it."""
+@pytest.fixture
+def small_task(benchmark_module, tiny_llama, tiny_tokenizer, tmp_path) -> Callable[..., Any]:
+    """Makes a task of the tiny model, with settings of its own."""
     tiny_llama.save_pretrained(tmp_path)
     tiny_tokenizer.save_pretrained(tmp_path)
+    examples = [Example(tuple(range(4, 12 + row)), (5, 6, 7)) for row in range(4)]
+    return functools.partial(
+        benchmark_module("init").Task, str(tmp_path), "float32", examples, 32, max_length=24, rank=4, threads=None
+    )
+
+
+@pytest.mark.parametrize("route", ["gram", "polar"])
+@pytest.mark.parametrize("name", [name for name in CASES if name not in PEFTS])
+def test_a_case_of_ours_computes_where_and_how_it_is_told_to(
+    name, route, benchmark_module, small_task, tmp_path, monkeypatch
+):
+    """On a pretended device, which refuses to mix with the processor's tensors; PEFT's own code cannot use it."""
     init = benchmark_module("init")
     asked: list[str] = []
+    taken: list[str] = []
     monkeypatch.setattr(init, "place", lambda wanted: asked.append(wanted) or elsewhere.ELSEWHERE)
-    examples = [Example(tuple(range(4, 12 + row)), (5, 6, 7)) for row in range(4)]
-    task = init.Task(str(tmp_path), "float32", examples, 32, 24, 4, None, "cuda")
+    for module in (init, spectra):
+        monkeypatch.setattr(module, "decompose", lambda weight, by: taken.append(by) or decompose(weight, by))
     with elsewhere.pretending(monkeypatch):
-        account = init.case(name, task).account()
+        account = init.case(name, small_task(device="cuda", route=route)).account()
     assert account["wall"] > 0 and account["peak_bytes"] > 0 and set(asked) == {"cuda"}
+    assert set(taken) == (set() if name in ("full", "full-padded") else {route})
+
+
+def test_the_resident_case_holds_one_spectrum_at_a_time(benchmark_module, small_task, monkeypatch):
+    """As `farss init` does: those of all weights of a 7B model are 15 GB."""
+    made: list[weakref.ref] = []
+
+    def watched(weight, route):
+        assert not any(reference() for reference in made[:-1])  # the last lives on until its name is taken again
+        spectrum = decompose(weight, route)
+        made.append(weakref.ref(spectrum))
+        return spectrum
+
+    monkeypatch.setattr(spectra, "decompose", watched)
+    benchmark_module("init").case("resident", small_task())
+    assert len(made) > 2 and not any(reference() for reference in made)
+
+
+def test_a_prediction_is_for_the_route_that_runs(benchmark_module, small_task, monkeypatch):
+    init = benchmark_module("init")
+    asked: list[str] = []
+    monkeypatch.setattr(init, "forecast", lambda *seen, route, **more: asked.append(route) or forecast(*seen, **more))
+    assert init.predicted("resident", small_task(route="polar"))["predicted_seconds"] > 0
+    assert asked == ["polar"]
 
 
 @pytest.mark.slow
@@ -96,7 +138,7 @@ def test_a_case_of_ours_computes_where_it_is_told_to(
 def test_every_case_runs_on_a_small_shape_at_two_depths(scripts, tmp_path):
     out, picture = tmp_path / "init.json", tmp_path / "depth.svg"
     asked = ["--shape", "tiny", "--layers", "2", "3", "--rows", "4", "--length", "32", "--max-length", "48"]
-    asked += ["--rank", "8", "--repeats", "1", "--cases", *CASES, "--out", str(out)]
+    asked += ["--rank", "8", "--repeats", "1", "--route", "auto", "--cases", *CASES, "--out", str(out)]
 
     def program(name: str, *flags: str) -> str:
         command = [sys.executable, str(scripts / name), *flags]
