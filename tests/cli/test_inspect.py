@@ -264,6 +264,12 @@ def test_an_interrupted_call_goes_on_and_ends_the_same(farss, workshop, tmp_path
         patch.setattr(looking.Scorer, "score", interrupted)
         assert farss("inspect", "--recipe", recipe, "--out", tmp_path / "again")[0] == 130
     assert (tmp_path / ".again.work" / "half-2.safetensors").is_file() and not (tmp_path / "again").exists()
-    assert farss("inspect", "--recipe", recipe, "--out", tmp_path / "again")[0] == 0
+    code, out, _ = farss("inspect", "--recipe", recipe, "--out", tmp_path / "again")
+    assert code == 0
     one, two = (json.loads((tmp_path / name / "inspect.json").read_text()) for name in ("whole", "again"))
     assert one["targets"] == two["targets"] and one["layers"] == two["layers"]
+    none, rows = (report["measured"]["restored_rows"] for report in (one, two))
+    assert none == 0 < rows < sum(half["rows"] for half in two["data"]["halves"])  # the last batches were not kept
+    page = " ".join((tmp_path / "again" / "inspect.html").read_text().split())
+    said = f"{rows} examples were read by an interrupted call, whose time is not counted"
+    assert said in " ".join(out.split()) and f">{rows}</data> examples were read by an interrupted call" in page

@@ -102,6 +102,7 @@ class Keep:
         if notes.get("identity") != self.identity:
             return 0
         run.curvature.take(Curvature.load(self.path))
+        run.curvature.restored = run.curvature.sequences
         reader.set_random_state(bytes.fromhex(notes["random_state"]))
         return int(notes["batches"])
 

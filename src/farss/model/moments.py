@@ -183,10 +183,15 @@ class Curvature(Moments):
 
     With input rows h, output gradients delta, `Wh` (bias left out) and g = W' delta, the kinds of sum are "h", "delta",
     "y" and "g". Modules that read the same input share one "h".
+
+    Attributes:
+        restored: sequences of them that an interrupted pass had read; not saved.
     """
 
     FORMAT = "farss-curvature-1"
     HEAD = "curvature"
+
+    restored: int = 0
 
     def pair(self, target: Target | str, weight: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """The two mean second moments that score the directions of one module.

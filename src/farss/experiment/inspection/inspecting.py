@@ -156,6 +156,7 @@ def _report(recipe: Recipe, found: Found, predicted: dict[str, Any], seconds: fl
             "seconds": found.seconds | {"total": seconds},
             "decomposed": found.decomposed,
             "restored": found.restored,
+            "restored_rows": found.restored_rows,
         },
         "recipe": recipe.to_mapping(),
         "versions": versions(),

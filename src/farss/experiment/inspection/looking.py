@@ -49,6 +49,7 @@ class Found:
         seconds: measured, by the parts of `TimeCost`.
         decomposed: weights that were not in the cache.
         restored: weights that an interrupted call had looked at; its time is not in `seconds`.
+        restored_rows: examples whose statistics an interrupted call had taken; nor is this time.
     """
 
     model: dict[str, Any]
@@ -63,10 +64,12 @@ class Found:
     seconds: dict[str, float] = field(default_factory=dict)
     decomposed: int = 0
     restored: int = 0
+    restored_rows: int = 0
 
     def count(self, parts: Sequence[Curvature]) -> None:
-        """Note how much each half holds, and who shares an input."""
+        """Note how much each half holds and how much of it was kept, and who shares an input."""
         self.counts = [{"tokens": p.tokens, "supervised": p.supervised, "rows": p.sequences} for p in parts]
+        self.restored_rows = sum(p.restored for p in parts)
         self.inputs |= parts[0].inputs
 
 

@@ -76,6 +76,8 @@ def _account(report: dict[str, Any]) -> str:
     made = f"{measured['decomposed']} of {report['modules']} weights were not in the cache"
     if measured["restored"]:
         made += f", {measured['restored']} were looked at by an interrupted call, whose time is not counted"
+    if measured["restored_rows"]:
+        made += f", {measured['restored_rows']} examples were read by an interrupted call, whose time is not counted"
     memory = f"peak memory {size(measured['peak_bytes'])} ({size(predicted['peak_bytes'])} predicted)"
     times = (
         f"{seconds(measured['seconds']['total'])} ({seconds(predicted['seconds']['total'])} predicted, nothing cached)"
