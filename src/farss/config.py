@@ -106,12 +106,15 @@ class ForaConfig(Settings):
 
 @dataclass(frozen=True)
 class KasaConfig(Settings):
-    """The regularisers of the method `kasa`; no other method reads it.
+    """What the method `kasa` drops of the weights, and its regularisers; no other method reads it.
 
-    `beta` weighs `||d||^2` and `gamma` `||B'B - I||_F + ||AA' - I||_F`. `normalise` takes their mean over modules, as
-    the published code does, or their sum, as PEFT does.
+    Of a weight [m, n] with k = min(m, n) components, `drop` takes away the r smallest ("smallest", the publication and
+    PEFT), those from position n - r on ("published", its code: none of a wide weight with n - r >= k), or "nothing", so
+    that training starts at the base. `beta` weighs `||d||^2` and `gamma` `||B'B - I||_F + ||AA' - I||_F`. `normalise`
+    takes their mean over modules, as the published code does, or their sum, as PEFT does.
     """
 
+    drop: Literal["smallest", "published", "nothing"] = "smallest"
     beta: float = 1e-4
     gamma: float = 1e-3
     normalise: Literal["modules", "sum"] = "modules"

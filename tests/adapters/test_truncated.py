@@ -17,9 +17,11 @@ from farss.adapters.layers import lora_layers
 from farss.adapters.trained import trained_updates
 from farss.adapters.update import scaled_update
 from farss.config import FarssConfig
+from farss.config import KasaConfig as Settings
 from farss.errors import PlanError
 from farss.maths.spectrum import decompose
 from farss.methods import Evidence, get_method
+from farss.model.plan import Plan
 from farss.model.sources import fingerprint
 from farss.model.targets import find_targets, weight_matrix
 
@@ -75,6 +77,38 @@ def test_what_is_dropped_has_the_documented_norm_in_tall_and_wide_modules(model)
         assert float(torch.linalg.matrix_norm(dropped.double(), 2) / sigma[0]) == pytest.approx(bound, rel=1e-4)
         shapes.add((row.shape[0] > row.shape[1]) - (row.shape[0] < row.shape[1]))
     assert {-1, 1} <= shapes
+
+
+def test_dropping_nothing_starts_at_the_base(model, kit, tmp_path):
+    original, ids = copy.deepcopy(model), kit.tokens()
+    made = planned(model, kasa=Settings(drop="nothing"))
+    assert {row.indices for row in made.targets} == {()} and {row.rank for row in made.targets} == {4}
+    made.save(tmp_path / "plan.json")
+    assert Plan.load(tmp_path / "plan.json") == made
+    wrapped = apply(model, made)
+    torch.testing.assert_close(kit.logits(wrapped, ids), kit.logits(original, ids), atol=1e-5, rtol=0)
+    kit.train(wrapped)
+    expected = kit.logits(wrapped, ids)
+    save_adapter(wrapped, tmp_path / "adapter")
+    assert torch.equal(kit.logits(load_adapter(copy.deepcopy(original), tmp_path / "adapter"), ids), expected)
+    export(wrapped, tmp_path / "peft")
+    stock = PeftModel.from_pretrained(copy.deepcopy(original), tmp_path / "peft")
+    torch.testing.assert_close(kit.logits(stock, ids), expected, atol=CLOSE, rtol=0)
+
+
+def test_the_published_code_drops_less_of_wide_weights(model, kit):
+    """It keeps the first n - r singular vectors of a weight [m, n], all of them where n - r is at least m."""
+    rank, truncated, ids = 11, copy.deepcopy(model), kit.tokens()
+    made = planned(model, rank=rank, kasa=Settings(drop="published"))
+    for target in find_targets(truncated):
+        left, sigma, right = torch.linalg.svd(weight_matrix(target).detach().double(), full_matrices=False)
+        keep = target.shape[1] - rank
+        kept = (left[:, :keep] * sigma[:keep] @ right[:keep]).float()
+        target.module.weight.data.copy_(kept.T if target.transposed else kept)
+    dropped = {len(row.indices) for row in made.targets}
+    assert {0, rank} <= dropped
+    expected = kit.logits(truncated, ids)
+    torch.testing.assert_close(kit.logits(apply(model, made), ids), expected, atol=CLOSE, rtol=0)
 
 
 def test_d_is_normal_a_is_loras_and_b_zero(llama):

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from farss.config import AdaloraConfig, FarssConfig, ForaConfig
+from farss.config import AdaloraConfig, FarssConfig, ForaConfig, KasaConfig
 from farss.errors import ConfigError, NumericalError, PlanError
 from farss.maths.ranks import allocate
 from farss.maths.spectrum import decompose
@@ -228,6 +228,22 @@ def test_rank_is_capped_at_the_size_of_small_modules_with_one_warning(targets, e
     most = {"lora-ga": 4, "kasa": 7}.get(name, 8)
     small = [t for t in plan.targets if t.shape == (8, 24) and t.region == "deep"]
     assert small and all(t.rank == most for t in small)
+
+
+@pytest.mark.parametrize(
+    ("drop", "dropped"),
+    [("smallest", (5, 5, 5, 5)), ("published", (5, 5, 3, 0)), ("nothing", (0, 0, 0, 0))],
+)
+def test_how_much_kasa_drops_of_tall_square_wider_and_wide_weights(evidence, drop, dropped):
+    shapes = ((40, 24), (24, 24), (22, 24), (8, 24))
+    targets = [
+        Target(f"layers.0.{i}", nn.Linear(n, m, bias=False), 0, "q_proj", (m, n), False, False)
+        for i, (m, n) in enumerate(shapes)
+    ]
+    plan = get_method("kasa").plan(targets, evidence, FarssConfig(rank=5, kasa=KasaConfig(drop=drop)))
+    expected = [tuple(range(min(shape) - count, min(shape))) for shape, count in zip(shapes, dropped, strict=True)]
+    assert [row.indices for row in plan.targets] == expected
+    assert {row.rank for row in plan.targets} == {5}
 
 
 def test_adalora_starts_all_modules_alike_with_more_than_remains(targets, evidence):

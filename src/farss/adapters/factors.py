@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from farss.adapters.layers import oriented, weight_shape
 from farss.errors import PlanError
@@ -59,7 +60,7 @@ def initial_factors(
     Returns:
         Per module name, `up` [m, r] and `down` [r, n] in `adapter_dtype`, with `scale * up @ down` equal to the chosen
         part of the weight (`factor_scaling` "divided") or `up @ down` equal to it ("published"). Of a truncated plan
-        it is the part that is dropped, which may be zero.
+        it is the part that is dropped, which may be zero or of a lower rank: r then counts columns of zeros too.
 
     Raises:
         PlanError: if a chosen direction has singular value zero, from which training could never move.
@@ -123,9 +124,13 @@ def _fitting(model: nn.Module, row: TargetPlan, part: Factors | None) -> Factors
 
 
 def _factors(row: TargetPlan, weight: Tensor, spectrum: Spectrum, plan: Plan) -> Factors:
-    """B0 = U sqrt(sigma / s), A0 = sqrt(sigma / s) V^T (Eq. 16 and 17, divided by the scale)."""
-    left, sigma, right = directions(spectrum, weight, list(row.indices or ()))
-    dead = [index for index, value in zip(row.indices or (), sigma.tolist(), strict=True) if not value > 0]
+    """B0 = U sqrt(sigma / s), A0 = sqrt(sigma / s) V^T (Eq. 16 and 17, divided by the scale), zeros up to the rank."""
+    dtype, device, (m, n) = adapter_dtype(weight), weight.device, row.shape
+    if not row.indices:  # nothing of this weight is dropped
+        zeros = (torch.zeros(size, dtype=dtype, device=device) for size in ((m, row.rank), (row.rank, n)))
+        return Factors(*zeros)
+    left, sigma, right = directions(spectrum, weight, row.indices)
+    dead = [index for index, value in zip(row.indices, sigma.tolist(), strict=True) if not value > 0]
     if dead and plan.initialisation != "truncated":
         raise PlanError(
             "the plan chooses directions whose singular value is zero",
@@ -134,9 +139,9 @@ def _factors(row: TargetPlan, weight: Tensor, spectrum: Spectrum, plan: Plan) ->
             do="take these indices out of the plan and lower `rank` with them",
         )
     root = (sigma / row.scale if plan.factor_scaling == "divided" else sigma).sqrt()
-    dtype, device = adapter_dtype(weight), weight.device
-    up = (left * root).to(device=device, dtype=dtype).contiguous()
-    return Factors(up, (root[:, None] * right.T).to(device=device, dtype=dtype).contiguous())
+    spare = row.rank - len(root)
+    up, down = (functional.pad(part, (0, spare)) for part in (left * root, right * root))
+    return Factors(up.to(device, dtype).contiguous(), down.T.to(device, dtype).contiguous())
 
 
 def shift_weight_(layer: nn.Module, factors: Factors, scale: float) -> None:

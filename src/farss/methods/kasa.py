@@ -18,10 +18,11 @@ from farss.model.targets import Target
 class Kasa:
     """KaSA: Knowledge-Aware Singular-Value Adaptation (ICLR 2025), `W_k-r + s B diag(d) A`.
 
-    A is drawn as LoRA's, B = 0, d ~ N(0, 1). Of the k = min(m, n) components the r smallest are dropped; the published
-    code drops `n - r` from the end, and so none where n > m. The start is the truncated model: its outputs differ from
-    the base's by the dropped part, of spectral norm `sigma_{k-r+1}` in each module. The weights themselves stay as they
-    are: a frozen adapter subtracts what is dropped.
+    A is drawn as LoRA's, B = 0, d ~ N(0, 1). Of the k = min(m, n) components the r smallest are dropped; `kasa.drop`
+    also knows what the published code does, and dropping nothing. The start is the truncated model: its outputs differ
+    from the base's by the dropped part, of spectral norm `sigma_{k-r+1}` in each module. Small models can depend on
+    what is small: training warns where the loss rises. The weights themselves stay as they are: a frozen adapter
+    subtracts what is dropped.
     """
 
     name: str = "kasa"
@@ -65,9 +66,16 @@ class Kasa:
             shape=target.shape,
             rank=rank,
             scale=adapter_scale(rank, config),
-            indices=tuple(range(k - rank, k)),
+            indices=tuple(range(k - _dropped(target.shape, rank, config.kasa.drop), k)),
             log_score_quantiles=quantiles(sigma.log()),
         )
+
+
+def _dropped(shape: tuple[int, int], rank: int, drop: str) -> int:
+    """How many of the smallest components of a weight [m, n] are dropped, 0 to `rank`."""
+    m, n = shape
+    published = max(min(m, n) - max(n - rank, 0), 0)
+    return {"smallest": rank, "published": published, "nothing": 0}[drop]
 
 
 KASA = Kasa()

@@ -37,8 +37,8 @@ class TargetPlan:
         shape: (m, n), out-features by in-features.
         rank: adapter rank, 1 to min(m, n).
         scale: the factor in front of BA.
-        indices: ascending positions in the descending spectrum of W, `rank` of them; None unless the initialisation
-            is one of `BY_INDEX`.
+        indices: ascending positions in the descending spectrum of W, `rank` of them ("truncated": at most so many,
+            those that are dropped); None unless the initialisation is one of `BY_INDEX`.
         importance: Eq. 8, or None where it was not measured.
         log_score_quantiles: natural logarithm of the 0, 25, 50, 75, 100 % quantiles of the scores, or None.
     """
@@ -195,14 +195,14 @@ def _check_target(target: TargetPlan, initialisation: Initialisation) -> None:
         raise PlanError("the scale must be positive", where=target.name, got=target.scale)
     if initialisation not in BY_INDEX:
         return
-    chosen = target.indices
-    if chosen is None or len(chosen) != target.rank:
+    chosen, drops = target.indices, initialisation == "truncated"
+    if chosen is None or (len(chosen) > target.rank if drops else len(chosen) != target.rank):
         raise PlanError(
-            f"a {initialisation} plan needs one index per unit of rank",
+            f"a {initialisation} plan needs {'at most ' if drops else ''}one index per unit of rank",
             where=target.name,
-            expected=f"{target.rank} indices",
+            expected=f"{'0 to ' if drops else ''}{target.rank} indices",
             got=None if chosen is None else len(chosen),
             do="change `rank` and `indices` together",
         )
-    if list(chosen) != sorted(set(chosen)) or chosen[0] < 0 or chosen[-1] >= limit:
+    if list(chosen) != sorted(set(chosen)) or any(not 0 <= index < limit for index in chosen):
         raise PlanError("indices must ascend within the spectrum", where=target.name, expected=f"0 to {limit - 1}")

@@ -22,6 +22,7 @@ from farss.training.batching import split_batch
 from farss.training.checkpoints import STATE, claim, learned_weights, load_learned_, weights_digest
 from farss.training.memory import PeakMemory
 from farss.training.precision import computes_in_bfloat16, inputs_as_they_come, keep_learned_weights_exact_
+from farss.training.start import check_truncated_start
 from farss.training.tasks import LanguageModelling, TrainingTask
 
 if TYPE_CHECKING:
@@ -88,6 +89,8 @@ def train(
         progress: called with (step, total steps, loss) after every step.
         resume: go on from the newest checkpoint in `out`; False removes what is there and begins again.
 
+    A method that drops components of the weights (KaSA) is warned of (`start.StartWarning`) if the model needs them.
+
     Raises:
         DataError: if there are no examples, or one has no response token.
         ModelError: if no parameter requires gradients.
@@ -113,6 +116,8 @@ def train(
         trainer = _trainer(model, tokenizer, examples, task, config, folder, keeps=out is not None, progress=progress)
         stack.enter_context(inputs_as_they_come(model, trainer.in_bfloat16))
         memory = PeakMemory(trainer.args.device)
+        if checkpoint is None:
+            check_truncated_start(model, task, examples, pad_id=pad_token(tokenizer), in_bfloat16=trainer.in_bfloat16)
         _run(trainer, checkpoint, _total_steps(len(examples), config))
         return _report(trainer, memory)
 
