@@ -22,8 +22,8 @@ from farss.training.batching import split_batch
 from farss.training.checkpoints import STATE, claim, learned_weights, load_learned_, weights_digest
 from farss.training.memory import PeakMemory
 from farss.training.precision import computes_in_bfloat16, inputs_as_they_come, keep_learned_weights_exact_
-from farss.training.start import check_truncated_start
 from farss.training.tasks import LanguageModelling, TrainingTask
+from farss.training.truncation import check_truncated_start
 
 if TYPE_CHECKING:
     from transformers import TrainingArguments
@@ -89,7 +89,7 @@ def train(
         progress: called with (step, total steps, loss) after every step.
         resume: go on from the newest checkpoint in `out`; False removes what is there and begins again.
 
-    A method that drops components of the weights (KaSA) is warned of (`start.StartWarning`) if the model needs them.
+    If the method drops components of the weights that the model needs (KaSA), a `truncation.StartWarning` says so.
 
     Raises:
         DataError: if there are no examples, or one has no response token.

@@ -15,7 +15,7 @@ from farss.methods import Evidence, get_method
 from farss.model.sources import fingerprint
 from farss.model.targets import find_targets, weight_matrix
 from farss.training.sft import train
-from farss.training.start import StartWarning
+from farss.training.truncation import StartWarning
 
 from .conftest import largest_difference, weights
 
