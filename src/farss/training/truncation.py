@@ -28,8 +28,8 @@ def check_truncated_start(
 ) -> None:
     """Warn if dropping components of the weights (KaSA) has raised the loss on the first examples notably.
 
-    How much a small singular value matters depends on the model: SmolLM2 loses most of what it knows with the last
-    component of its value projections. Any other adapter starts at the base and is not looked at.
+    How much small singular values matter depends on the model: without the 32 smallest of every weight, the loss of
+    SmolLM2-135M on GSM8K is 8.3 instead of 1.3. Any other adapter starts at the base and is not looked at.
 
     Args:
         model: before its first step.
