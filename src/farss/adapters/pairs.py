@@ -2,7 +2,9 @@
 
 Their sum is `s (B A - B0 A0)`: zero at the start, so the base weights stay as they are. Both are ordinary PEFT
 adapters in files, weights and merging; in the forward pass the trained one computes the difference of the two, from
-the same (dropped) input, so that it vanishes exactly where training has not moved it.
+the same (dropped) input, as `(B - B0) A x + B0 (A - A0) x`. The differences are taken between the small factors, in
+their own dtype: they vanish exactly where training has not moved them, nothing cancels between activations that were
+rounded, and either side is a single product of width 2r.
 
 KaSA's pair is two adapters that stay apart: the frozen one takes a part out of W for good, so it sees the whole input
 and no difference has to vanish.
@@ -28,50 +30,65 @@ if TYPE_CHECKING:
 Kind = TypeVar("Kind", bound=nn.Linear)
 
 
+class Nothing:
+    """What adds nothing to a tensor: `x + nothing * s` is `x` itself, where adding a zero would be a pass over it."""
+
+    __slots__ = ()
+
+    def __mul__(self, scale: object) -> Nothing:
+        return self
+
+    def __radd__(self, x: Tensor) -> Tensor:
+        return x
+
+    def to(self, *args: object, **kwargs: object) -> Nothing:
+        """Nothing, in every dtype and on every device."""
+        return self
+
+
 class FrozenLinear(nn.Linear):
     """A linear map whose weight takes no gradient.
 
-    PEFT marks the weights of every active adapter trainable again when adapters are switched off and on; the weight
-    is therefore detached in `product`, and no optimiser can move it. In the forward pass of its own adapter it adds
-    nothing: its partner computes the whole difference.
+    PEFT marks the weights of every active adapter trainable again when adapters are switched off and on; its partner
+    therefore detaches the weight, and no optimiser can move it. In the forward pass of its own adapter it adds nothing:
+    the partner computes the whole difference.
     """
 
-    def product(self, x: Tensor) -> Tensor:
-        """`x @ weight.T`, [..., n] to [..., m], passing gradients on to `x` only."""
-        return functional.linear(x, self.weight.detach())
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Zero, of no dimensions."""
-        return x.new_zeros(())
+    def forward(self, x: Tensor | Nothing) -> Nothing:  # type: ignore[override]  # what PEFT scales and adds
+        """Nothing, whatever comes in."""
+        return Nothing()
 
 
 class PairedDown(nn.Linear):
-    """`x` through A and through A0, side by side: [..., n] to [..., 2r]."""
+    """`x` through A and through what training has changed of it, side by side: [..., n] to [..., 2r]."""
 
     initial: tuple[FrozenLinear]
-    """The frozen partner, in a tuple so that it is not registered as a part of this module."""
+    """The frozen partner, A0, in a tuple so that it is not registered as a part of this module."""
 
     held = False
 
     def forward(self, x: Tensor) -> Tensor:
-        """`[A x, A0 x]`; both see the same `x`, dropped entries included."""
-        return torch.cat([_product(self, x), self.initial[0].product(x)], dim=-1)
+        """`[A x, (A - A0) x]`; both see the same `x`, dropped entries included."""
+        trained, initial = _weight(self), self.initial[0].weight.detach()
+        return functional.linear(x, torch.cat([trained, trained - initial]))
 
 
 class PairedUp(nn.Linear):
-    """The two halves of `PairedDown` through B and -B0, added: [..., 2r] to [..., m].
+    """The two halves of `PairedDown` through `B - B0` and B0, added: [..., 2r] to [..., m].
 
-    The difference is taken before anything is added to the base's output. While B and A are where they started it is
-    zero to the last bit in every dtype, since a product with the sign turned rounds alike.
+    While B and A are where they started, one half is multiplied by zeros and the other is zero, so the sum is zero to
+    the last bit in every dtype and by every kernel.
     """
 
     initial: tuple[FrozenLinear]
+    """The frozen partner, which holds -B0."""
+
     held = False
 
     def forward(self, x: Tensor) -> Tensor:
-        """`B z - B0 z0` for `x = [z, z0]`."""
-        trained, initial = x.chunk(2, dim=-1)
-        return _product(self, trained) + self.initial[0].product(initial)
+        """`(B - B0) z + B0 z'` for `x = [z, z']`."""
+        negated = self.initial[0].weight.detach()
+        return functional.linear(x, torch.cat([_weight(self) + negated, -negated], dim=1))
 
 
 class HeldLinear(nn.Linear):
@@ -81,11 +98,11 @@ class HeldLinear(nn.Linear):
 
     def forward(self, x: Tensor) -> Tensor:
         """`x @ weight.T`, [..., n] to [..., m], passing gradients on to `x` only."""
-        return _product(self, x)
+        return functional.linear(x, _weight(self))
 
 
-def _product(linear: PairedDown | PairedUp | HeldLinear, x: Tensor) -> Tensor:
-    return functional.linear(x, linear.weight.detach() if linear.held else linear.weight)
+def _weight(linear: PairedDown | PairedUp | HeldLinear) -> Tensor:
+    return linear.weight.detach() if linear.held else linear.weight
 
 
 def hold(model: PeftModel, frozen: Frozen) -> None:
