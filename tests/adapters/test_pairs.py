@@ -26,10 +26,8 @@ def layers(llama, kit):
 
 def change_of(layer) -> torch.Tensor:
     """`B A - B0 A0` in float64."""
-    products = (
-        layer.lora_B[name].weight.double() @ layer.lora_A[name].weight.double() for name in (DEFAULT, REFERENCE)
-    )
-    return sum(products).detach()
+    parts = ((layer.lora_B[name].weight, layer.lora_A[name].weight) for name in (DEFAULT, REFERENCE))
+    return sum(up.detach().double() @ down.detach().double() for up, down in parts)
 
 
 @pytest.mark.parametrize(("autocast", "bound"), [(False, 1e-5), (True, 2e-2)])
