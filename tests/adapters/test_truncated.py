@@ -236,6 +236,9 @@ def test_at_least_one_direction_stays(llama):
     with pytest.warns(UserWarning, match="kasa"):
         ranks = {row.rank for row in planned(llama, rank=99).targets}
     assert ranks == {min(target.shape) - 1 for target in find_targets(llama)}
+    with pytest.warns(UserWarning, match="kasa"):
+        whole = planned(llama, rank=99, kasa=Settings(drop="nothing")).targets
+    assert all(row.rank == min(row.shape) for row in whole)
     with pytest.raises(PlanError, match="one index per unit of rank"):
         made = planned(llama)
         dataclasses.replace(made, targets=(dataclasses.replace(made.targets[0], rank=3),))

@@ -31,7 +31,7 @@ class Kasa:
     trains: Literal["adapter", "weights"] = "adapter"
 
     def plan(self, targets: Sequence[Target], evidence: Evidence, config: FarssConfig) -> Plan:
-        """Rank R for every target, or one less than the module's size where that is smaller; what is dropped.
+        """Rank R for every target, or what its size allows, one direction at least being left; what is dropped.
 
         Raises:
             PlanError: if there are no spectra, or a module has a single direction.
@@ -51,7 +51,9 @@ class Kasa:
     def _plan_target(self, target: Target, evidence: Evidence, config: FarssConfig) -> TargetPlan:
         sigma = evidence.sigma(target)
         k = len(sigma)
-        rank = min(config.rank, k - 1)
+        rank = min(config.rank, k)
+        if _dropped(target.shape, rank, config.kasa.drop) == k:
+            rank -= 1
         if rank < 1:
             raise PlanError(
                 "dropping a direction would leave nothing of the weight",
