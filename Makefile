@@ -21,7 +21,7 @@ STAMP := .venv/.ready-$(VERSION_HASH)
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --no-compile
 
-.PHONY: help setup demo test test-slow lint format bench clean
+.PHONY: help setup demo test test-slow test-cases lint format bench clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 12
@@ -51,6 +51,9 @@ test: setup ## the default tests: no network, no GPU
 
 test-slow: setup ## the tests that take longer or need the real model
 	$(BIN)/python -m pytest -q -m "slow and not gpu"
+
+test-cases: setup ## what users of this field reported, each with its right value, slow ones too
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(WORKERS) -m "case and not gpu"
 
 lint: setup ## style, format and types
 	$(BIN)/ruff check .
