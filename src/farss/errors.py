@@ -5,6 +5,16 @@ A message answers five questions in order: what is wrong, where, what was expect
 
 from __future__ import annotations
 
+import difflib
+import re
+from collections.abc import Iterable
+
+LIKENESS = 0.75
+"""Of two names, spelling signs aside: from here on one is taken for a slip of the other. A wrong hint costs more than
+none: `report_to` is 0.53 from `dropout`."""
+LONGEST_NAME = 100
+SHORTEST_BEGINNING = 4
+
 
 class FarssError(Exception):
     """Something went wrong that the user can understand and act on.
@@ -86,3 +96,39 @@ class GateError(FarssError):
     """A measured value is below what was asked for (exit code 3); the measurement itself is written."""
 
     exit_code = 3
+
+
+def near_names(word: object, known: Iterable[str], most: int = 1) -> list[str]:
+    """The known names that `word` may be a slip of, the most alike first; empty where none is near.
+
+    Capitals, hyphens, underscores, points and spaces do not count; the beginning of a name is near it.
+
+    Args:
+        word: what came.
+        known: the names there are.
+        most: at most so many.
+    """
+    given = _bare(str(word)[:LONGEST_NAME])
+    likeness = {name: _likeness(given, _bare(name)) for name in known}
+    near = sorted((name for name, alike in likeness.items() if alike >= LIKENESS), key=lambda name: -likeness[name])
+    return near[:most]
+
+
+def did_you_mean(word: object, known: Iterable[str]) -> str | None:
+    """The question that names the known name nearest to `word`, for an error's `do`; None where none is near."""
+    near = near_names(word, known)
+    return f"did you mean `{near[0]}`?" if near else None
+
+
+def _bare(name: str) -> str:
+    return re.sub(r"[-_. ]", "", name.casefold())
+
+
+def _likeness(given: str, name: str) -> float:
+    if not given or not name:
+        return 0.0
+    begins = len(given) >= SHORTEST_BEGINNING and name.startswith(given)
+    if abs(len(given) - len(name)) > max(1, len(given) // 4):  # a name inside a longer one is another name
+        return LIKENESS if begins else 0.0
+    alike = difflib.SequenceMatcher(None, given, name, autojunk=False).ratio()
+    return max(alike, LIKENESS) if begins else alike

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import types
 import typing
 from typing import Any, Literal, Self, Union, get_args, get_origin
 
-from farss.errors import ConfigError
+from farss.errors import ConfigError, did_you_mean
 
 
 class Settings:
@@ -63,8 +62,7 @@ class Settings:
 
 
 def _unknown_key(key: object, known: list[str], where: str) -> ConfigError:
-    near = difflib.get_close_matches(str(key), known, n=1, cutoff=0.4)
-    hint = f"did you mean `{near[0]}`?" if near else f"known keys: {', '.join(known)}"
+    hint = did_you_mean(key, known) or f"known keys: {', '.join(known)}"
     return ConfigError(f"unknown key `{key}`", where=where, do=hint)
 
 
@@ -94,13 +92,12 @@ def _coerce(value: object, hint: Any, where: str) -> Any:
         return _coerce(value, inner[0], where)
     if origin is Literal:
         if value not in args:
-            near = difflib.get_close_matches(str(value), [str(a) for a in args], n=1)
             raise ConfigError(
                 "value is not one of the named choices",
                 where=where,
                 expected=" | ".join(map(str, args)),
                 got=repr(value),
-                do=f"did you mean `{near[0]}`?" if near else None,
+                do=did_you_mean(value, map(str, args)),
             )
         return value
     if origin is tuple:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -10,7 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from farss.datasets.resolve import load_rows
-from farss.errors import ConfigError, DataError
+from farss.errors import ConfigError, DataError, did_you_mean
 
 Metric = Literal["accuracy", "f1", "matthews", "pearson", "spearman"]
 
@@ -92,10 +91,7 @@ def glue_task(name: str) -> GlueTask:
     """
     if name in GLUE:
         return GLUE[name]
-    near = difflib.get_close_matches(name, GLUE, n=1)
-    raise ConfigError(
-        f"unknown GLUE task `{name}`", expected=" | ".join(GLUE), do=f"did you mean `{near[0]}`?" if near else None
-    )
+    raise ConfigError(f"unknown GLUE task `{name}`", expected=" | ".join(GLUE), do=did_you_mean(name, GLUE))
 
 
 def glue_rows(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import random
 from collections.abc import Callable
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Any
 from farss.datasets import facts, word_problems
 from farss.datasets.catalogue import CATALOGUE, SPLIT_ALIASES, HubSource
 from farss.datasets.files import SPLIT_SUFFIX, is_data_file, read_rows
-from farss.errors import DataError
+from farss.errors import DataError, did_you_mean
 
 EMBEDDED: dict[str, Callable[[str], list[dict[str, Any]]]] = {"facts": facts.rows, "word_problems": word_problems.rows}
 
@@ -137,7 +136,7 @@ def _hub_rows(name: str, split: str, source: HubSource, data_dir: Path | None) -
 
 
 def _not_found(name: str, split: str, data_dir: Path | None, hub: str | None = None) -> DataError:
-    near = difflib.get_close_matches(name, list(CATALOGUE), n=1)
+    others = [known for known in CATALOGUE if known != name]
     looked = [
         "a file: the name has no data suffix",
         f"data directory: no {data_dir / name}" if data_dir is not None else "data directory: none was given",
@@ -148,7 +147,6 @@ def _not_found(name: str, split: str, data_dir: Path | None, hub: str | None = N
         "the data set was not found",
         where=f"{name}, split {split}",
         got="; ".join(looked),
-        do=f"did you mean `{near[0]}`?"
-        if near and near[0] != name
-        else "give --data-dir with NAME/SPLIT.jsonl.gz, a file, or a hub id with network access",
+        do=did_you_mean(name, others)
+        or "give --data-dir with NAME/SPLIT.jsonl.gz, a file, or a hub id with network access",
     )

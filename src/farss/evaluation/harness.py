@@ -6,7 +6,6 @@ directory any task of lm-eval runs as it is, on rows of the hub.
 
 from __future__ import annotations
 
-import difflib
 import functools
 import importlib.util
 from collections.abc import Mapping, Sequence
@@ -18,7 +17,7 @@ from typing import Any
 from torch import nn
 
 from farss.datasets.files import data_file, read_rows
-from farss.errors import ConfigError, DataError
+from farss.errors import ConfigError, DataError, did_you_mean
 from farss.evaluation import ifeval
 from farss.evaluation.local_tasks import SOURCES, Row, Source
 
@@ -65,7 +64,8 @@ def check_tasks(names: Sequence[str], data_dir: str | Path | None) -> None:
         return
     unknown = [name for name in names if name not in SOURCES]
     if unknown:
-        raise ConfigError("a task of lm-eval is not known here", got=unknown[0], expected=" | ".join(SOURCES))
+        hint = did_you_mean(unknown[0], SOURCES)
+        raise ConfigError("a task of lm-eval is not known here", got=unknown[0], expected=" | ".join(SOURCES), do=hint)
     _require_lm_eval()
     for name in names:
         for stem in SOURCES[name].all_stems:
@@ -81,8 +81,7 @@ def _check_stock(names: Sequence[str]) -> None:
     known = task_manager().task_index
     for name in names:
         if name not in known:
-            near = difflib.get_close_matches(name, known, n=1)
-            raise ConfigError("lm-eval has no task of this name", got=name, do=near and f"did you mean `{near[0]}`?")
+            raise ConfigError("lm-eval has no task of this name", got=name, do=did_you_mean(name, known))
         _refuse_code(name, bool(_definition(known[name].yaml_path).get("unsafe_code")))
     if ifeval.TASK in names:
         ifeval.check_ifeval(None)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import json
 import sys
 import time
@@ -18,7 +17,7 @@ from farss.adapters.switching import adapted
 from farss.config import Recipe
 from farss.datasets.catalogue import CATALOGUE
 from farss.datasets.files import is_data_file
-from farss.errors import ConfigError
+from farss.errors import ConfigError, near_names
 from farss.evaluation.backends import Backend, TorchBackend
 from farss.evaluation.benchmarks.base import BenchmarkResult, BenchmarkRun
 from farss.evaluation.benchmarks.registry import BENCHMARKS, check_benchmarks
@@ -102,7 +101,7 @@ def _refuse_near_miss(name: str, data_dir: str | None) -> None:
         return
     near = [f"{PREFIX}{name}"] if name in SOURCES else []
     if not near and not Path(name).is_dir() and not (data_dir and Path(data_dir, name).is_dir()):
-        near = difflib.get_close_matches(name, [*CATALOGUE, *BENCHMARKS], n=1)
+        near = near_names(name, [*CATALOGUE, *BENCHMARKS])
     if near and near[0] not in CATALOGUE:
         raise ConfigError(
             "no knowledge set, task or benchmark has this name", got=name, do=f"did you mean `{near[0]}`?"

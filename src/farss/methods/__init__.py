@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import difflib
-
-from farss.errors import ConfigError
+from farss.errors import ConfigError, did_you_mean
 from farss.methods import plugins
 from farss.methods.adalora import ADALORA
 from farss.methods.all_high import ALL_HIGH
@@ -97,9 +95,4 @@ def get_method(name: str) -> Method:
     if name in plugins.entry_points():
         return plugins.load(name)
     known = [*METHODS, *plugins.entry_points()]
-    near = difflib.get_close_matches(name, known, n=1)
-    raise ConfigError(
-        f"unknown method `{name}`",
-        expected=" | ".join(known),
-        do=f"did you mean `{near[0]}`?" if near else None,
-    )
+    raise ConfigError(f"unknown method `{name}`", expected=" | ".join(known), do=did_you_mean(name, known))

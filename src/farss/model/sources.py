@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Any
 import torch
 
 from farss.config import ModelConfig
-from farss.errors import ModelError
+from farss.errors import ModelError, did_you_mean
 from farss.model.checkpoint import load_folder
 from farss.model.conversion import check_digest, convert
 from farss.model.fingerprints import fingerprint, weight_hash
@@ -136,8 +135,7 @@ def _download(name: str, revision: str | None) -> Path:
     try:  # weights in sub-folders are other formats or variants of the same model
         folder = snapshot_download(name, revision=revision, allow_patterns=HUB_FILES, ignore_patterns=["*/*"])
     except (OSError, ValueError) as error:
-        near = difflib.get_close_matches(name, KNOWN_MODELS, n=1)
-        short = f"did you mean `{near[0]}`?" if near else "`farss models` lists the short names"
+        short = did_you_mean(name, KNOWN_MODELS) or "`farss models` lists the short names"
         raise ModelError(
             f"there is no model `{name}`",
             where=f"hub revision {revision}" if revision else None,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -10,7 +9,7 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from farss.errors import ModelError
+from farss.errors import ModelError, near_names
 
 PATTERN_HINT = "a pattern is one part of the module name (`q_proj`) or a regular expression for the whole dotted name"
 
@@ -121,7 +120,7 @@ def _fullmatch(pattern: str, name: str) -> bool:
 
 def _no_hit(pattern: str, linears: dict[str, nn.Module]) -> ModelError:
     parts = sorted({part for name in linears for part in name.split(".") if not part.isdigit()})
-    near = difflib.get_close_matches(pattern, [*parts, *linears], n=3, cutoff=0.4)
+    near = near_names(pattern, [*parts, *linears], most=3)
     known = f"near names: {', '.join(near)}" if near else f"known parts: {', '.join(parts)}"
     return ModelError("the pattern matches no linear module", where=pattern, expected=PATTERN_HINT, got=known)
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from farss.datasets.files import data_file
-from farss.errors import ConfigError, DataError
+from farss.errors import ConfigError, DataError, did_you_mean
 from farss.evaluation import benchmarks
 from farss.evaluation.benchmarks import code
 from farss.evaluation.benchmarks.base import Benchmark
@@ -38,7 +38,8 @@ def check_files(names: Sequence[str], data_dir: str | Path) -> None:
     """
     unknown = [name for name in names if name not in BENCHMARKS]
     if unknown:
-        raise ConfigError("a benchmark is not known", got=unknown[0], expected=" | ".join(BENCHMARKS))
+        hint = did_you_mean(unknown[0], BENCHMARKS)
+        raise ConfigError("a benchmark is not known", got=unknown[0], expected=" | ".join(BENCHMARKS), do=hint)
     for name in names:
         for stem in BENCHMARKS[name].files:
             file = data_file(data_dir, stem)

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import difflib
 from importlib import resources
 from pathlib import Path
 
-from farss.errors import ConfigError
+from farss.errors import ConfigError, did_you_mean
 
 
 def shipped_recipes() -> dict[str, Path]:
@@ -27,10 +26,9 @@ def find_recipe(name_or_path: str) -> Path:
     path = Path(name_or_path)
     if path.is_file():
         return path
-    near = difflib.get_close_matches(name_or_path, shipped, n=1)
     raise ConfigError(
         "no such recipe",
         got=name_or_path,
         expected=f"a YAML file, or one of {', '.join(shipped)}",
-        do=f"did you mean `{near[0]}`?" if near else "check the path",
+        do=did_you_mean(name_or_path, shipped) or "check the path",
     )
