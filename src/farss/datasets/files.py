@@ -1,21 +1,48 @@
-"""Rows of one data file: JSON Lines (plain or gzip), JSON, CSV, Parquet. Damage is reported with file and line."""
+"""Rows of one data file. Its name says how it is opened, its content how it is read; damage is reported with the line.
+
+`text_of` opens a file and decodes it, `farss.datasets.containers` makes rows of what it holds.
+"""
 
 from __future__ import annotations
 
-import csv
+import bz2
 import gzip
-import json
+import lzma
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Any
 
+from farss.datasets import containers
 from farss.errors import DataError
 
 Row = dict[str, Any]
 
 SPLIT_SUFFIX = ".jsonl.gz"
 """How a split's file in a data directory ends."""
+
+OPENERS: dict[str, Callable[..., IO[Any]]] = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
+READERS: dict[str, Callable[[IO[str], str], list[Row]]] = {
+    ".jsonl": containers.json_rows,
+    ".ndjson": containers.json_rows,
+    ".json": containers.json_rows,
+    ".csv": containers.table_rows,
+    ".tsv": containers.table_rows,
+}
+PARQUET, ARROW = ".parquet", ".arrow"
+UNREAD = {
+    ".zst": "decompress it: zstd -d FILE",
+    ".zip": "unpack it",
+    ".tar": "unpack it",
+    ".xlsx": "save it as CSV",
+    ".xls": "save it as CSV",
+    ".yaml": "write it as JSON Lines, one object a line",
+    ".txt": 'write it as JSON Lines: {"text": "..."} a line',
+    ".pkl": "write it as JSON Lines or Parquet; pickles can run code when they are opened",
+    ".pickle": "write it as JSON Lines or Parquet; pickles can run code when they are opened",
+}
+"""Kinds of file that people have and that are not read, with what to do."""
+DAMAGED = (EOFError, zlib.error, gzip.BadGzipFile, lzma.LZMAError)
 
 
 def data_file(data_dir: str | Path, stem: str) -> Path:
@@ -24,28 +51,35 @@ def data_file(data_dir: str | Path, stem: str) -> Path:
 
 
 def is_data_file(name: str | Path) -> bool:
-    """Whether the name ends like a file that `read_rows` reads."""
-    return _suffix(name) is not None
+    """Whether the name is a file's: it ends like one, read here or refused with advice, or a file is there."""
+    kind, _ = _kind(name)
+    return kind in READERS or kind in (PARQUET, ARROW) or kind in UNREAD or Path(name).is_file()
 
 
 def read_rows(path: str | Path) -> list[Row]:
     """All rows of a file, in file order.
 
     Raises:
-        DataError: if the file is missing, of an unknown kind, damaged, or holds no rows; it names file and line.
+        DataError: if the file is missing, of an unknown kind, damaged, not UTF-8, or holds no rows; it names file and
+            line.
     """
     path = Path(path)
-    suffix = _suffix(path)
-    if suffix is None:
-        raise DataError("the file is of an unknown kind", where=path, expected=" ".join(_READERS), got=path.suffix)
+    kind, opener = _kind(path)
     try:
-        rows = _READERS[suffix](path)
+        if kind in (PARQUET, ARROW):
+            rows = containers.columnar_rows(path, kind)
+        elif kind in READERS:
+            with _text(path, opener) as file:
+                rows = READERS[kind](file, str(path))
+        else:
+            raise _unknown(path, kind)
     except FileNotFoundError:
         raise DataError("the data file does not exist", where=path, do="check the path") from None
-    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise DataError("the gzip file is damaged", where=path, got=str(error), do="fetch it again") from None
+    except DAMAGED as error:
+        what = "the gzip file is damaged" if opener is gzip.open else "the compressed file is damaged"
+        raise DataError(what, where=path, got=str(error), do="fetch it again") from None
     except UnicodeDecodeError as error:
-        raise DataError("the file is not UTF-8 text", where=path, got=str(error)) from None
+        raise _not_utf8(path, opener, error) from None
     except OSError as error:
         raise DataError("the data file cannot be read", where=path, got=str(error)) from None
     if not rows:
@@ -62,93 +96,45 @@ def count_rows(path: str | Path) -> int:
     try:
         with gzip.open(path, "rb") as file:
             return sum(1 for line in file if not line.isspace())
-    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+    except DAMAGED as error:
         raise DataError("the gzip file is damaged", where=path, got=str(error), do="fetch it again") from None
     except OSError as error:
         raise DataError("the data file cannot be read", where=path, got=str(error)) from None
 
 
-def _suffix(name: str | Path) -> str | None:
-    return next((suffix for suffix in _READERS if str(name).lower().endswith(suffix)), None)
+def _kind(name: str | Path) -> tuple[str, Callable[..., IO[Any]]]:
+    """The suffix that says what is in the file, and what opens it."""
+    suffixes = [suffix.lower() for suffix in Path(name).suffixes]
+    opener: Callable[..., IO[Any]] = open
+    if suffixes and suffixes[-1] in OPENERS:
+        opener = OPENERS[suffixes.pop()]
+    return (suffixes[-1] if suffixes else ""), opener
 
 
-def _open(path: Path) -> IO[str]:
-    if path.suffix.lower() == ".gz":
-        return gzip.open(path, "rt", encoding="utf-8-sig")
-    return path.open(encoding="utf-8-sig", newline="")
+def _text(path: Path, opener: Callable[..., IO[Any]]) -> IO[str]:
+    return opener(path, "rt", encoding="utf-8-sig", newline="")
 
 
-def _json_lines(path: Path) -> list[Row]:
-    with _open(path) as file:
-        return [_object(line, f"{path}, line {number}") for number, line in _numbered(file)]
+def _unknown(path: Path, kind: str) -> DataError:
+    if not path.exists():
+        return DataError("the data file does not exist", where=path, do="check the path")
+    return DataError(
+        "the file is of an unknown kind",
+        where=path,
+        expected=" ".join([*READERS, PARQUET, ARROW, "(text files also with .gz, .bz2 or .xz)"]),
+        got=kind or "a name without an ending",
+        do=UNREAD.get(kind, "rename it to what it holds, or convert it"),
+    )
 
 
-def _numbered(file: IO[str]) -> Iterator[tuple[int, str]]:
-    return ((number, line) for number, line in enumerate(file, start=1) if line.strip())
-
-
-def _object(text: str, where: str) -> Row:
-    try:
-        row = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise DataError("a line is not valid JSON", where=where, got=str(error)) from None
-    return _checked(row, where)
-
-
-def _checked(row: object, where: str) -> Row:
-    if not isinstance(row, dict):
-        raise DataError("a row must be an object with named fields", where=where, got=type(row).__name__)
-    return row
-
-
-def _json(path: Path) -> list[Row]:
-    with _open(path) as file:
-        try:
-            content = json.load(file)
-        except json.JSONDecodeError as error:
-            raise DataError(
-                "the file is not valid JSON", where=f"{path}, line {error.lineno}", got=str(error)
-            ) from None
-    if not isinstance(content, list):
-        raise DataError("a JSON data file holds one list of rows", where=path, got=type(content).__name__)
-    return [_checked(row, f"{path}, row {number}") for number, row in enumerate(content, start=1)]
-
-
-def _csv(path: Path) -> list[Row]:
-    rows: list[Row] = []
-    with _open(path) as file:
-        reader = csv.DictReader(file, strict=True)
-        try:
-            for row in reader:
-                if None in row or None in row.values():
-                    raise DataError(
-                        "a row has not as many fields as the header",
-                        where=f"{path}, line {reader.line_num}",
-                        expected=", ".join(reader.fieldnames or ()),
-                    )
-                rows.append(dict(row))
-        except csv.Error as error:
-            raise DataError(
-                "the CSV file is damaged", where=f"{path}, line {reader.line_num}", got=str(error)
-            ) from None
-    return rows
-
-
-def _parquet(path: Path) -> list[Row]:
-    # Read by the library under `datasets`, which would first copy the file into its own cache.
-    import pyarrow
-    import pyarrow.parquet
-
-    try:
-        return pyarrow.parquet.read_table(path).to_pylist()
-    except pyarrow.ArrowInvalid as error:
-        raise DataError("the Parquet file is damaged", where=path, got=str(error)) from None
-
-
-_READERS: dict[str, Callable[[Path], list[Row]]] = {
-    ".jsonl.gz": _json_lines,
-    ".jsonl": _json_lines,
-    ".json": _json,
-    ".csv": _csv,
-    ".parquet": _parquet,
-}
+def _not_utf8(path: Path, opener: Callable[..., IO[Any]], error: UnicodeDecodeError) -> DataError:
+    with opener(path, "rb") as file:
+        head = file.read(64)
+    wide = head.startswith((b"\xff\xfe", b"\xfe\xff")) or b"\0" in head
+    encoding = "UTF-16" if wide else "LATIN1"
+    return DataError(
+        "the file is not UTF-8 text",
+        where=path,
+        got=f"{'UTF-16, it seems' if wide else 'perhaps Latin-1 or Windows-1252'} ({error.reason}, byte {error.start})",
+        do=f"convert it, for example: iconv -f {encoding} -t UTF-8 {path.name} > utf8-{path.name}",
+    )
