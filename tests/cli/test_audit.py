@@ -116,10 +116,10 @@ def test_the_gate(farss, workshop, plain_adapter, tmp_path):
 def test_a_gate_that_cannot_be_judged_is_said_and_costs_no_figures(farss, workshop, plain_adapter, tmp_path):
     code, _, err = audit(farss, workshop, tmp_path / "audit", "--adapter", plain_adapter, "--min-k", "0.5")
     report = json.loads((tmp_path / "audit" / "audit.json").read_text())
-    if report["compared"]["K"] is None:  # the tiny base answers nothing right
-        assert code == 2 and "cannot be judged" in err and report["gate"] is None
-    else:
-        assert code in (0, 3)
+    assert report["compared"]["K"] is None  # the tiny base answers nothing right
+    assert code == 3 and "cannot be judged" in err and "no value" in err
+    assert report["gate"]["met"] is None and report["gate"]["why"] == report["compared"]["undefined"]["K"]
+    assert "Gate cannot be judged" in (tmp_path / "audit" / "audit.html").read_text()
 
 
 def test_a_second_audit_in_the_folder_measures_the_base_once(farss, workshop, plain_adapter, tmp_path):

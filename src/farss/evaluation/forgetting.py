@@ -7,7 +7,7 @@ from typing import Any
 
 from farss.errors import DataError
 from farss.evaluation.records import KnowledgeSample, Measurement, question_key
-from farss.maths.intervals import mcnemar
+from farss.maths.intervals import mcnemar, share_interval
 
 
 def facts(before: Measurement, after: Measurement) -> dict[str, Any]:
@@ -21,7 +21,8 @@ def facts(before: Measurement, after: Measurement) -> dict[str, Any]:
 
     Returns:
         `lost` and `gained`: lists of {set, question, gold, before, after (the words, None if there are none),
-        log_prob_change (nats per token)}, the largest change first; `mcnemar`: {set: {lost, gained, p}}.
+        log_prob_change (nats per token)}, the largest change first; `mcnemar`: {set: {lost, gained, p}}; `counts`:
+        {set: {asked, known (right before), kept (right before and after)}}.
 
     Raises:
         DataError: if the two were not asked the same questions in the same way.
@@ -35,11 +36,38 @@ def facts(before: Measurement, after: Measurement) -> dict[str, Any]:
         name: sorted((_change(*pair) for pair in found), key=lambda c: -abs(c["log_prob_change"]))
         for name, found in changes.items()
     }
-    tests = {}
+    tests, counts = {}, {}
     for name in dict.fromkeys(first.set for first, _ in pairs):
         chosen = [(first.right, second.right) for first, second in pairs if first.set == name]
         tests[name] = asdict(mcnemar([first for first, _ in chosen], [second for _, second in chosen]))
-    return {**listed, "mcnemar": tests}
+        known = sum(first for first, _ in chosen)
+        counts[name] = {"asked": len(chosen), "known": known, "kept": known - tests[name]["lost"]}
+    return {**listed, "mcnemar": tests, "counts": counts}
+
+
+def facts_account(changed: dict[str, Any], most: int) -> dict[str, Any]:
+    """What results say of facts: what the base knew and how much of it is kept, told apart from what is new.
+
+    Args:
+        changed: from `facts`.
+        most: of the facts lost, and of those gained, at most so many are listed; all are counted.
+
+    Returns:
+        `asked_count`, `known_count` (right before), `kept_count` (right before and after), `lost_count` (their
+        difference), `gained_count` (right after only); `kept`: kept of known as {value, low, high} with Wilson's 95 %
+        interval, None where the base knew nothing; `lost`, `gained`, `mcnemar` and `counts` as `facts` gives them.
+    """
+    totals = {key: sum(found[key] for found in changed["counts"].values()) for key in ("asked", "known", "kept")}
+    return {
+        **{f"{key}_count": total for key, total in totals.items()},
+        "lost_count": len(changed["lost"]),
+        "gained_count": len(changed["gained"]),
+        "kept": share_interval(totals["kept"], totals["known"]).to_mapping() if totals["known"] else None,
+        "lost": changed["lost"][:most],
+        "gained": changed["gained"][:most],
+        "mcnemar": changed["mcnemar"],
+        "counts": changed["counts"],
+    }
 
 
 def paired(before: Measurement, after: Measurement) -> list[tuple[KnowledgeSample, KnowledgeSample]]:

@@ -18,7 +18,7 @@ from farss.datasets.files import is_data_file
 from farss.datasets.resolve import load_rows
 from farss.errors import AdapterError, ConfigError, DataError, GateError
 from farss.evaluation.backends import TorchBackend
-from farss.evaluation.forgetting import facts
+from farss.evaluation.forgetting import facts, facts_account
 from farss.evaluation.knowledge import measure_knowledge
 from farss.evaluation.records import Measurement
 from farss.evaluation.relations import by_relation
@@ -32,7 +32,7 @@ from farss.experiment.progress import ProgressLine
 from farss.experiment.stages import run_stage, stage_key
 from farss.model.devices import place
 from farss.model.sources import LoadedModel, load
-from farss.report.audit import write_audit
+from farss.report.audit import interval_text, write_audit
 from farss.storage import held, write_json
 
 Gate = Literal["K", "K_p"]
@@ -98,8 +98,8 @@ def audit(
         The content of `audit.json`.
 
     Raises:
-        GateError: if the gate is not met; everything is written first.
-        ConfigError: if there are no knowledge sets, or the gate's measure does not exist for these sets.
+        GateError: if the gate is not met, or cannot be judged on these questions; everything is written first.
+        ConfigError: if there are no knowledge sets.
         ModelError, AdapterError, DataError: if model, adapter or rows are missing or do not fit.
     """
     if not recipe.eval.knowledge:
@@ -117,7 +117,6 @@ def audit(
         before, after = (Measurement.load(place / part / SAMPLES) for part in ("base", "after"))
         report: dict[str, Any] = _report(recipe, subject, before, after)
         report["seconds"] = time.perf_counter() - started
-        write_json(place / AUDIT, report | {"gate": None})  # a gate that cannot be judged costs no figures
         report["gate"] = _gate(report["compared"], min_k, gate)
         write_json(place / AUDIT, report)
         write_audit(report, place)
@@ -205,7 +204,6 @@ def any_adapter(base: nn.Module, folder: Path) -> nn.Module:
 
 def _report(recipe: Recipe, subject: Subject, before: Measurement, after: Measurement) -> dict[str, Any]:
     settings = recipe.eval
-    changed = facts(before, after)
     kinds = {(s.name, q.id): q.relation for s in materials.knowledge_sets(recipe) for q in s.questions}
     return {
         "schema_version": 1,
@@ -215,13 +213,7 @@ def _report(recipe: Recipe, subject: Subject, before: Measurement, after: Measur
         "scores": {"before": summarise(before), "after": summarise(after)},
         "compared": compare_to_base(after, before, bootstrap=settings.bootstrap, seed=settings.seed),
         "relations": by_relation(before, after, kinds),
-        "facts": {
-            "lost": changed["lost"][:FACTS_LISTED],
-            "gained": changed["gained"][:FACTS_LISTED],
-            "lost_count": len(changed["lost"]),
-            "gained_count": len(changed["gained"]),
-            "mcnemar": changed["mcnemar"],
-        },
+        "facts": facts_account(facts(before, after), FACTS_LISTED),
         "recipe": recipe.to_mapping(),
         "versions": versions(),
         "device": device(recipe.device),
@@ -231,22 +223,24 @@ def _report(recipe: Recipe, subject: Subject, before: Measurement, after: Measur
 def _gate(compared: dict[str, Any], least: float | None, measure: Gate) -> dict[str, Any] | None:
     if least is None:
         return None
-    found = compared.get(measure)
-    if found is None:
-        raise ConfigError(
-            f"the gate cannot be judged: {measure} does not exist for these questions",
-            where="--min-k",
-            got=compared.get("undefined", {}).get(measure),
-            do="gate on K_p (`--gate K_p`), or name sets of which the base model answers some",
-        )
-    return {"measure": measure, "least": least, **found, "met": found["value"] >= least}
+    found = compared.get(measure) or {"value": None, "low": None, "high": None}
+    value, why = found["value"], compared.get("undefined", {}).get(measure)
+    short = value is not None and value < least
+    judged = short or found["low"] is not None  # too few answers for an interval are too few to pass on
+    met = not short if judged else None
+    return {"measure": measure, "least": least, **found, "met": met, "why": None if met else why}
 
 
 def _enforce(gate: dict[str, Any] | None, place: Path) -> None:
-    if gate is not None and not gate["met"]:
-        raise GateError(
-            "the fine-tuned model keeps less than asked for",
-            where=place / AUDIT,
-            expected=f"{gate['measure']} at least {gate['least']:g}",
-            got=f"{gate['value']:.3f} [{gate['low']:.3f}, {gate['high']:.3f}]",
-        )
+    if gate is None or gate["met"]:
+        return
+    asked = {"where": place / AUDIT, "expected": f"{gate['measure']} at least {gate['least']:g}"}
+    got = interval_text(gate, gate["why"])
+    if gate["met"] is False:
+        raise GateError("the fine-tuned model keeps less than asked for", **asked, got=got)
+    raise GateError(
+        "the gate cannot be judged: the base model answers too few of these questions right",
+        **asked,
+        got=got,
+        do="ask more questions (--knowledge-rows, --tasks), or gate on the probability kept (`--gate K_p`)",
+    )

@@ -149,6 +149,18 @@ class PairedBootstrap:
         return Interval(float(value), float(low), float(high), level)
 
 
+def share_interval(hits: int, asked: int, level: float = 0.95) -> Interval:
+    """A share with Wilson's interval, which stays inside [0, 1] and has a width where all or none are hits.
+
+    Raises:
+        NumericalError: if nothing was asked.
+    """
+    if asked < 1:
+        raise NumericalError("a share of nothing is not defined", where="asked", expected="at least 1", got=asked)
+    found = binomtest(hits, asked).proportion_ci(level, method="wilson")
+    return Interval(hits / asked, float(found.low), float(found.high), level)
+
+
 @dataclass(frozen=True)
 class McNemar:
     """Questions answered right only before (`lost`) and only after (`gained`), with the exact two-sided p-value."""

@@ -8,17 +8,21 @@ from typing import Any
 from markupsafe import Markup
 
 from farss.report.html import asset, environment
-from farss.report.numbers import cell, decimal, estimate, signed, tagged, with_indices
+from farss.report.numbers import cell, decimal, estimate, percent, signed, tagged, with_indices
 from farss.report.tables import fact_list
 from farss.storage import write_atomically
 
 TEMPLATE = "audit.html.jinja"
 PAGE = "audit.html"
 MEASURES = {
-    "K": ("knowledge kept, K", "right answers after ÷ before, averaged over the sets (the paper’s measure)"),
-    "K_p": ("probability kept, K_p", "probability of the right answers’ tokens after ÷ before, geometric mean"),
-    "choice_kept": ("choice kept", "share of right answers likelier than every distractor, after ÷ before"),
+    "K": (
+        "ratio of accuracies, K",
+        "right answers after ÷ before, averaged over the sets (the paper’s measure); new ones count too",
+    ),
+    "K_p": ("ratio of probabilities, K_p", "probability of the right answers’ tokens after ÷ before, geometric mean"),
+    "choice_kept": ("ratio of choices", "share of right answers likelier than every distractor, after ÷ before"),
 }
+WORST_SHOWN = 5
 CHANCE = 0.05
 """Below this p-value a change is called more than chance."""
 
@@ -47,7 +51,8 @@ def render_audit(report: dict[str, Any]) -> str:
             report=report,
             style=Markup(asset("report.css")),  # ours, not the report's
             headline=headline(report),
-            measures=[_measure(report, name) for name in MEASURES],
+            measures=[*filter(None, [_facts_kept(report)]), *(_measure(report, name) for name in MEASURES)],
+            gate=_gate(report),
             sets=_sets(report),
             texts=_texts(report),
             relations=[_relation(row) for row in report["relations"]],
@@ -60,34 +65,91 @@ def render_audit(report: dict[str, Any]) -> str:
 
 
 def headline(report: dict[str, Any]) -> str:
-    """One sentence: how much was kept, and of how many facts some were lost."""
-    facts = report["facts"]
+    """One sentence: how many of the facts that the base knows are kept, and, told apart, how many are new."""
+    facts, subject, base = report["facts"], report["subject"], report["base"]
+    lost, gained, known = facts["lost_count"], facts["gained_count"], facts.get("known_count")
     asked = sum(row["n"] for row in report["relations"])
-    moved = f"{facts['lost_count']} of {asked} facts lost, {facts['gained_count']} gained"
-    for name, what in (("K", "of the facts that"), ("K_p", "of the probability of what")):
-        kept = estimate(report["compared"].get(name))
-        if kept is not None:
-            return f"{report['subject']} keeps {100 * kept.value:.0f} % {what} {report['base']} knows: {moved}"
-    return f"{report['subject']}: {moved}"
+    if known is None:  # an account of an earlier version, which did not count them
+        kept = estimate(report["compared"].get("K"))
+        ratio = f"; the ratio of accuracies K is {decimal(kept.value)}" if kept else ""
+        return f"{subject}: {lost} facts lost and {gained} gained of {asked} asked{ratio}"
+    if known == 0:
+        return f"{base} knows none of the {asked} facts asked for, so that none can be lost; {subject} gained {gained}"
+    others = f"; of the {asked - known} that {base} does not know, {gained} gained" if asked > known else ""
+    return (
+        f"{subject} keeps {known - lost} of the {known} facts that {base} knows"
+        f" ({share_kept(known - lost, known)} %): {lost} lost{others}"
+    )
+
+
+def share_kept(kept: int, known: int) -> str:
+    """A percentage that is 100 only where all are kept, and 0 only where none is."""
+    places = 0
+    while kept not in (0, known) and percent(kept / known, places) in (percent(1.0, places), percent(0.0, places)):
+        places += 1
+    return percent(kept / known, places)
+
+
+def interval_text(found: dict[str, Any], why: str | None) -> str:
+    """A measure on one line of text: its value and interval, or why one of them is missing."""
+    if found["value"] is None:
+        return f"no value: {why}" if why else "no value"
+    if found["low"] is None or found["high"] is None:
+        reason = (why or "").removeprefix("no interval: ")
+        return f"{found['value']:.3f} (no interval{': ' + reason if reason else ''})"
+    return f"{found['value']:.3f} [{found['low']:.3f}, {found['high']:.3f}]"
+
+
+def lines(report: dict[str, Any]) -> list[str]:
+    """The result for a terminal: the headline, the measures, and the kinds of fact that lost most."""
+    undefined = report["compared"].get("undefined", {})
+    found = {name: report["compared"].get(name) for name in MEASURES}
+    measured = [f"{name:<12} {interval_text(f, undefined.get(name))}" for name, f in found.items() if f is not None]
+    worst = [row for row in report["relations"] if row["lost"] > row["gained"]][:WORST_SHOWN]
+    kinds = [
+        f"lost {row['lost']}, gained {row['gained']} of {row['n']}: {row['relation']} ({row['set']})" for row in worst
+    ]
+    return [headline(report), *measured, *kinds]
 
 
 def _measure(report: dict[str, Any], name: str) -> dict[str, Any]:
     title, meaning = MEASURES[name]
-    why = report["compared"].get("undefined", {}).get(name, "not measured")
+    why = report["compared"].get("undefined", {}).get(name)
+    found = estimate(report["compared"].get(name))
     return {
         "title": with_indices(title),
         "meaning": meaning,
-        "value": cell(estimate(report["compared"].get(name)), why=why),
+        "value": cell(found, why=why or "not measured"),
+        "why": why if found is None or not found.has_interval else None,
     }
 
 
+def _facts_kept(report: dict[str, Any]) -> dict[str, Any] | None:
+    """Kept of known, the first row of the measures; None where the base knew none, or the account does not say."""
+    kept = estimate(report["facts"].get("kept"))
+    meaning = "of the facts that the base knows, those that the fine-tuned model still knows; new ones do not count"
+    return None if kept is None else {"title": "facts kept", "meaning": meaning, "value": cell(kept), "why": None}
+
+
+def _gate(report: dict[str, Any]) -> dict[str, str] | None:
+    """What the page says of the gate: the verdict, and the figures it rests on."""
+    gate = report.get("gate")
+    if gate is None:
+        return None
+    verdict = {True: "met", False: "not met", None: "cannot be judged"}[gate["met"]]
+    measured = interval_text(gate, gate.get("why"))
+    return {"verdict": verdict, "text": f"{gate['measure']} is {measured}; at least {gate['least']:g} was asked for."}
+
+
 def _sets(report: dict[str, Any]) -> list[dict[str, Any]]:
-    rows = []
+    rows, counts = [], report["facts"].get("counts", {})
     for name, test in report["facts"]["mcnemar"].items():
         scores = {when: report["scores"][when].get(f"knowledge/{name}/accuracy") for when in ("before", "after")}
         rows.append(
             {
                 "name": name,
+                "known": counts.get(name, {}).get("known"),
+                "kept": counts.get(name, {}).get("kept"),
                 "n": scores["before"]["n"] if scores["before"] else None,
                 "before": _share(scores["before"]),
                 "after": _share(scores["after"]),

@@ -20,9 +20,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--tasks", metavar="NAMES", help="comma-separated knowledge sets (default facts)")
     parser.add_argument("--text", metavar="SET", help="general text whose loss is measured too: a file or NAME:SPLIT")
     parser.add_argument("--text-windows", metavar="N", type=int, default=64, help="windows of it at most (default 64)")
-    parser.add_argument("--min-k", metavar="K", type=float, help="exit with code 3 if less than this is kept")
     parser.add_argument(
-        "--gate", default="K", choices=("K", "K_p"), help="what --min-k bounds: right answers (default)"
+        "--min-k", metavar="K", type=float, help="exit with code 3 if less is kept, or it cannot be judged"
+    )
+    parser.add_argument(
+        "--gate",
+        default="K",
+        choices=("K", "K_p"),
+        help="what --min-k bounds: the ratio of accuracies (default) or of probabilities",
     )
     parser.add_argument("--out", metavar="DIR", required=True, help="folder for audit.html, audit.json and the samples")
 
@@ -30,7 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def act(arguments: argparse.Namespace) -> int:
     """Audit and print what was kept."""
     from farss.experiment.auditing import Subject, audit
-    from farss.report.audit import headline
+    from farss.report.audit import lines
 
     recipe = recipe_from(arguments)
     if arguments.tasks:
@@ -45,13 +50,4 @@ def act(arguments: argparse.Namespace) -> int:
         min_k=arguments.min_k,
         gate=arguments.gate,
     )
-    lines = [headline(report)]
-    for name in ("K", "K_p", "choice_kept"):
-        found = report["compared"].get(name)
-        if found is not None:
-            lines.append(f"{name:<12} {found['value']:.3f} [{found['low']:.3f}, {found['high']:.3f}]")
-    worst = [row for row in report["relations"] if row["lost"] > row["gained"]][:5]
-    lines += [
-        f"lost {row['lost']}, gained {row['gained']} of {row['n']}: {row['relation']} ({row['set']})" for row in worst
-    ]
-    return emit(arguments, report, [*lines, f"audit: {Path(arguments.out) / 'audit.html'}"])
+    return emit(arguments, report, [*lines(report), f"audit: {Path(arguments.out) / 'audit.html'}"])

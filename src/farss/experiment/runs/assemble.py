@@ -11,7 +11,7 @@ from typing import Any
 from farss.config import Recipe
 from farss.errors import DataError
 from farss.evaluation.differences import compare_methods
-from farss.evaluation.forgetting import facts
+from farss.evaluation.forgetting import facts, facts_account
 from farss.evaluation.frontier import frontier_points
 from farss.evaluation.records import Measurement
 from farss.evaluation.scores import compare_runs, compare_to_base, summarise
@@ -194,7 +194,6 @@ def _run_entry(
     settings = run.recipe.eval
     method = get_method(job.job.method)
     plan = Plan.load(run.folder / "plans" / f"{job.job.method}.json") if method.trains == "adapter" else None
-    moved = facts(before, after)
     trained = job.trained
     place = name.partition("@")[2]
     return {
@@ -216,13 +215,7 @@ def _run_entry(
         "curve": trained["curve"],
         "plan": _plan_summary(plan),
         "budget": _budget(plan),
-        "facts": {
-            "lost": moved["lost"][:FACTS_SHOWN],
-            "gained": moved["gained"][:FACTS_SHOWN],
-            "lost_count": len(moved["lost"]),
-            "gained_count": len(moved["gained"]),
-            "mcnemar": moved["mcnemar"],
-        },
+        "facts": facts_account(facts(before, after), FACTS_SHOWN),
     }
 
 
