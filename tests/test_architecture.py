@@ -14,6 +14,11 @@ import pytest
 SOURCE = Path(__file__).parents[1] / "src" / "farss"
 FLOORS = {
     "errors": 0,
+    "foreign": 0,
+    "patterns": 0,
+    "printable": 0,
+    "reading": 0,
+    "yaml_text": 0,
     "config": 0,
     "settings": 0,
     "storage": 0,

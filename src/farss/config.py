@@ -13,7 +13,9 @@ from typing import Literal, Self
 import yaml
 
 from farss.errors import ConfigError
+from farss.reading import Document
 from farss.settings import Settings, require
+from farss.yaml_text import parse_yaml
 
 __all__ = [
     "AdaloraConfig",
@@ -29,6 +31,8 @@ __all__ = [
     "StartConfig",
     "TrainConfig",
 ]
+
+RECIPE = Document("recipe", ConfigError, most_bytes=1 << 17)
 
 Dtype = Literal["auto", "float32", "bfloat16", "float16", "float64"]
 Budget = Literal["clip", "redistribute"]
@@ -342,18 +346,11 @@ class Recipe(Settings):
         """The recipe in a YAML file.
 
         Raises:
-            ConfigError: if the file is missing, not YAML, or has unknown keys or wrong types.
+            ConfigError: if the file is missing, no ordinary file, larger than a recipe can be, not YAML, or has
+                unknown or repeated keys or wrong types.
         """
-        path = Path(path)
-        try:
-            tree = yaml.safe_load(path.read_text(encoding="utf-8"))
-        except FileNotFoundError:
-            raise ConfigError("the recipe file does not exist", where=path, do="check the path") from None
-        except OSError as error:
-            raise ConfigError("the recipe file cannot be read", where=path, got=str(error)) from None
-        except (yaml.YAMLError, UnicodeDecodeError) as error:
-            raise ConfigError("the recipe is not valid YAML", where=path, got=str(error)) from None
-        return cls.from_mapping({} if tree is None else tree, where=path.name)
+        tree = parse_yaml(RECIPE.read_text(path), RECIPE, path)
+        return cls.from_mapping({} if tree is None else tree, where=Path(path).name)
 
     def to_yaml(self) -> str:
         """The whole recipe, defaults included, as YAML."""

@@ -9,11 +9,15 @@ import difflib
 import re
 from collections.abc import Iterable
 
+from farss.printable import printable, shortened
+
 LIKENESS = 0.75
 """Of two names, spelling signs aside: from here on one is taken for a slip of the other. A wrong hint costs more than
 none: `report_to` is 0.53 from `dropout`."""
 LONGEST_NAME = 100
 SHORTEST_BEGINNING = 4
+LONGEST = 2000
+"""Characters of a whole message; each of its values is bounded too."""
 
 
 class FarssError(Exception):
@@ -39,10 +43,10 @@ class FarssError(Exception):
         do: str | None = None,
     ) -> None:
         self.what, self.where, self.expected, self.got, self.do = what, where, expected, got, do
-        parts = [what]
+        parts = [printable(shortened(what, LONGEST))]
         for label, value in (("where", where), ("expected", expected), ("got", got), ("what to do", do)):
             if value is not None:
-                parts.append(f"  {label}: {value}")
+                parts.append(f"  {label}: {printable(shortened(value), lines=label != 'where')}")
         super().__init__("\n".join(parts))
 
 

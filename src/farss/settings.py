@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import math
 import types
 import typing
 from typing import Any, Literal, Self, Union, get_args, get_origin
 
 from farss.errors import ConfigError, did_you_mean
+from farss.printable import shortened
+from farss.reading import encodable
+
+LARGEST = 2**63 - 1
+LONGEST_TEXT = 4096
+"""Characters of one setting: more than the longest path that systems take."""
 
 
 class Settings:
@@ -62,6 +70,7 @@ class Settings:
 
 
 def _unknown_key(key: object, known: list[str], where: str) -> ConfigError:
+    key = shortened(key)
     hint = did_you_mean(key, known) or f"known keys: {', '.join(known)}"
     return ConfigError(f"unknown key `{key}`", where=where, do=hint)
 
@@ -111,16 +120,30 @@ def _coerce(value: object, hint: Any, where: str) -> Any:
     if isinstance(hint, type) and issubclass(hint, Settings):
         return value if isinstance(value, hint) else hint.from_mapping(value, where)
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
+        value = float(value)
     if hint is float and isinstance(value, str):  # YAML reads `2e-5` as a string
-        try:
-            return float(value)
-        except ValueError:
-            pass
+        with contextlib.suppress(ValueError):
+            value = float(value)
     if hint is Any or (type(value) is hint):
-        return value
+        return _within_bounds(value, where)
     name = getattr(hint, "__name__", str(hint))
     raise ConfigError("wrong type", where=where, expected=name, got=f"{value!r} ({type(value).__name__})")
+
+
+def _within_bounds(value: Any, where: str) -> Any:
+    """A leaf that what comes later can hold: no NaN, no integer beyond 64 bits, no text that can name nothing."""
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ConfigError("a number must be finite", where=where, got=value)
+    if isinstance(value, int) and abs(value) > LARGEST:
+        raise ConfigError("a number is too large", where=where, expected=f"at most {LARGEST}", got=value)
+    if isinstance(value, str) and (len(value) > LONGEST_TEXT or "\0" in value or not encodable(value)):
+        raise ConfigError(
+            "a text can name nothing",
+            where=where,
+            expected=f"at most {LONGEST_TEXT} characters, without NUL or half characters",
+            got=repr(value),
+        )
+    return value
 
 
 def _schema(hint: Any) -> dict[str, Any]:

@@ -10,7 +10,9 @@ import sys
 import warnings
 
 from farss import __version__
+from farss.cli.words import check_words
 from farss.errors import FarssError
+from farss.printable import escaping
 from farss.training.allocator import restart_with_preload
 
 PRELOADED_VERBS = ("demo", "run", "inspect", "init", "train", "glue")
@@ -72,9 +74,15 @@ def main(argv: list[str] | None = None) -> int:
     Returns:
         The exit code.
     """
-    arguments = build_parser().parse_args(argv)
-    _quieten_libraries()
+    with escaping():
+        arguments = build_parser().parse_args(argv)
+        _quieten_libraries()
+        return _act(arguments)
+
+
+def _act(arguments: argparse.Namespace) -> int:
     try:
+        check_words(arguments)
         return arguments.act(arguments)
     except FarssError as error:
         if arguments.debug:

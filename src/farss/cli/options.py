@@ -6,10 +6,12 @@ import argparse
 from collections.abc import Sequence
 from typing import Any
 
-import yaml
-
 from farss.config import Recipe
 from farss.errors import ConfigError
+from farss.reading import Document
+from farss.yaml_text import parse_yaml
+
+ASSIGNED = Document("value of --set", ConfigError)
 
 # flag, recipe key, type, help
 FLAGS: dict[str, tuple[str, Any, str]] = {
@@ -71,12 +73,9 @@ def recipe_from(arguments: argparse.Namespace, recipe: Recipe | None = None) -> 
         key, equals, text = assignment.partition("=")
         if not equals:
             raise ConfigError("--set needs KEY=VALUE", got=assignment)
-        changes[key.strip()] = _value(text, assignment)
+        changes[key.strip()] = _value(text)
     return (recipe or Recipe()).override(changes)
 
 
-def _value(text: str, assignment: str) -> Any:
-    try:
-        return yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise ConfigError("the value of --set is not valid YAML", got=assignment, expected=str(error)) from None
+def _value(text: str) -> Any:
+    return parse_yaml(text, ASSIGNED, "--set")

@@ -1,0 +1,213 @@
+"""Files of the user read with limits: ordinary files only, of bounded size, depth and numbers, each key once.
+
+Everything that is opened by a name out of a request or out of another file goes through here. What such a file may
+hold is checked where it is used; what is checked here would otherwise stop the reading itself, or what comes after it:
+a pipe that never ends, a megabyte of brackets, an integer of ten thousand digits.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from farss.errors import FarssError
+
+MIB = 1 << 20
+DEPTH = 40
+"""Brackets inside brackets."""
+DIGITS = 300
+"""Of an integer; a float holds no more."""
+
+_SURROGATES = ("\\ud", "\\uD", "\\Ud", "\\UD")
+
+
+@dataclass(frozen=True)
+class Document:
+    """A kind of text file: what messages call it, and what of it is too much.
+
+    Attributes:
+        name: as in `the NAME is not valid JSON`.
+        error: class of its errors.
+        most_bytes: of the file.
+        finite: whether NaN and Infinity, which JSON itself does not know, are refused.
+        missing: what to do where the file does not exist.
+    """
+
+    name: str
+    error: type[FarssError]
+    most_bytes: int = 16 * MIB
+    finite: bool = True
+    missing: str = "check the path"
+
+    def read_bytes(self, path: str | Path) -> bytes:
+        """The content of a file.
+
+        Raises:
+            FarssError: as `error`, if it is missing, no ordinary file, too large, or cannot be read.
+        """
+        try:
+            with open_ordinary(path) as file:
+                content = file.read(self.most_bytes + 1)
+        except FileNotFoundError:
+            raise self.error(f"the {self.name} file does not exist", where=path, do=self.missing) from None
+        except (OSError, ValueError) as error:
+            raise self.error(f"the {self.name} file cannot be read", where=path, got=str(error)) from None
+        if len(content) > self.most_bytes:
+            raise self.error(
+                f"the {self.name} file is larger than one can be",
+                where=path,
+                expected=f"at most {self.most_bytes:,} bytes",
+            )
+        return content
+
+    def read_text(self, path: str | Path) -> str:
+        """The text of a file; a byte order mark is left out.
+
+        Raises:
+            FarssError: as `read_bytes`, and if it is not UTF-8.
+        """
+        try:
+            return self.read_bytes(path).decode("utf-8-sig")
+        except UnicodeDecodeError as error:
+            raise self.error(f"the {self.name} file is not UTF-8 text", where=path, got=str(error)) from None
+
+    def read_json(self, path: str | Path) -> Any:
+        """The value in a JSON file.
+
+        Raises:
+            FarssError: as `read_text` and `parse_json`.
+        """
+        return self.parse_json(self.read_text(path), path)
+
+    def parse_json(self, text: str, where: object) -> Any:
+        """The value that a JSON text stands for.
+
+        Raises:
+            FarssError: as `error`, if it is not JSON, is nested too deeply, or holds a key twice in one object, an
+                integer of too many digits, a lone surrogate, or (with `finite`) a number that is none.
+        """
+        try:
+            value = json.loads(
+                text, parse_int=_integer, object_pairs_hook=_each_key_once, parse_constant=self._constant
+            )
+            if text.count("[") + text.count("{") > DEPTH:  # else it cannot be that deep
+                check_depth(value)
+        except json.JSONDecodeError as error:
+            raise self.error(f"the {self.name} is not valid JSON", where=where, got=str(error)) from None
+        except RecursionError:
+            raise self._refusal(TOO_DEEP, where) from None
+        except Refused as refused:
+            raise self._refusal(refused, where) from None
+        if any(mark in text for mark in _SURROGATES) and not encodable(value):
+            raise self.error(f"the {self.name} holds half of a character", where=where, got="a lone surrogate")
+        return value
+
+    def read_object(self, path: str | Path) -> dict[str, Any]:
+        """The object in a JSON file.
+
+        Raises:
+            FarssError: as `read_json`, and if it is something else.
+        """
+        value = self.read_json(path)
+        if not isinstance(value, dict):
+            raise self.error(f"the {self.name} must be a JSON object", where=path, got=type(value).__name__)
+        return value
+
+    def _constant(self, text: str) -> float:
+        if self.finite:
+            raise Refused("a number is NaN or infinite", text)
+        return float(text)
+
+    def _refusal(self, refused: Refused, where: object) -> FarssError:
+        return self.error(
+            f"the {self.name} cannot be used: {refused.what}", where=where, expected=refused.expected, got=refused.got
+        )
+
+
+class Refused(ValueError):
+    """What of a text is refused, before it is known whose text it is."""
+
+    def __init__(self, what: str, got: str | None = None, expected: str | None = None) -> None:
+        super().__init__(what)
+        self.what, self.got, self.expected = what, got, expected
+
+
+TOO_DEEP = Refused("it is nested too deeply", expected=f"at most {DEPTH} levels")
+
+
+def open_ordinary(path: str | Path) -> BinaryIO:
+    """An ordinary file opened for reading; a pipe or device is not waited for.
+
+    Raises:
+        OSError: if it cannot be opened, or is something else than a file.
+        ValueError: if the name cannot be one of a file.
+    """
+    number = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0))
+    if not stat.S_ISREG(os.fstat(number).st_mode):
+        os.close(number)
+        raise OSError("it is no ordinary file (a folder, a pipe or a device)")
+    return os.fdopen(number, "rb")
+
+
+def is_folder(name: str | Path) -> bool:
+    """Whether a folder has this name; False too for what can be the name of nothing (NUL, far too long)."""
+    return os.path.isdir(name)
+
+
+def stays_inside(name: object) -> bool:
+    """Whether a name that stands in a file of a folder is one of something in that folder.
+
+    It is about the name only: a link of that name may lead anywhere, as in the hub's cache.
+    """
+    if not isinstance(name, str) or not name or "\0" in name or "\\" in name or name[1:2] == ":":
+        return False
+    return not name.startswith("/") and ".." not in name.split("/") and len(name.encode("utf-8", "replace")) < 1024
+
+
+def check_depth(value: object, most: int = DEPTH) -> None:
+    """Check that no list or mapping lies more than `most` levels deep.
+
+    Raises:
+        Refused: if one does.
+    """
+    level: list[object] = [value]
+    for _ in range(most + 1):
+        level = [inner for outer in level for inner in _parts(outer)]
+        if not level:
+            return
+    raise TOO_DEEP
+
+
+def encodable(value: object) -> bool:
+    """Whether all texts in `value` can be written as UTF-8, that is, hold no lone surrogate."""
+    if isinstance(value, str):
+        return not any("\ud800" <= char <= "\udfff" for char in value)
+    if isinstance(value, dict):
+        return all(encodable(key) and encodable(inner) for key, inner in value.items())
+    return all(map(encodable, value)) if isinstance(value, (list, tuple)) else True
+
+
+def _parts(value: object) -> Iterable[object]:
+    if isinstance(value, dict):
+        return value.values()
+    return value if isinstance(value, (list, tuple)) else ()
+
+
+def _integer(text: str) -> int:
+    if len(text) > DIGITS:
+        raise Refused(f"a number has more than {DIGITS} digits", f"{len(text):,} digits")
+    return int(text)
+
+
+def _each_key_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    made = dict(pairs)
+    if len(made) < len(pairs):
+        seen: set[str] = set()
+        twice = next(key for key, _ in pairs if key in seen or seen.add(key))
+        raise Refused("a key comes twice", twice)
+    return made
