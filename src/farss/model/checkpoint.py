@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,7 +14,10 @@ from safetensors import SafetensorError, safe_open
 from torch import nn
 
 from farss.errors import ModelError
+from farss.model.kinds import language_class
+from farss.model.quantised import check_unquantised
 
+CONFIG, SINGLE, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
 PICKLED = (".bin", ".pt", ".pth", ".ckpt")
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "spiece.model", "vocab.json", "vocab.txt")
 CONVERT = (
@@ -27,12 +31,15 @@ def check_folder(folder: Path, *, trust_remote_code: bool = False) -> None:
 
     Raises:
         ModelError: if the folder holds an adapter, lacks a configuration, a tokenizer or safetensors weights, has a
-            damaged or missing weight file, or needs code of its own to run.
+            damaged or missing weight file, holds quantised weights, or needs code of its own to run.
     """
     config = _read_config(folder)
     _check_code(folder, config, trust_remote_code)
-    for file in weight_files(folder):
+    files = weight_files(folder)
+    for file in files:
         _check_weight_file(file)
+    check_unquantised(folder, config, files)
+    _say_what_is_not_read(folder, files)
     if not any((folder / name).is_file() for name in TOKENIZER_FILES):
         raise ModelError(
             "the model folder has no tokenizer",
@@ -43,30 +50,49 @@ def check_folder(folder: Path, *, trust_remote_code: bool = False) -> None:
 
 
 def weight_files(folder: Path) -> list[Path]:
-    """The safetensors files that hold the weights of the model in `folder`.
+    """The safetensors files that hold the weights of the model in `folder`, chosen as transformers chooses.
+
+    A file or index that the configuration names (`transformers_weights`), else `model.safetensors`, else the shards of
+    `model.safetensors.index.json`. What else lies in the folder is not read.
 
     Raises:
         ModelError: if there are none, only pickled ones, or the index is damaged or names a file that is not there.
     """
-    index = folder / "model.safetensors.index.json"
-    if index.is_file():
-        names = set(_read_json(index).get("weight_map", {}).values())
-        missing = sorted(name for name in names if not (folder / name).is_file())
-        if missing or not names:
-            raise ModelError("weight files are missing", where=folder, expected=", ".join(missing) or "a weight map")
-        return [folder / name for name in sorted(names)]
-    if (folder / "model.safetensors").is_file():
-        return [folder / "model.safetensors"]
+    config = folder / CONFIG
+    named = _read_json(config).get("transformers_weights") if config.is_file() else None
+    for name in (named,) if named else (SINGLE, INDEX):
+        if (folder / name).is_file():
+            return _shards(folder, name) if name.endswith(".index.json") else [folder / name]
     pickled = sorted(file.name for file in folder.iterdir() if file.suffix in PICKLED)
-    if pickled:
+    if pickled and not named:
         raise ModelError(
             "the weights are pickled, which can run code when loaded",
             where=folder / pickled[0],
-            expected="model.safetensors",
+            expected=SINGLE,
             got=", ".join(pickled),
             do=CONVERT,
         )
-    raise ModelError("the model folder has no weights", where=folder, expected="model.safetensors")
+    raise ModelError("the model folder has no weights", where=folder, expected=named or SINGLE)
+
+
+def _shards(folder: Path, index: str) -> list[Path]:
+    names = set(_read_json(folder / index).get("weight_map", {}).values())
+    missing = sorted(name for name in names if not (folder / name).is_file())
+    if missing or not names:
+        raise ModelError("weight files are missing", where=folder, expected=", ".join(missing) or "a weight map")
+    return [folder / name for name in sorted(names)]
+
+
+def _say_what_is_not_read(folder: Path, files: list[Path]) -> None:
+    """Warn of weights in `folder` that a reader may take for the model's and that are not."""
+    shards = {file.name for file in folder.glob("model-*-of-*.safetensors")}
+    beside = sorted((shards | ({INDEX} & {file.name for file in folder.iterdir()})) - {file.name for file in files})
+    if len(files) == 1 and files[0].name == SINGLE and beside:
+        warnings.warn(
+            f"{folder} holds {SINGLE} and beside it {', '.join(beside[:3])}{' ...' if len(beside) > 3 else ''}: "
+            f"the weights are read from {SINGLE}, as transformers does",
+            stacklevel=3,
+        )
 
 
 def load_folder(folder: Path, *, dtype: str = "auto", trust_remote_code: bool = False) -> tuple[Any, Any]:
@@ -78,16 +104,16 @@ def load_folder(folder: Path, *, dtype: str = "auto", trust_remote_code: bool = 
         trust_remote_code: whether code in the folder may run.
 
     Raises:
-        ModelError: as `check_folder`; if weights are missing, of the wrong shape, NaN or Inf; if the tokenizer cannot
-            be read or has no end-of-sequence token.
+        ModelError: as `check_folder`; if the model writes no text (`language_class`); if weights are missing, of the
+            wrong shape, NaN or Inf; if the tokenizer cannot be read or has no end-of-sequence token.
     """
-    from transformers import AutoModelForCausalLM
-
     check_folder(folder, trust_remote_code=trust_remote_code)
+    config = load_config(folder, trust_remote_code)
+    architecture = language_class(config, folder, trust_remote_code=trust_remote_code)
     tokenizer = load_tokenizer(folder, trust_remote_code)
     try:
         with quiet():
-            answer: Any = AutoModelForCausalLM.from_pretrained(
+            answer: Any = architecture.from_pretrained(
                 folder,
                 dtype=dtype if dtype == "auto" else getattr(torch, dtype),
                 use_safetensors=True,
@@ -95,7 +121,7 @@ def load_folder(folder: Path, *, dtype: str = "auto", trust_remote_code: bool = 
                 trust_remote_code=trust_remote_code,
                 output_loading_info=True,
             )
-    except (OSError, ValueError, RuntimeError, KeyError, TypeError, SafetensorError) as error:
+    except (OSError, ValueError, RuntimeError, KeyError, TypeError, ImportError, SafetensorError) as error:
         raise ModelError("the model cannot be loaded", where=folder, got=str(error)) from error
     model, loading = answer
     if loading["missing_keys"]:
@@ -155,8 +181,8 @@ def _read_json(file: Path) -> dict[str, Any]:
 
 
 def _read_config(folder: Path) -> dict[str, Any]:
-    if (folder / "config.json").is_file():
-        return _read_json(folder / "config.json")
+    if (folder / CONFIG).is_file():
+        return _read_json(folder / CONFIG)
     if (folder / "adapter_config.json").is_file():
         raise ModelError(
             "the folder holds an adapter, not a model",
@@ -181,7 +207,7 @@ def _check_code(folder: Path, config: dict[str, Any], trusted: bool) -> None:
         )
     raise ModelError(
         "transformers does not know this kind of model",
-        where=folder / "config.json",
+        where=folder / CONFIG,
         got=f"model_type `{kind}`",
         do="update transformers, or correct model_type",
     )
@@ -196,6 +222,20 @@ def _check_weight_file(file: Path) -> None:
         raise ModelError(
             "the weight file is damaged or cut short", where=file, got=str(error), do="download or copy it again"
         ) from error
+
+
+def load_config(folder: Path, trust_remote_code: bool = False) -> Any:
+    """The transformers configuration in `folder`.
+
+    Raises:
+        ModelError: if it cannot be read.
+    """
+    from transformers import AutoConfig
+
+    try:
+        return AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=trust_remote_code)
+    except (OSError, ValueError, KeyError, TypeError, ImportError) as error:
+        raise ModelError("the configuration cannot be read", where=folder, got=str(error)) from error
 
 
 def load_tokenizer(folder: Path, trust_remote_code: bool = False) -> Any:

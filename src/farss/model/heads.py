@@ -103,7 +103,7 @@ def _classifier(folder: Any, config: ModelConfig, classes: int) -> tuple[Any, li
                 trust_remote_code=config.trust_remote_code,
                 output_loading_info=True,
             )
-    except (OSError, ValueError, RuntimeError, KeyError, TypeError, SafetensorError) as error:
+    except (OSError, ValueError, RuntimeError, KeyError, TypeError, ImportError, SafetensorError) as error:
         raise ModelError("the model cannot be loaded as a classifier", where=folder, got=str(error)) from error
     model, loading = answer
     return model, list(loading["missing_keys"])

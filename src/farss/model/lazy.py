@@ -16,7 +16,8 @@ from safetensors import safe_open
 from torch import Tensor, nn
 
 from farss.errors import ModelError
-from farss.model.checkpoint import check_folder, weight_files
+from farss.model.checkpoint import check_folder, load_config, weight_files
+from farss.model.kinds import language_class
 
 RESIDENT = "use the resident engine, which loads the whole model"
 
@@ -137,14 +138,17 @@ def skeleton(
         trust_remote_code: whether code in the folder may run.
 
     Raises:
-        ModelError: as `check_folder`.
+        ModelError: as `check_folder`, and as `language_class` where no classifier is asked for.
     """
     from accelerate import init_empty_weights
-    from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification
+    from transformers import AutoModelForSequenceClassification
 
-    architecture = AutoModelForSequenceClassification if classifier else AutoModelForCausalLM
     check_folder(folder, trust_remote_code=trust_remote_code)
-    config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=trust_remote_code)
+    config = load_config(folder, trust_remote_code)
+    if classifier:
+        architecture: Any = AutoModelForSequenceClassification
+    else:
+        architecture = language_class(config, folder, trust_remote_code=trust_remote_code)
     kind = _checkpoint_dtype(folder, config) if dtype == "auto" else getattr(torch, dtype)
     with init_empty_weights(include_buffers=False):
         model = architecture.from_config(config, dtype=kind, trust_remote_code=trust_remote_code)
