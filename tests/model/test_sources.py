@@ -12,6 +12,7 @@ from safetensors.torch import load_file, save_file
 
 from farss.config import ModelConfig
 from farss.errors import ModelError
+from farss.experiment.initialisation.streaming import StreamedModel
 from farss.model import checkpoint, conversion, packages, sources
 from farss.model.sources import KNOWN_MODELS, available_models, cache_root, load, resolve
 
@@ -339,3 +340,28 @@ def test_a_known_model_is_converted_from_its_package(name, tmp_path, monkeypatch
     assert [file.name for file in tmp_path.glob("models/*")] == [first.folder.name]
     assert load(ModelConfig(name=name), dtype="float32").fingerprint == first.fingerprint
     shutil.rmtree(tmp_path / "models")
+
+
+@pytest.mark.case("which files are the model is decided once, as transformers decides")
+def test_a_single_file_goes_before_shards_for_every_reader(folder, tmp_path, tiny_llama):
+    alone = load(ModelConfig(name=str(folder)))
+    other = copy.deepcopy(tiny_llama)
+    with torch.no_grad():
+        other.lm_head.weight.mul_(2)
+    other.save_pretrained(tmp_path / "other", max_shard_size="20KB")
+    for file in (tmp_path / "other").glob("model*"):
+        shutil.copy(file, folder)
+    with pytest.warns(UserWarning, match="the weights are read from model.safetensors"):
+        both = load(ModelConfig(name=str(folder)))
+    streamed = StreamedModel(ModelConfig(name=str(folder)))
+    assert both.fingerprint == alone.fingerprint == streamed.fingerprint
+    for shard in folder.glob("model-*"):
+        shard.unlink()  # the index is left over
+    assert load(ModelConfig(name=str(folder))).fingerprint == alone.fingerprint
+
+
+def test_a_file_that_the_configuration_names_is_the_model(folder):
+    (folder / WEIGHTS).rename(folder / "kept.safetensors")
+    edit_config(folder, transformers_weights="kept.safetensors")
+    assert checkpoint.weight_files(folder) == [folder / "kept.safetensors"]
+    assert load(ModelConfig(name=str(folder))).fingerprint == StreamedModel(ModelConfig(name=str(folder))).fingerprint

@@ -104,6 +104,9 @@ def audit(
     """
     if not recipe.eval.knowledge:
         raise ConfigError("at least one knowledge set is needed", where="eval.knowledge")
+    materials.check_model(recipe)
+    if subject.finetuned is not None:
+        materials.check_model(recipe.override({"model.name": subject.finetuned, "model.revision": None}))
     materials.knowledge_sets(recipe)
     if text is not None:
         text_rows(recipe, text)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from pathlib import Path
 from typing import Any
 
 from farss.config import Recipe
@@ -13,6 +14,7 @@ from farss.errors import ConfigError
 from farss.evaluation.task import TaskSet
 from farss.experiment.validation import hold_out, question_of, require_apart, sample_apart
 from farss.model.calibration import Example, Row, encode_kept_rows, encode_prompts, encode_rows
+from farss.model.checkpoint import language_model, load_tokenizer
 from farss.model.devices import place
 from farss.model.sources import LoadedModel, load, resolve
 
@@ -27,6 +29,26 @@ def load_for_statistics(recipe: Recipe) -> LoadedModel:
     return load_model(recipe, None if recipe.init.dtype == "auto" else recipe.init.dtype)
 
 
+def check_model(recipe: Recipe) -> Path:
+    """The folder of the recipe's model, whose kind and files were checked; nothing is loaded.
+
+    Raises:
+        ModelError: if the model is not found, damaged, or writes no text.
+    """
+    folder = resolve(recipe.model.name, recipe.model.revision)
+    language_model(folder, trust_remote_code=recipe.model.trust_remote_code)
+    return folder
+
+
+def tokenizer_of(recipe: Recipe) -> Any:
+    """The tokenizer of the recipe's model, which is checked first and not loaded.
+
+    Raises:
+        ModelError: as `check_model`, or if the tokenizer cannot be used.
+    """
+    return load_tokenizer(check_model(recipe), recipe.model.trust_remote_code)
+
+
 def check_inputs(recipe: Recipe, *, train: bool = True, test: bool = True) -> None:
     """Check, before a model is loaded, that the model's folder, the rows and the knowledge sets are there and readable.
 
@@ -36,10 +58,10 @@ def check_inputs(recipe: Recipe, *, train: bool = True, test: bool = True) -> No
         test: check the held-out rows.
 
     Raises:
-        ModelError: if the model is not found.
+        ModelError: if the model is not found, damaged, or writes no text.
         DataError: if rows are missing, empty, or lack fields; it names the row.
     """
-    resolve(recipe.model.name, recipe.model.revision)
+    check_model(recipe)
     if train:
         training_rows(recipe)
     if test:

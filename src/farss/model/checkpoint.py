@@ -107,9 +107,7 @@ def load_folder(folder: Path, *, dtype: str = "auto", trust_remote_code: bool = 
         ModelError: as `check_folder`; if the model writes no text (`language_class`); if weights are missing, of the
             wrong shape, NaN or Inf; if the tokenizer cannot be read or has no end-of-sequence token.
     """
-    check_folder(folder, trust_remote_code=trust_remote_code)
-    config = load_config(folder, trust_remote_code)
-    architecture = language_class(config, folder, trust_remote_code=trust_remote_code)
+    architecture, _ = language_model(folder, trust_remote_code=trust_remote_code)
     tokenizer = load_tokenizer(folder, trust_remote_code)
     try:
         with quiet():
@@ -222,6 +220,17 @@ def _check_weight_file(file: Path) -> None:
         raise ModelError(
             "the weight file is damaged or cut short", where=file, got=str(error), do="download or copy it again"
         ) from error
+
+
+def language_model(folder: Path, *, trust_remote_code: bool = False) -> tuple[Any, Any]:
+    """The transformers class that loads the language model in `folder`, and its configuration; nothing is loaded.
+
+    Raises:
+        ModelError: as `check_folder`, and if the model writes no text (`language_class`).
+    """
+    check_folder(folder, trust_remote_code=trust_remote_code)
+    config = load_config(folder, trust_remote_code)
+    return language_class(config, folder, trust_remote_code=trust_remote_code), config
 
 
 def load_config(folder: Path, trust_remote_code: bool = False) -> Any:

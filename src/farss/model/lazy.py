@@ -16,8 +16,7 @@ from safetensors import safe_open
 from torch import Tensor, nn
 
 from farss.errors import ModelError
-from farss.model.checkpoint import check_folder, load_config, weight_files
-from farss.model.kinds import language_class
+from farss.model.checkpoint import check_folder, language_model, load_config, weight_files
 
 RESIDENT = "use the resident engine, which loads the whole model"
 
@@ -143,12 +142,11 @@ def skeleton(
     from accelerate import init_empty_weights
     from transformers import AutoModelForSequenceClassification
 
-    check_folder(folder, trust_remote_code=trust_remote_code)
-    config = load_config(folder, trust_remote_code)
     if classifier:
-        architecture: Any = AutoModelForSequenceClassification
+        check_folder(folder, trust_remote_code=trust_remote_code)
+        architecture, config = AutoModelForSequenceClassification, load_config(folder, trust_remote_code)
     else:
-        architecture = language_class(config, folder, trust_remote_code=trust_remote_code)
+        architecture, config = language_model(folder, trust_remote_code=trust_remote_code)
     kind = _checkpoint_dtype(folder, config) if dtype == "auto" else getattr(torch, dtype)
     with init_empty_weights(include_buffers=False):
         model = architecture.from_config(config, dtype=kind, trust_remote_code=trust_remote_code)

@@ -73,7 +73,7 @@ def _refused(folder: Path, method: str | None, found: str | None = None) -> Mode
     if method in UNPACKED_BY:
         asked = f"quantization_config={UNPACKED_BY[method]}(dequantize=True)"
         way += f', or dequantise it once: AutoModelForCausalLM.from_pretrained(FOLDER, {asked}, dtype="bfloat16")'
-        way += ".save_pretrained(NEW_FOLDER)"
+        way += ".save_pretrained(NEW_FOLDER, save_original_format=False)"
     return ModelError(
         "the model's weights are quantised, so they cannot be read as numbers",
         where=folder,

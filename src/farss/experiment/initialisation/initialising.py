@@ -42,11 +42,10 @@ from farss.experiment.steps import RECIPE, require_new
 from farss.methods import get_method
 from farss.methods.base import FROM_DATA, KNOWLEDGE, STATISTICS
 from farss.model.calibration import Batch, data_fingerprint
-from farss.model.checkpoint import load_tokenizer
 from farss.model.curvature import Curvature
 from farss.model.devices import place
 from farss.model.plan import Plan
-from farss.model.sources import LoadedModel, resolve
+from farss.model.sources import LoadedModel
 from farss.model.spectra import SpectrumCache
 from farss.model.targets import find_targets
 from farss.storage import held, new_folder
@@ -210,8 +209,7 @@ def _queue(request: Request) -> list[Batch]:
     """Every batch that will be read, by all processes together."""
     if not request.to_take:
         return []
-    named = request.recipe.model
-    tokenizer = load_tokenizer(resolve(named.name, named.revision), named.trust_remote_code)
+    tokenizer = materials.tokenizer_of(request.recipe)
     kinds = ["curvature"] * bool(request.to_take & FROM_DATA) + [KNOWLEDGE] * (KNOWLEDGE in request.to_take)
     return [batch for kind in kinds for batch in batches_of(request.recipe, tokenizer, kind)[0]]
 

@@ -25,10 +25,8 @@ from farss.experiment.steps import RECIPE, require_new
 from farss.methods import get_method
 from farss.methods.base import RankCapWarning
 from farss.model.calibration import data_fingerprint
-from farss.model.checkpoint import load_tokenizer
 from farss.model.cost import MemoryCost
 from farss.model.plan import Plan
-from farss.model.sources import resolve
 from farss.model.timing import TimeCost
 from farss.report.inspection import SCHEMA_VERSION, write_inspection
 from farss.storage import held, new_folder
@@ -76,7 +74,7 @@ def inspect(
     require_new(out)
     materials.training_rows(recipe)
     started = time.perf_counter()
-    tokenizer = load_tokenizer(resolve(recipe.model.name, recipe.model.revision), recipe.model.trust_remote_code)
+    tokenizer = materials.tokenizer_of(recipe)
     examples = calibration_of(recipe, tokenizer)
     halves = [shard_batches(recipe, tokenizer, examples, shard) for shard in HALVES]
     queue = [batch for half in halves for batch in half[: recipe.init.max_batches]]
