@@ -34,7 +34,8 @@ __all__ = [
 
 RECIPE = Document("recipe", ConfigError, most_bytes=1 << 17)
 
-Dtype = Literal["auto", "float32", "bfloat16", "float16", "float64"]
+Dtype = Literal["auto", "checkpoint", "float32", "bfloat16", "float16", "float64"]
+Precision = Literal["auto", "float32", "bfloat16"]
 Budget = Literal["clip", "redistribute"]
 Scale = Literal["unit", "alpha_over_r", "rslora"]
 Base = Literal["reference", "residual"]
@@ -55,7 +56,11 @@ Device = Literal["auto", "cpu", "cuda"]
 
 @dataclass(frozen=True)
 class ModelConfig(Settings):
-    """Which pre-trained model: a short name of `farss models`, a folder, or a hub id."""
+    """Which pre-trained model: a short name of `farss models`, a folder, or a hub id.
+
+    `dtype` is what its weights are kept in and its products computed in: "auto" is what the device does fastest without
+    rounding the checkpoint (`farss.model.arithmetic`), "checkpoint" what it is stored in.
+    """
 
     name: str = "smollm2-135m"
     revision: str | None = None
@@ -248,7 +253,7 @@ class TrainConfig(Settings):
     weight_decay: float = 0.0
     dropout: float = 0.05
     max_grad_norm: float = 1.0
-    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    precision: Precision = "auto"
     gradient_checkpointing: bool = False
     save_steps: int | None = None
     seed: int = 0

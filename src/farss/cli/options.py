@@ -16,7 +16,11 @@ ASSIGNED = Document("value of --set", ConfigError)
 # flag, recipe key, type, help
 FLAGS: dict[str, tuple[str, Any, str]] = {
     "--model": ("model.name", str, "short name (see `farss models`), folder or hub id"),
-    "--dtype": ("model.dtype", str, "auto, float32, bfloat16 or float16"),
+    "--dtype": (
+        "model.dtype",
+        str,
+        "auto (what the device does fastest), checkpoint, float32, bfloat16 or float16",
+    ),
     "--device": ("device", str, "auto (a GPU if there is one), cpu or cuda"),
     "--data": ("data.task", str, "task data: file, name in the data directory, embedded set or hub data set"),
     "--data-dir": ("data.data_dir", str, "folder laid out as NAME/SPLIT.jsonl.gz"),

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from farss.adapters.files import load_adapter
-from farss.config import ModelConfig, Recipe
+from farss.config import Recipe
 from farss.datasets.files import is_data_file
 from farss.datasets.resolve import load_rows
 from farss.errors import AdapterError, ConfigError, DataError, GateError
@@ -26,6 +26,7 @@ from farss.evaluation.scores import compare_to_base, summarise
 from farss.evaluation.task import TaskSet, measure_task
 from farss.evaluation.text import text_windows
 from farss.experiment import materials
+from farss.experiment.arithmetic import settle_in
 from farss.experiment.environment import device, versions
 from farss.experiment.measuring import SAMPLES
 from farss.experiment.progress import ProgressLine
@@ -114,11 +115,13 @@ def audit(
     asked = [recipe.model.to_mapping(), recipe.data.data_dir, recipe.data.max_length, recipe.eval.to_mapping()]
     key = stage_key(*asked, text, text_windows)
     with held(place):
-        measure = functools.partial(_measure, recipe, text, text_windows)
+        settled, decided = settle_in(place, recipe)
+        measure = functools.partial(_measure, settled, text, text_windows)
         run_stage(place / "base", key, functools.partial(measure, None))
         run_stage(place / "after", stage_key(key, subject.identity()), functools.partial(measure, subject))
         before, after = (Measurement.load(place / part / SAMPLES) for part in ("base", "after"))
         report: dict[str, Any] = _report(recipe, subject, before, after)
+        report["arithmetic"] = decided.to_mapping()
         report["seconds"] = time.perf_counter() - started
         report["gate"] = _gate(report["compared"], min_k, gate)
         write_json(place / AUDIT, report)
@@ -175,11 +178,7 @@ def _text(recipe: Recipe, text: str, windows: int, tokenizer: Any) -> TaskSet:
 def _tuned(recipe: Recipe, subject: Subject, loaded: LoadedModel) -> nn.Module:
     if subject.finetuned is not None:
         config = dataclasses.replace(recipe.model, name=subject.finetuned, revision=None)
-        tuned = load(
-            ModelConfig(**config.to_mapping()),
-            dtype=str(loaded.dtype).removeprefix("torch."),
-            device=place(recipe.device),
-        )
+        tuned = load(config, device=place(recipe.device))  # in the base's dtype, which the recipe spells out
         if tuned.model.config.model_type != loaded.model.config.model_type:
             expected, got = loaded.model.config.model_type, tuned.model.config.model_type
             raise DataError("the fine-tuned model is of another kind", where=subject.name, expected=expected, got=got)

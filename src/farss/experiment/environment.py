@@ -7,13 +7,13 @@ import os
 import platform
 import resource
 import sys
-from pathlib import Path
 from typing import Any
 
 import psutil
 import torch
 
 from farss.config import Device
+from farss.model.devices import device_name
 
 PACKAGES = ("farss", "torch", "transformers", "peft", "accelerate", "safetensors")
 
@@ -38,7 +38,11 @@ def device(wanted: Device = "auto") -> dict[str, Any]:
     if wanted != "cpu" and torch.cuda.is_available():
         properties = torch.cuda.get_device_properties(0)
         return {"name": properties.name, "cores": os.cpu_count(), "memory_bytes": properties.total_memory}
-    return {"name": _processor(), "cores": os.cpu_count(), "memory_bytes": psutil.virtual_memory().total}
+    return {
+        "name": device_name(torch.device("cpu")),
+        "cores": os.cpu_count(),
+        "memory_bytes": psutil.virtual_memory().total,
+    }
 
 
 def peak_bytes() -> int:
@@ -47,13 +51,3 @@ def peak_bytes() -> int:
         return allocated
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
-
-
-def _processor() -> str:
-    try:
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    except OSError:
-        pass
-    return platform.processor() or platform.machine()

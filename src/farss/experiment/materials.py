@@ -6,7 +6,7 @@ import random
 from pathlib import Path
 from typing import Any
 
-from farss.config import Recipe
+from farss.config import Dtype, Recipe
 from farss.datasets.formats import formatter, task_format
 from farss.datasets.knowledge import KnowledgeSet, load_knowledge, unasked_prompts
 from farss.datasets.resolve import lists_split, load_rows
@@ -19,7 +19,7 @@ from farss.model.devices import place
 from farss.model.sources import LoadedModel, load, resolve
 
 
-def load_model(recipe: Recipe, dtype: str | None = None) -> LoadedModel:
+def load_model(recipe: Recipe, dtype: Dtype | None = None) -> LoadedModel:
     """The recipe's pre-trained model on its device, in its own dtype or in `dtype`."""
     return load(recipe.model, dtype=dtype, device=place(recipe.device))
 

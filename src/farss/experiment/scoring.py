@@ -26,6 +26,7 @@ from farss.evaluation.records import Measurement
 from farss.evaluation.scores import summarise
 from farss.evaluation.vllm_backend import VllmBackend
 from farss.experiment import materials
+from farss.experiment.arithmetic import settle
 from farss.experiment.environment import device, versions
 from farss.experiment.measuring import SAMPLES, measure
 from farss.experiment.progress import ProgressLine
@@ -170,6 +171,7 @@ def evaluate(
     check_request(recipe, requested)
     if backend == "vllm":
         return _evaluate_with_vllm(recipe, requested, Path(out), next(iter(folders.values()), None))
+    recipe, _ = settle(recipe)
     loaded = materials.load_model(recipe)
     if len(folders) < 2:
         return _evaluate_one(recipe, requested, loaded, next(iter(folders.values()), None), Path(out))
@@ -229,6 +231,7 @@ def _evaluate_one(
             write_json(place / HARNESS_SAMPLES, json.loads(json.dumps(harness.samples, default=str)))
     scores = summarise(measurement) | _benchmark_scores(benchmarks) | _harness_scores(harness)
     account = _account(recipe, loaded.name, adapter, scores, started, place)
+    account["arithmetic"] = None if loaded.arithmetic is None else loaded.arithmetic.to_mapping()
     account["lm_eval_versions"] = harness.versions if harness else {}
     write_json(place / RESULTS, account)
     return account
@@ -240,7 +243,7 @@ def _evaluate_with_vllm(recipe: Recipe, requested: Requested, place: Path, adapt
     backend = VllmBackend(
         str(model),
         adapter,
-        dtype=recipe.model.dtype,
+        dtype="auto" if recipe.model.dtype == "checkpoint" else recipe.model.dtype,
         seed=recipe.eval.seed,
         trust_remote_code=recipe.model.trust_remote_code,
     )

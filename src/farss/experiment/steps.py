@@ -15,6 +15,7 @@ from farss.config import ModelConfig, Recipe
 from farss.errors import AdapterError, ConfigError
 from farss.experiment import materials
 from farss.experiment.accounts import rank_account
+from farss.experiment.arithmetic import settle
 from farss.experiment.progress import ProgressLine
 from farss.model.sources import load
 from farss.storage import write_atomically, write_json
@@ -73,10 +74,12 @@ def fine_tune(recipe: Recipe, init: str | Path, out: str | Path) -> dict[str, An
         raise ConfigError("this folder holds a finished training", where=place, do="choose another --out")
     require_adapter(Path(init) / "adapter")
     materials.training_rows(recipe)
+    asked = recipe
+    recipe, decided = settle(asked)
     loaded = materials.load_model(recipe)
     examples = materials.training_examples(recipe, loaded.tokenizer)
     model = load_adapter(loaded.model, Path(init) / "adapter", dropout=recipe.train.dropout, trainable=True)
-    write_atomically(place / RECIPE, lambda file: file.write_text(recipe.to_yaml(), encoding="utf-8"))
+    write_atomically(place / RECIPE, lambda file: file.write_text(asked.to_yaml(), encoding="utf-8"))
     with ProgressLine("training") as line:
         result = train(
             model,
@@ -95,6 +98,7 @@ def fine_tune(recipe: Recipe, init: str | Path, out: str | Path) -> dict[str, An
         "first_loss": result.curve[0][1],
         "last_loss": result.curve[-1][1],
         "curve": [list(point) for point in result.curve],
+        "arithmetic": decided.to_mapping(),
         "adapter": str(place / "adapter"),
         **rank_account(result),
     }
@@ -120,7 +124,7 @@ def export_adapter(
     require_adapter(adapter)
     # An adapter is checked in float32, where a wrong one cannot hide in the rounding of the base's own dtype; a whole
     # model is written in the base's dtype, and so checked in it.
-    dtype = "float32" if to in ADAPTER_FORMS else None
+    dtype = "float32" if to in ADAPTER_FORMS else "checkpoint"
     loaded = load(ModelConfig(name=model or base_name_of(adapter)), dtype=dtype)
     trained = load_adapter(loaded.model, adapter)
     report = export(trained, out, to=to, tokenizer=loaded.tokenizer, rank=rank)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -95,12 +96,12 @@ def _say_what_is_not_read(folder: Path, files: list[Path]) -> None:
         )
 
 
-def load_folder(folder: Path, *, dtype: str = "auto", trust_remote_code: bool = False) -> tuple[Any, Any]:
+def load_folder(folder: Path, *, dtype: str = "checkpoint", trust_remote_code: bool = False) -> tuple[Any, Any]:
     """The causal language model (a `PreTrainedModel`) and the tokenizer in `folder`, on the CPU, in evaluation mode.
 
     Args:
         folder: a model folder; `check_folder` is applied first.
-        dtype: "auto" for the dtype of the checkpoint, or the name of a torch dtype.
+        dtype: "checkpoint" for the dtype of the checkpoint, or the name of a torch dtype.
         trust_remote_code: whether code in the folder may run.
 
     Raises:
@@ -113,7 +114,7 @@ def load_folder(folder: Path, *, dtype: str = "auto", trust_remote_code: bool = 
         with quiet():
             answer: Any = architecture.from_pretrained(
                 folder,
-                dtype=dtype if dtype == "auto" else getattr(torch, dtype),
+                dtype="auto" if dtype == "checkpoint" else getattr(torch, dtype),
                 use_safetensors=True,
                 local_files_only=True,
                 trust_remote_code=trust_remote_code,
@@ -132,6 +133,19 @@ def load_folder(folder: Path, *, dtype: str = "auto", trust_remote_code: bool = 
         )
     check_finite(model, where=folder)
     return model.eval(), tokenizer
+
+
+def stored_numbers(folder: Path) -> int:
+    """How many numbers the weight files in `folder` hold; only their headers are read.
+
+    Raises:
+        ModelError: as `weight_files`.
+    """
+    total = 0
+    for file in weight_files(folder):
+        with safe_open(file, framework="pt") as opened:
+            total += sum(math.prod(opened.get_slice(key).get_shape()) for key in opened.keys())  # noqa: SIM118
+    return total
 
 
 def check_finite(model: nn.Module, *, where: object = None) -> None:

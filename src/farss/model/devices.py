@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 import os
+import platform
+from pathlib import Path
 
 import psutil
 import torch
@@ -49,3 +51,16 @@ def free_bytes(device: torch.device) -> int:
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0] // math.ceil(together / torch.cuda.device_count())
     return psutil.virtual_memory().available // together
+
+
+def device_name(device: torch.device) -> str:
+    """What the GPU or the processor calls itself."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    try:
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    except OSError:
+        pass  # not Linux
+    return platform.processor() or platform.machine()

@@ -12,13 +12,15 @@ from farss.config import ModelConfig
 from farss.errors import ModelError
 from farss.model.checkpoint import check_finite, check_folder, quiet
 from farss.model.fingerprints import fingerprint
-from farss.model.sources import LoadedModel, name_model, resolve
+from farss.model.sources import LoadedModel, arithmetic_of, name_model, resolve
 
 POOLER = "pooler"
 """What BERT-like encoders call the layer between their last block and the head."""
 
 
-def load_classifier(config: ModelConfig, classes: int, *, seed: int = 0) -> LoadedModel:
+def load_classifier(
+    config: ModelConfig, classes: int, *, seed: int = 0, device: torch.device | str = "cpu"
+) -> LoadedModel:
     """The encoder that `config` names with a head for `classes` classes; 1 stands for a regression.
 
     What of the head the checkpoint does not hold is drawn from `seed` as transformers draws it; a pooler that it does
@@ -28,6 +30,7 @@ def load_classifier(config: ModelConfig, classes: int, *, seed: int = 0) -> Load
         config: name, revision, dtype and whether the model's own code may run.
         classes: number of outputs.
         seed: of the head's random numbers; torch's global generator is left alone.
+        device: where to put the model.
 
     Raises:
         ModelError: if the model is not found, damaged, unsafe to load, has no sequence classifier in transformers,
@@ -36,9 +39,10 @@ def load_classifier(config: ModelConfig, classes: int, *, seed: int = 0) -> Load
     folder = resolve(config.name, config.revision)
     check_folder(folder, trust_remote_code=config.trust_remote_code)
     tokenizer = _tokenizer(folder, config.trust_remote_code)
+    decided = arithmetic_of(config, torch.device(device))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model, missing = _classifier(folder, config, classes)
+        model, missing = _classifier(folder, config, decided.weights, classes)
     outside = sorted(name for name in missing if not _inside(name, head_modules(model)))
     if outside:
         raise ModelError(
@@ -49,7 +53,7 @@ def load_classifier(config: ModelConfig, classes: int, *, seed: int = 0) -> Load
         )
     check_finite(model, where=folder)
     name_model(model, config.name, folder)
-    return LoadedModel(model.eval(), tokenizer, config.name, folder, fingerprint(model))
+    return LoadedModel(model.eval().to(device), tokenizer, config.name, folder, fingerprint(model), decided)
 
 
 def head_modules(model: nn.Module) -> tuple[str, ...]:
@@ -89,7 +93,7 @@ def _inside(name: str, modules: tuple[str, ...]) -> bool:
     return name.startswith(tuple(f"{module}." for module in modules))
 
 
-def _classifier(folder: Any, config: ModelConfig, classes: int) -> tuple[Any, list[str]]:
+def _classifier(folder: Any, config: ModelConfig, dtype: str, classes: int) -> tuple[Any, list[str]]:
     from transformers import AutoModelForSequenceClassification
 
     try:
@@ -97,7 +101,7 @@ def _classifier(folder: Any, config: ModelConfig, classes: int) -> tuple[Any, li
             answer: Any = AutoModelForSequenceClassification.from_pretrained(
                 folder,
                 num_labels=classes,
-                dtype=config.dtype if config.dtype == "auto" else getattr(torch, config.dtype),
+                dtype=getattr(torch, dtype),
                 use_safetensors=True,
                 local_files_only=True,
                 trust_remote_code=config.trust_remote_code,

@@ -124,7 +124,7 @@ def byte_ranges(file: Path) -> dict[str, tuple[int, int]]:
 
 
 def skeleton(
-    folder: Path, dtype: str = "auto", *, classifier: bool = False, trust_remote_code: bool = False
+    folder: Path, dtype: str = "checkpoint", *, classifier: bool = False, trust_remote_code: bool = False
 ) -> tuple[Any, torch.dtype]:
     """The model of a folder with its parameters on the meta device, and the dtype they will have.
 
@@ -132,7 +132,7 @@ def skeleton(
 
     Args:
         folder: a model folder; `check_folder` is applied first.
-        dtype: "auto" for the dtype of the checkpoint, or the name of a torch dtype.
+        dtype: "checkpoint" for the dtype of the checkpoint, or the name of a torch dtype.
         classifier: the encoder with the classification head that the folder holds, instead of a causal language model.
         trust_remote_code: whether code in the folder may run.
 
@@ -147,11 +147,20 @@ def skeleton(
         architecture, config = AutoModelForSequenceClassification, load_config(folder, trust_remote_code)
     else:
         architecture, config = language_model(folder, trust_remote_code=trust_remote_code)
-    kind = _checkpoint_dtype(folder, config) if dtype == "auto" else getattr(torch, dtype)
+    kind = _checkpoint_dtype(folder, config) if dtype == "checkpoint" else getattr(torch, dtype)
     with init_empty_weights(include_buffers=False):
         model = architecture.from_config(config, dtype=kind, trust_remote_code=trust_remote_code)
     model.tie_weights()
     return model.eval(), kind
+
+
+def stored_dtype(folder: Path, *, trust_remote_code: bool = False) -> torch.dtype:
+    """The dtype that a model folder is stored in, as transformers would load it with `dtype="auto"`.
+
+    Raises:
+        ModelError: if its configuration cannot be read, or it holds no floating-point weight.
+    """
+    return _checkpoint_dtype(folder, load_config(folder, trust_remote_code))
 
 
 def _checkpoint_dtype(folder: Path, config: Any) -> torch.dtype:

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from farss.config import ModelConfig
+from farss.config import Dtype, ModelConfig, Precision
 from farss.errors import ModelError, did_you_mean
-from farss.model.checkpoint import load_folder
+from farss.model.arithmetic import Arithmetic, decide
+from farss.model.cache import cache_root
+from farss.model.checkpoint import check_folder, load_folder, stored_numbers
 from farss.model.conversion import check_digest, convert
 from farss.model.fingerprints import fingerprint, weight_hash
+from farss.model.lazy import stored_dtype
 from farss.model.packages import KNOWN_MODELS, KnownModel, available_models, require_package_files
 
 __all__ = [
@@ -42,6 +44,7 @@ class LoadedModel:
         name: as it was asked for.
         folder: where its checkpoint lies.
         fingerprint: of its weights; the same in every dtype (`farss.model.fingerprints`).
+        arithmetic: how it was decided to be computed; None where somebody else loaded it.
     """
 
     model: Any
@@ -49,6 +52,7 @@ class LoadedModel:
     name: str
     folder: Path | None
     fingerprint: str
+    arithmetic: Arithmetic | None = None
 
     @property
     def dtype(self) -> torch.dtype:
@@ -56,12 +60,12 @@ class LoadedModel:
         return next(self.model.parameters()).dtype
 
 
-def load(config: ModelConfig, *, dtype: str | None = None, device: torch.device | str = "cpu") -> LoadedModel:
+def load(config: ModelConfig, *, dtype: Dtype | None = None, device: torch.device | str = "cpu") -> LoadedModel:
     """The model and tokenizer that `config` names.
 
     Args:
         config: name, revision, dtype and whether the model's own code may run.
-        dtype: replaces `config.dtype`; "auto" is the dtype of the checkpoint.
+        dtype: replaces `config.dtype`.
         device: where to put the model.
 
     Raises:
@@ -71,9 +75,37 @@ def load(config: ModelConfig, *, dtype: str | None = None, device: torch.device 
     if config.name in KNOWN_MODELS and KNOWN_MODELS[config.name].kind == "encoder":
         raise ModelError("the model is an encoder and writes no text", where=config.name, do="use it with `farss glue`")
     folder = resolve(config.name, config.revision)
-    model, tokenizer = load_folder(folder, dtype=dtype or config.dtype, trust_remote_code=config.trust_remote_code)
+    decided = arithmetic_of(config, torch.device(device), dtype=dtype)
+    model, tokenizer = load_folder(folder, dtype=decided.weights, trust_remote_code=config.trust_remote_code)
     name_model(model, config.name, folder)
-    return LoadedModel(model.to(device), tokenizer, config.name, folder, fingerprint(model))
+    return LoadedModel(model.to(device), tokenizer, config.name, folder, fingerprint(model), decided)
+
+
+def arithmetic_of(
+    config: ModelConfig,
+    device: torch.device,
+    *,
+    dtype: Dtype | None = None,
+    precision: Precision = "auto",
+    piecewise: bool = False,
+) -> Arithmetic:
+    """How the model that `config` names is computed; its weights are not loaded.
+
+    Args:
+        config: name, revision and dtype.
+        device: where it is computed.
+        dtype: replaces `config.dtype`.
+        precision: in what it is trained.
+        piecewise: whether its weights need not be in memory together.
+
+    Raises:
+        ModelError: if the model is not found, or its folder is damaged.
+    """
+    folder = resolve(config.name, config.revision)
+    check_folder(folder, trust_remote_code=config.trust_remote_code)
+    stored = stored_dtype(folder, trust_remote_code=config.trust_remote_code)
+    numbers = 0 if piecewise else stored_numbers(folder)
+    return decide(stored, device, wanted=dtype or config.dtype, precision=precision, numbers=numbers)
 
 
 def name_model(model: Any, name: str, folder: Path) -> None:
@@ -116,13 +148,6 @@ def _packaged(name: str) -> Path:
         return convert(files, name, _converted(), sha256=known.sha256)
     check_digest(files, name, known.sha256)
     return files[0].parent
-
-
-def cache_root() -> Path:
-    """Where farss keeps what it can make again: `$FARSS_CACHE`, else `$XDG_CACHE_HOME/farss`, else `~/.cache/farss`."""
-    if named := os.environ.get("FARSS_CACHE"):
-        return Path(named).expanduser()
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "farss"
 
 
 def _converted() -> Path:

@@ -11,36 +11,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Literal
 
-import torch
 from torch import nn
 
 from farss.adapters.magnitude import has_magnitudes
-
-HALF = (torch.bfloat16, torch.float16)
-
-
-def computes_in_bfloat16(precision: Literal["auto", "float32", "bfloat16"], model: nn.Module) -> bool:
-    """Whether to train `model` under bfloat16 autocast.
-
-    Args:
-        precision: "auto" says yes where the device has bfloat16 instructions and the model is not float64; "float32"
-            says no, and then a model loaded in bfloat16 still computes in its own dtype.
-        model: on the device it will be trained on.
-    """
-    if precision != "auto":
-        return precision == "bfloat16"
-    parameter = next(model.parameters())
-    return parameter.dtype is not torch.float64 and _has_bfloat16(parameter.device)
-
-
-def _has_bfloat16(device: torch.device) -> bool:
-    if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
-    if device.type == "cpu":
-        # oneDNN also "supports" it by emulation, several times slower than float32; these have it in hardware.
-        known = (getattr(torch.cpu, name, None) for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"))
-        return any(supported is not None and supported() for supported in known)
-    return False
+from farss.model.arithmetic import HALF
 
 
 def keep_learned_weights_exact_(model: nn.Module, trains: Literal["adapter", "weights"]) -> None:

@@ -17,11 +17,12 @@ from torch import nn
 
 from farss.config import TrainConfig
 from farss.errors import ModelError, StorageError
+from farss.model.arithmetic import trains_in_bfloat16, warn_if_emulated
 from farss.model.calibration import pad_token
 from farss.training.batching import split_batch
 from farss.training.checkpoints import STATE, claim, learned_weights, load_learned_, weights_digest
 from farss.training.memory import PeakMemory
-from farss.training.precision import computes_in_bfloat16, inputs_as_they_come, keep_learned_weights_exact_
+from farss.training.precision import inputs_as_they_come, keep_learned_weights_exact_
 from farss.training.tasks import LanguageModelling, TrainingTask
 from farss.training.truncation import check_truncated_start
 
@@ -102,6 +103,7 @@ def train(
     task = task or LanguageModelling()
     task.check(examples)
     _check(model)
+    warn_if_emulated(model)
     keep_learned_weights_exact_(model, trains)
     identity = {
         "settings": config.to_mapping(),
@@ -161,9 +163,14 @@ def _trainer(
         task,
         pad_id=pad_token(tokenizer),
         batch_size=config.batch_size,
-        in_bfloat16=computes_in_bfloat16(config.precision, model),
+        in_bfloat16=_in_bfloat16(config, model),
         progress=progress,
     )
+
+
+def _in_bfloat16(config: TrainConfig, model: nn.Module) -> bool:
+    weight = next(model.parameters())
+    return trains_in_bfloat16(config.precision, weight.dtype, weight.device)
 
 
 def _arguments(model: nn.Module, config: TrainConfig, folder: Path, steps: int, keeps: bool) -> TrainingArguments:

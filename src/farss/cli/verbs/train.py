@@ -17,6 +17,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_recipe_options(
         parser,
         (
+            "--dtype",
             "--device",
             "--data",
             "--data-dir",

@@ -21,6 +21,7 @@ from farss.datasets.glue import GlueRow, GlueTask, glue_rows, glue_task
 from farss.errors import ConfigError
 from farss.evaluation.glue import predict, samples_of, save_samples
 from farss.experiment.accounts import rank_account
+from farss.experiment.arithmetic import settle_in
 from farss.experiment.encoders.glue_results import SAMPLES, assemble
 from farss.experiment.initialisation.planning import Preparation, prepare, spectrum_folder
 from farss.experiment.jobs import Job, jobs_of
@@ -152,17 +153,19 @@ def run_glue(
     with held(place):
         check_unchanged(inputs, place)
         write_atomically(place / "recipe.yaml", lambda file: file.write_text(recipe.to_yaml(), encoding="utf-8"))
-        run_all([functools.partial(_carry_out, recipe, place, job) for job in jobs], parts)
+        settled, decided = settle_in(place, recipe)
+        run_all([functools.partial(_carry_out, settled, place, job, job.key(recipe)) for job in jobs], parts)
         done = [(job.task, job.job, place / job.folder) for job in jobs]
         training = {task.name: _rows(recipe, source or task, "train") for task in chosen}
         results = assemble(recipe, done, training, warm, tuple(splits))
+        results["arithmetic"] = decided.to_mapping()
         write_json(place / "results.json", results)
         write_atomically(place / "table.md", lambda file: file.write_text(markdown(results), encoding="utf-8"))
     return results
 
 
-def _carry_out(recipe: Recipe, place: Path, job: GlueJob, share: Share) -> None:
-    run_stage(place / job.folder, job.key(recipe), functools.partial(fine_tune, recipe, job), share)
+def _carry_out(recipe: Recipe, place: Path, job: GlueJob, key: str, share: Share) -> None:
+    run_stage(place / job.folder, key, functools.partial(fine_tune, recipe, job), share)
 
 
 def _validate(recipe: Recipe) -> None:
@@ -220,8 +223,7 @@ def fine_tune(recipe: Recipe, job: GlueJob, folder: Path) -> dict[str, Any]:
     Raises:
         FarssError: see `docs/errors.md`.
     """
-    loaded = load_classifier(recipe.model, job.task.classes, seed=job.job.seed)
-    loaded.model.to(place(recipe.device))
+    loaded = load_classifier(recipe.model, job.task.classes, seed=job.job.seed, device=place(recipe.device))
     shutil.rmtree(folder / "adapter", ignore_errors=True)  # of an earlier try that was cut short
     encode = functools.partial(_encoded, tokenizer=loaded.tokenizer, max_length=recipe.data.max_length)
     training = encode(_rows(recipe, job.learned, "train"))

@@ -19,6 +19,7 @@ from farss.adapters.files import save_adapter
 from farss.config import FarssConfig, Recipe
 from farss.errors import ConfigError
 from farss.experiment import materials
+from farss.experiment.arithmetic import settle
 from farss.experiment.calibrating import batches_of, calibration_of
 from farss.experiment.environment import peak_bytes
 from farss.experiment.initialisation.budget import budget_of, plan_for
@@ -97,7 +98,10 @@ def initialise(
     except ConfigError:
         shutil.rmtree(work, ignore_errors=True)  # left by a call that was killed after its last step
         raise
-    request = Request(recipe, method, Path(out), given, work, Crew(), Path(statistics) if statistics else None)
+    asked = recipe
+    recipe, decided = settle(asked, piecewise=engine != "resident" and (given is not None or streamable(method)))
+    kept = Path(statistics) if statistics else None
+    request = Request(recipe, asked, method, Path(out), given, work, Crew(), kept)
     if request.to_take & FROM_DATA:
         materials.training_rows(recipe)
     if KNOWLEDGE in request.to_take:
@@ -122,6 +126,7 @@ def initialise(
         "modules": len(plan.targets),
         "trainable_params": plan.trainable_parameters,
         "requested_params": plan.requested_parameters,
+        "arithmetic": decided.to_mapping(),
         "seconds": time.perf_counter() - started,
         "predicted_peak_bytes": expected.peak_bytes,
         "predicted_seconds": expected.seconds,
@@ -137,7 +142,8 @@ class Request:
     """What an initialisation was asked for.
 
     Attributes:
-        recipe: model, data and settings.
+        recipe: model, data and settings, the arithmetic spelled out.
+        asked: the same as it was asked for, which is kept beside the adapter.
         method: registry name.
         out: the folder to make.
         given: a plan to obey, or None to decide one.
@@ -147,6 +153,7 @@ class Request:
     """
 
     recipe: Recipe
+    asked: Recipe
     method: str
     out: Path
     given: Plan | None
@@ -171,7 +178,7 @@ class Request:
         """Write what both engines leave."""
         save_adapter(model, folder / "adapter")
         plan.save(folder / "plan.json")
-        (folder / RECIPE).write_text(self.recipe.to_yaml(), encoding="utf-8")
+        (folder / RECIPE).write_text(self.asked.to_yaml(), encoding="utf-8")
 
 
 def engine_for(

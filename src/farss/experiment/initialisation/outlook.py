@@ -27,7 +27,7 @@ from farss.model.cost import (
 )
 from farss.model.devices import free_bytes, place
 from farss.model.lazy import skeleton
-from farss.model.sources import resolve
+from farss.model.sources import arithmetic_of, resolve
 from farss.model.targets import Target, chain_prefixes, find_targets
 from farss.model.timing import PASS_FLOPS, WALK_FLOPS, TimeCost, calibrate, predict
 
@@ -158,12 +158,13 @@ def outlook(recipe: Recipe, batches: Sequence[Batch] = ()) -> Outlook:
         ModelError: if the model is not found, or has no module to adapt.
     """
     config = resolved(recipe.init)
-    folder = resolve(recipe.model.name, recipe.model.revision)
-    dtype = recipe.model.dtype if config.dtype == "auto" else config.dtype
-    model, kind = skeleton(folder, dtype, trust_remote_code=recipe.model.trust_remote_code)
+    folder, device = resolve(recipe.model.name, recipe.model.revision), place(recipe.device)
+    dtype = None if config.dtype == "auto" else config.dtype
+    decided = arithmetic_of(recipe.model, device, dtype=dtype, piecewise=True)  # the engine is chosen by memory
+    model, kind = skeleton(folder, decided.weights, trust_remote_code=recipe.model.trust_remote_code)
     targets = find_targets(model, config.targets, config.exclude, in_memory=False)
     largest = BatchSize.largest(batches)
     resident = resident_cost(model, targets, kind, largest)
     walkable = len(chain_prefixes(model)) == 1 and all(target.layer is not None for target in targets)
     streamed = streamed_cost(model, targets, kind, largest) if walkable else None
-    return Outlook(model, targets, kind, resident, streamed, place(recipe.device))
+    return Outlook(model, targets, kind, resident, streamed, device)

@@ -9,6 +9,7 @@ from typing import Any
 from farss.config import Recipe
 from farss.errors import ConfigError
 from farss.experiment import materials
+from farss.experiment.arithmetic import settle
 from farss.experiment.calibrating import calibration_of
 from farss.experiment.initialisation.planning import calibration_batches, collect_with, resolved
 from farss.experiment.initialisation.statistics import STATISTICS, Origin, Shard, save_statistics
@@ -85,7 +86,8 @@ def initialise_shard(recipe: Recipe, out: str | Path, shard: Shard) -> dict[str,
     """
     require_new(out)
     materials.training_rows(recipe)
-    loaded = materials.load_for_statistics(recipe)
+    settled, decided = settle(recipe)
+    loaded = materials.load_for_statistics(settled)
     work = Path(out).with_name(f".{Path(out).name}.work")
     with held(work), ProgressLine(f"statistics of shard {shard.number}/{shard.count}") as line:
         curvature, origin = take_statistics(recipe, loaded, shard, work / "partial.safetensors", line)
@@ -97,5 +99,6 @@ def initialise_shard(recipe: Recipe, out: str | Path, shard: Shard) -> dict[str,
         "shard": f"{shard.number}/{shard.count}",
         "sequences": curvature.sequences,
         "tokens": curvature.tokens,
+        "arithmetic": decided.to_mapping(),
         "statistics": str(Path(out) / STATISTICS),
     }

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from farss.adapters.factors import Factors, initial_factors
-from farss.config import FarssConfig, ModelConfig
+from farss.config import Dtype, FarssConfig, ModelConfig
 from farss.errors import ConfigError, PlanError
 from farss.experiment.initialisation.kept_blocks import KeptBlocks, ScoredBlocks
 from farss.experiment.initialisation.planning import check_boundary
@@ -27,7 +27,7 @@ from farss.model.checkpoint import load_tokenizer
 from farss.model.fingerprints import fingerprint_of
 from farss.model.lazy import RESIDENT, LazyWeights, skeleton
 from farss.model.plan import BY_INDEX, Plan
-from farss.model.sources import name_model, resolve
+from farss.model.sources import arithmetic_of, name_model, resolve
 from farss.model.spectra import SpectrumCache
 from farss.model.states import DiskStates, States
 from farss.model.streamed import Walk
@@ -68,7 +68,7 @@ class StreamedModel:
 
     Args:
         config: which model; it must be a folder of safetensors, as after `resolve`.
-        dtype: replaces `config.dtype`; "auto" is the dtype of the checkpoint.
+        dtype: replaces `config.dtype`.
         classifier: an encoder with the classification head that the folder holds, for labelled batches.
         device: where blocks are computed.
 
@@ -80,13 +80,14 @@ class StreamedModel:
         self,
         config: ModelConfig,
         *,
-        dtype: str | None = None,
+        dtype: Dtype | None = None,
         classifier: bool = False,
         device: torch.device | str = "cpu",
     ) -> None:
         folder = resolve(config.name, config.revision)
+        self.arithmetic = arithmetic_of(config, torch.device(device), dtype=dtype, piecewise=True)
         self.model, kind = skeleton(
-            folder, dtype or config.dtype, classifier=classifier, trust_remote_code=config.trust_remote_code
+            folder, self.arithmetic.weights, classifier=classifier, trust_remote_code=config.trust_remote_code
         )
         name_model(self.model, config.name, folder)
         self.name = config.name

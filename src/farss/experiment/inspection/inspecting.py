@@ -14,6 +14,7 @@ from typing import Any
 from farss.config import FarssConfig, Recipe
 from farss.errors import ConfigError
 from farss.experiment import materials
+from farss.experiment.arithmetic import settle
 from farss.experiment.calibrating import calibration_of
 from farss.experiment.environment import device, peak_bytes, versions
 from farss.experiment.initialisation.outlook import ChosenEngine, Engine, Outlook, outlook
@@ -73,6 +74,8 @@ def inspect(
         )
     require_new(out)
     materials.training_rows(recipe)
+    asked = recipe
+    recipe, decided = settle(asked, piecewise=engine != "resident")
     started = time.perf_counter()
     tokenizer = materials.tokenizer_of(recipe)
     examples = calibration_of(recipe, tokenizer)
@@ -92,9 +95,10 @@ def inspect(
         else:
             found = look(recipe, examples, data, work)
         report = _report(recipe, found, predicted, time.perf_counter() - started)
+        report["arithmetic"] = decided.to_mapping()
         with new_folder(out) as folder:
             write_inspection(report, folder)
-            (folder / RECIPE).write_text(recipe.to_yaml(), encoding="utf-8")
+            (folder / RECIPE).write_text(asked.to_yaml(), encoding="utf-8")
     shutil.rmtree(work)
     return report
 

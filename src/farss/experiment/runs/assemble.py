@@ -15,6 +15,7 @@ from farss.evaluation.forgetting import facts, facts_account
 from farss.evaluation.frontier import frontier_points
 from farss.evaluation.records import Measurement
 from farss.evaluation.scores import compare_runs, compare_to_base, summarise
+from farss.experiment.arithmetic import arithmetic_in
 from farss.experiment.environment import versions
 from farss.experiment.jobs import jobs_of
 from farss.experiment.measuring import SAMPLES, VALIDATION, frontier_file
@@ -61,6 +62,7 @@ def assemble(runs: list[FinishedRun]) -> dict[str, Any]:
         "recipe": first.recipe.to_mapping(),
         "versions": versions(),
         "device": machines_of([done for _, done in owners.values()]),
+        "arithmetic": arithmetic_in(first.folder),
         "model": first.planned["model"],
         "data": _data(first, before),
         "base": {"scores": summarise(before)},
@@ -96,6 +98,15 @@ def machines_of(jobs: Sequence[FinishedJob]) -> dict[str, Any] | None:
 def _require_same_questions(first: FinishedRun, other: FinishedRun, before: Measurement) -> None:
     if other.planned["model"]["fingerprint"] != first.planned["model"]["fingerprint"]:
         raise DataError("the runs are of different models", where=other.folder, expected=first.planned["model"]["name"])
+    mine, theirs = arithmetic_in(first.folder), arithmetic_in(other.folder)
+    if mine and theirs and mine["weights"] != theirs["weights"]:
+        raise DataError(
+            "the runs were computed in different dtypes, so their scores cannot be paired",
+            where=other.folder,
+            expected=f"{mine['weights']}, as {first.folder}",
+            got=theirs["weights"],
+            do="run one of them again with the other's --dtype",
+        )
     if _questions(Measurement.load(other.folder / "base" / SAMPLES)) != _questions(before):
         raise DataError(
             "the runs asked different questions, so their scores cannot be paired",

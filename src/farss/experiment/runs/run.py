@@ -8,6 +8,7 @@ from typing import Any
 
 from farss.config import Recipe
 from farss.experiment import materials
+from farss.experiment.arithmetic import settle_in
 from farss.experiment.jobs import Job, jobs_of, methods_needing, validate
 from farss.experiment.measuring import measure_base, measure_job
 from farss.experiment.runs.assemble import assemble
@@ -49,10 +50,11 @@ def run(recipe: Recipe, out: str | Path | None = None, workers: int = 1) -> tupl
     with held(folder):
         check_unchanged(inputs_of(recipe), folder)
         write_atomically(folder / "recipe.yaml", lambda file: file.write_text(recipe.to_yaml(), encoding="utf-8"))
-        keys = Keys(recipe)
-        _plan(recipe, folder, keys)
-        run_stage(folder / "base", keys.base, functools.partial(measure_base, recipe))
-        run_all([functools.partial(_carry_out, recipe, folder, keys, job) for job in jobs_of(recipe)], parts)
+        settled, _ = settle_in(folder, recipe)
+        keys = Keys(recipe)  # of what was asked: the folder itself keeps to one arithmetic
+        _plan(settled, folder, keys)
+        run_stage(folder / "base", keys.base, functools.partial(measure_base, settled))
+        run_all([functools.partial(_carry_out, settled, folder, keys, job) for job in jobs_of(recipe)], parts)
         report = assemble([load_run(folder)])
         write_report(report, folder)
     return report, folder

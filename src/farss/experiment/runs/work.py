@@ -157,7 +157,7 @@ def train_job(recipe: Recipe, job: Job, plans: Path, folder: Path) -> dict[str, 
     if get_method(job.method).trains == "weights":
         result = _train(loaded, loaded.model, examples, config, folder, job)
         account["trainable_params"] = sum(p.numel() for p in loaded.model.parameters())
-        loaded.model.to(torch.bfloat16 if loaded.dtype is torch.bfloat16 else loaded.dtype)
+        loaded.model.to(loaded.dtype)
         loaded.model.save_pretrained(folder / "model")
         loaded.tokenizer.save_pretrained(folder / "model")
         return {**account, **_training_account(result, recipe)}
