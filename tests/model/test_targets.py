@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
+from tests.families import make
 from torch import nn
 
 from farss.errors import ModelError
-from farss.model.targets import find_targets, layer_count, weight_matrix
+from farss.model.targets import chain_prefixes, find_targets, layer_count, weight_matrix
 
 LLAMA_KINDS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 
@@ -124,3 +125,21 @@ def test_a_model_with_adapters_is_refused(tiny_llama):
 def test_an_offloaded_model_is_refused(tiny_llama):
     with pytest.raises(ModelError, match="not in memory"):
         find_targets(tiny_llama.to("meta"))
+
+
+@pytest.mark.case("the language model of several towers is found by structure, not by size")
+@pytest.mark.parametrize("family", ["Gemma 3 with vision", "Qwen3.5 with vision", "LLaVA"])
+def test_only_the_language_model_is_adapted(family):
+    model = make(family)
+    seen = {name for name, _ in model.named_modules() if "vision" in name or "visual" in name}
+    assert seen  # and Gemma's and LLaVA's have as many linears as the language model, or more
+    for patterns in ((), (r".*\d\..*proj.*",)):
+        chosen = {target.name for target in find_targets(model, patterns)}
+        assert chosen and not chosen & seen
+        assert all(".language_model." in name for name in chosen)
+    assert chain_prefixes(model) == ["model.language_model.layers"]
+
+
+def test_a_pattern_that_names_the_vision_tower_hits_nothing():
+    with pytest.raises(ModelError, match="matches no linear module"):
+        find_targets(make("LLaVA"), ["fc1"])

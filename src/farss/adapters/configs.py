@@ -131,6 +131,7 @@ def _check_patterns(config: LoraConfig, modules: Mapping[str, RankAndScale]) -> 
 
 def task_type(model: nn.Module) -> str | None:
     """PEFT's name for what `model` is for, None where it is no causal language model of transformers."""
-    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+    from transformers.models.auto import modeling_auto as known
 
-    return "CAUSAL_LM" if type(model).__name__ in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values() else None
+    writes = {*known.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values(), *known.MODEL_FOR_MULTIMODAL_LM_MAPPING_NAMES.values()}
+    return "CAUSAL_LM" if type(model).__name__ in writes else None

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from farss.errors import NumericalError
+from farss.model.tables import random_words
 
 LOGIT_TOLERANCE = 1e-4
 """Logit difference that is always accepted."""
@@ -47,9 +48,7 @@ def sample_inputs(model: nn.Module, sample: Tensor | Mapping[str, Tensor] | None
     if isinstance(sample, Mapping):
         return {key: value.to(device) for key, value in sample.items() if key != "labels"}
     if sample is None:
-        vocabulary = int(model.config.vocab_size)  # type: ignore[union-attr, arg-type]  # every language model has one
-        draw = torch.Generator().manual_seed(SAMPLE_SEED)
-        sample = torch.randint(vocabulary, SAMPLE_SHAPE, generator=draw)
+        sample = random_words(model, SAMPLE_SHAPE, seed=SAMPLE_SEED)
     return {"input_ids": sample.to(device)}
 
 

@@ -6,10 +6,10 @@ import itertools
 import json
 import os
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import torch
 from safetensors import safe_open
@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from farss.errors import ModelError
 from farss.model.checkpoint import check_folder, language_model, load_config, weight_files
+from farss.model.stored import Source, sources_of
 
 RESIDENT = "use the resident engine, which loads the whole model"
 
@@ -34,15 +35,21 @@ class LazyWeights:
         device: weights are put here.
 
     Raises:
-        ModelError: if a weight of the model is not in the checkpoint under its own name.
+        ModelError: if a weight of the model is neither in the checkpoint nor made of what is.
     """
 
     def __init__(self, folder: Path, model: nn.Module, dtype: torch.dtype, device: torch.device | str = "cpu") -> None:
         self.folder, self.dtype, self.device = folder, dtype, torch.device(device)
-        stored = _stored_in(weight_files(folder))
+        self.model = model
+        self.files = _stored_in(weight_files(folder))  # by the names in the checkpoint
+        sources = sources_of(model, self.files)
         self.parameters = dict(model.named_parameters())  # tied ones once
-        keys = {name: _stored_name(name, model, stored) for name in self.parameters}
-        missing = [name for name, key in keys.items() if key is None]
+        aliases = {id(parameter): name for name, parameter in model.named_parameters(remove_duplicate=False)}
+        for name, parameter in self.parameters.items():
+            other = aliases[id(parameter)]
+            if name not in sources and other in sources:  # of two tied names the checkpoint may hold either
+                sources[name] = sources[other]
+        missing = [name for name in self.parameters if name not in sources]
         if missing:
             raise ModelError(
                 "the checkpoint names its weights differently from the model, so it cannot be read piece by piece",
@@ -51,22 +58,18 @@ class LazyWeights:
                 got=f"{len(missing)} names without a weight",
                 do=RESIDENT,
             )
-        self.keys = {name: key for name, key in keys.items() if key is not None}
-        self.files = {name: stored[key] for name, key in self.keys.items()}
-        self.buffers = {
-            name: stored[key] for name, _ in model.named_buffers() if (key := _stored_name(name, model, stored))
-        }
+        self.sources = {name: sources[name] for name in self.parameters}
+        self._load_buffers(sources)
 
     def read(self, names: Iterable[str]) -> Iterator[tuple[str, Tensor]]:
-        """(name, weight) of each name, in the order given; a file is closed before the next is opened.
+        """(name, weight) of each name, in the order given; one file is open at a time.
 
         Raises:
             ModelError: if a weight has another shape than in the model, or holds NaN or Inf.
         """
-        for file, together in itertools.groupby(names, key=lambda name: self.files[name]):
-            with safe_open(file, framework="pt") as opened:
-                for name in together:
-                    yield name, self._checked(name, opened.get_tensor(self.keys[name]))
+        with _OneFile(self.files) as stored:
+            for name in names:
+                yield name, self._checked(name, self.sources[name].make(name, self.model, stored.tensor))
 
     def announce(self, names: Iterable[str]) -> None:
         """Have the system read the named weights from the disk while something else is computed.
@@ -76,12 +79,22 @@ class LazyWeights:
         """
         if not hasattr(os, "posix_fadvise"):
             return
-        for file, together in itertools.groupby(names, key=lambda name: self.files[name]):
+        keys = [key for name in names for key in self.sources[name].keys]
+        for file, together in itertools.groupby(keys, key=lambda key: self.files[key]):
             places = byte_ranges(file)
             with open(file, "rb") as opened:
-                for name in together:
-                    start, end = places[self.keys[name]]
+                for key in together:
+                    start, end = places[key]
                     os.posix_fadvise(opened.fileno(), start, end - start, os.POSIX_FADV_WILLNEED)
+
+    def _load_buffers(self, sources: dict[str, Source]) -> None:
+        """Put the buffers that the checkpoint holds (what routers were corrected by, say) into the model, for good."""
+        with _OneFile(self.files) as stored:
+            for name, buffer in dict(self.model.named_buffers()).items():
+                if name in sources:
+                    held = sources[name].make(name, self.model, stored.tensor)
+                    module, _, last = name.rpartition(".")
+                    self.model.get_submodule(module)._buffers[last] = held.to(self.device, buffer.dtype)
 
     def _checked(self, name: str, weight: Tensor) -> Tensor:
         if weight.shape != self.parameters[name].shape:
@@ -110,6 +123,28 @@ class LazyWeights:
         zero = torch.zeros((), dtype=self.dtype, device=self.device)
         for name, empty in self.parameters.items():
             _place(model, name, nn.Parameter(zero.expand(empty.shape), requires_grad=False))
+
+
+class _OneFile:
+    """Tensors by name, of several files of which one is open at a time."""
+
+    def __init__(self, files: dict[str, Path]) -> None:
+        self.files, self.stack = files, ExitStack()
+        self.path: Path | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.stack.close()
+
+    def tensor(self, key: str) -> Tensor:
+        """The stored tensor of this name."""
+        if self.files[key] != self.path:
+            self.stack.close()
+            self.path = self.files[key]
+            self.opened = self.stack.enter_context(safe_open(self.path, framework="pt"))
+        return self.opened.get_tensor(key)
 
 
 @cache
@@ -184,12 +219,6 @@ def _stored_in(files: Iterable[Path]) -> dict[str, Path]:
         with safe_open(file, framework="pt") as opened:
             found |= dict.fromkeys(opened.keys(), file)
     return found
-
-
-def _stored_name(name: str, model: nn.Module, stored: dict[str, Path]) -> str | None:
-    """The name of a weight in the checkpoint: its own, or its own without or with the base model's prefix."""
-    prefix = f"{getattr(model, 'base_model_prefix', '')}."
-    return next((key for key in (name, name.removeprefix(prefix), prefix + name) if key in stored), None)
 
 
 def _place(model: nn.Module, name: str, parameter: nn.Parameter) -> None:

@@ -97,8 +97,33 @@ def find_targets(
     return [_target(name, linears[name], _layer_of(name, chain), in_memory) for name in names]
 
 
+def language_tower(model: nn.Module) -> str:
+    """The dotted name of the module that writes, in a model that also sees or hears; "" where that is the whole model.
+
+    Found by structure: the configuration has a part for text of its own, and the model names its decoder.
+    """
+    config = getattr(model, "config", None)
+    if config is None or not hasattr(config, "get_text_config") or getattr(config, "is_encoder_decoder", False):
+        return ""
+    if config.get_text_config(decoder=True) is config:
+        return ""
+    decoder = model.get_decoder()  # type: ignore[operator]  # transformers' PreTrainedModel
+    return next((name for name, module in model.named_modules() if module is decoder), "")
+
+
 def _linears(model: nn.Module) -> dict[str, nn.Module]:
-    return {name: module for name, module in model.named_modules() if _looks_linear(module)}
+    """The linear modules of the language model, its output head among them; not those of other towers."""
+    tower, head = language_tower(model), _output_head(model)
+    inside = f"{tower}." if tower else ""
+    return {
+        name: module
+        for name, module in model.named_modules()
+        if _looks_linear(module) and (name.startswith(inside) or module is head)
+    }
+
+
+def _output_head(model: nn.Module) -> object:
+    return model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None  # type: ignore[operator]
 
 
 def _selected(linears: dict[str, nn.Module], patterns: Iterable[str]) -> list[str]:
@@ -139,9 +164,15 @@ def _is_conv1d(module: nn.Module) -> bool:
 def _main_chain(model: nn.Module, linears: dict[str, nn.Module]) -> list[str]:
     """Name prefixes of the block lists to split into layers: the outermost `ModuleList`s of the largest stack.
 
-    A model with several towers counts its largest; an encoder and a decoder of the same kind of block count both.
+    Of several towers the language model's counts; an encoder and a decoder of the same kind of block count both.
     """
-    lists = {name: module for name, module in model.named_modules() if isinstance(module, nn.ModuleList)}
+    tower = language_tower(model)
+    inside = f"{tower}." if tower else ""
+    lists = {
+        name: module
+        for name, module in model.named_modules()
+        if isinstance(module, nn.ModuleList) and name.startswith(inside)
+    }
     outer = [n for n in lists if not any(n != other and n.startswith(f"{other}.") for other in lists)]
     sizes = {n: sum(1 for linear in linears if linear.startswith(f"{n}.")) for n in outer}
     largest = max(outer, key=lambda n: sizes[n], default=None)
@@ -161,11 +192,11 @@ def _layer_of(name: str, chain: list[str]) -> int | None:
 def _shared_weights(model: nn.Module) -> set[str]:
     """Names of modules whose weight is also another module's, and of the input and output embeddings."""
     uses = Counter(id(module._parameters.get("weight")) for module in model.modules())
-    heads = [getattr(model, method)() for method in ("get_output_embeddings",) if hasattr(model, method)]
+    head = _output_head(model)
     return {
         name
         for name, module in model.named_modules()
-        if any(module is head for head in heads)
+        if module is head
         or (module._parameters.get("weight") is not None and uses[id(module._parameters["weight"])] > 1)
     }
 

@@ -48,6 +48,7 @@ from farss.model.devices import place
 from farss.model.plan import Plan
 from farss.model.sources import LoadedModel
 from farss.model.spectra import SpectrumCache
+from farss.model.tables import random_words
 from farss.model.targets import find_targets
 from farss.storage import held, new_folder
 
@@ -354,7 +355,6 @@ def _streamed_calibration(request: Request, source: StreamedModel) -> tuple[list
 
 def sample_logits(model: nn.Module) -> Tensor:
     """The model's logits [1, 32, vocabulary] in float32 on a fixed row of token ids."""
-    embeddings = model.get_input_embeddings().weight  # pyright: ignore[reportCallIssue]
-    ids = torch.randint(len(embeddings), (1, SAMPLE_TOKENS), generator=torch.Generator().manual_seed(0))
+    ids = random_words(model, (1, SAMPLE_TOKENS), seed=0)
     with torch.inference_mode():
-        return model(input_ids=ids.to(embeddings.device)).logits.float()
+        return model(input_ids=ids).logits.float()
