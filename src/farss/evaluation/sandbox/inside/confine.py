@@ -10,6 +10,8 @@ from typing import Any
 from . import landlock, namespaces, seccomp, system
 
 OPEN_FILES = 64
+NO_CORE = 1
+"""Less than any core takes; with 0 the kernel would still start the host's program that collects cores."""
 SECONDS_FROM_SIGNAL_TO_KILL = 1
 """A program that ignores the signal at its CPU limit is killed this much later."""
 
@@ -57,7 +59,7 @@ def _set_limits(limits: dict[str, int]) -> None:
         resource.RLIMIT_FSIZE: (limits["file_bytes"],) * 2,
         resource.RLIMIT_NPROC: (limits["processes"],) * 2,
         resource.RLIMIT_NOFILE: (OPEN_FILES,) * 2,
-        resource.RLIMIT_CORE: (0, 0),
+        resource.RLIMIT_CORE: (NO_CORE, NO_CORE),
     }
     for name, (soft, hard) in wanted.items():
         _, most = resource.getrlimit(name)
@@ -69,6 +71,7 @@ def _set_limits(limits: dict[str, int]) -> None:
 def _lock(plan: dict[str, Any], apart: bool) -> None:
     system.prctl(system.PR_SET_PDEATHSIG, signal.SIGKILL)  # after the change of user, which clears it
     system.drop_capabilities()
+    system.prctl(system.PR_SET_DUMPABLE, 0)  # no other process of the same user may look into it either
     system.prctl(system.PR_SET_NO_NEW_PRIVS, 1)
     if plan["landlock"]:
         landlock.confine(plan["landlock"], _paths(plan, apart))

@@ -10,6 +10,7 @@ end the kernel kills whatever the program started; and the program. Without name
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -105,6 +106,8 @@ def _keep_apart(plan: dict[str, Any], channel: int, tell: Callable[..., None], p
 
 def _keep(plan: dict[str, Any], channel: int, tell: Callable[..., None], proc: int | None) -> None:
     """Start the program, wait for it, say how it ended, and end what it left behind."""
+    if proc is None:
+        system.prctl(system.PR_SET_CHILD_SUBREAPER, 1)  # whoever loses its parent becomes a child of this process
     reader, writer = os.pipe()
     waiting, go = os.pipe()
     key = os.urandom(16).hex().encode("ascii") + b"\n"
@@ -139,6 +142,7 @@ def _keep(plan: dict[str, Any], channel: int, tell: Callable[..., None], proc: i
     )
     if proc is None:
         _end_group(program)
+        _end_descendants()
 
 
 def _wait_for(program: int) -> tuple[int, float]:
@@ -161,6 +165,19 @@ def _end_group(leader: int) -> None:
         os.killpg(leader, signal.SIGKILL)
     except ProcessLookupError:
         return  # nobody is left in it
+
+
+def _end_descendants() -> None:
+    """Kill child after child, whose own children then become this process's, until there are none."""
+    while True:
+        with open(f"/proc/self/task/{os.getpid()}/children", encoding="ascii") as children:
+            for child in map(int, children.read().split()):
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(child, signal.SIGKILL)
+        try:
+            os.waitpid(-1, 0)
+        except ChildProcessError:
+            return
 
 
 def _become_program(plan: dict[str, Any], waiting: int, verdict: int, key: bytes, proc: int | None) -> NoReturn:
