@@ -7,7 +7,7 @@ from typing import Literal
 
 from farss.errors import ConfigError
 
-Status = Literal["passed", "failed", "timeout", "memory", "killed", "output"]
+Status = Literal["passed", "failed", "timeout", "memory", "killed", "output", "files"]
 
 MEBIBYTE = 1 << 20
 LEAST_MEMORY = 64 * MEBIBYTE
@@ -20,10 +20,11 @@ class Limits:
 
     Attributes:
         cpu_seconds: of each of its processes.
-        wall_seconds: of the program as a whole, from its first statement on.
+        wall_seconds: of the program as a whole, from its first statement on, with the removal of its files.
         memory_bytes: address space of each of its processes.
         processes: processes and threads at a time, its own first one included.
-        file_bytes: of each file it writes; with namespaces also of all its files together.
+        file_bytes: of each file it writes, and of all its files together.
+        files: files and folders at a time.
         output_bytes: of standard output and standard error together.
 
     Raises:
@@ -35,6 +36,7 @@ class Limits:
     memory_bytes: int = 512 * MEBIBYTE
     processes: int = 8
     file_bytes: int = 16 * MEBIBYTE
+    files: int = 4096
     output_bytes: int = 64 * 1024
 
     def __post_init__(self) -> None:
@@ -57,11 +59,12 @@ class Outcome:
     Attributes:
         status: "passed": it ran to its last statement (`sys.exit(0)` before that is "failed"). "failed": an exception,
             or it left early. "timeout": the limit on CPU or wall time. "memory": a MemoryError that it did not catch.
-            "output": it wrote more than it may. "killed": any other signal.
+            "output": it wrote more than it may. "files": it made more of them, or larger ones, than it may, and no
+            namespace was there to refuse. "killed": any other signal.
         exit_code: of its first process, a signal's number negative; None if it was stopped at a limit.
         stdout: the beginning of its standard output, as far as the output limit reaches.
         stderr: the end of its standard error.
-        seconds: wall time from its first statement on.
+        seconds: wall time from its first statement on, with the removal of its files.
     """
 
     status: Status

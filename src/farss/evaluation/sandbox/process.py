@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 import selectors
 import signal
 import subprocess
 import tempfile
+import threading
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from farss.errors import SandboxError
+from farss.evaluation.sandbox.inside import folder
 from farss.evaluation.sandbox.limits import Limits, Outcome, Status
 
 HERE = Path(__file__).parent
@@ -28,6 +31,9 @@ START_SECONDS = 60.0
 """A sandbox that is not set up by then has failed; generous, since the machine may be busy."""
 KILL_SECONDS = 10.0
 """Killed processes are gone by then, or they have escaped."""
+CLEAN_SECONDS = 3.0
+"""Most that a caller waits for the removal of a program's files; what a slow disk needs more is done beside."""
+SHARED_MEMORY = "/dev/shm"
 CHUNK_BYTES = 65536
 STDERR_CHARACTERS = 2000
 
@@ -57,11 +63,11 @@ def run_in(arrangement: Arrangement, source: str, limits: Limits) -> Outcome:
     Raises:
         SandboxError: if the sandbox could not be set up, or something in it survived its end.
     """
-    with _folder(arrangement) as folder:
+    with _Folder(arrangement) as own:
         plan = {
             "source": source,
             "limits": asdict(limits),
-            "folder": folder,
+            "folder": own.path,
             "parent": os.getpid(),
             "namespaces": arrangement.namespaces,
             "landlock": arrangement.landlock,
@@ -71,7 +77,10 @@ def run_in(arrangement: Arrangement, source: str, limits: Limits) -> Outcome:
         with _launched(arrangement.python, plan) as process:
             watch = _Watch(process, limits)
             watch.follow()
-        return watch.outcome()
+        outcome = watch.outcome()
+    seconds = outcome.seconds + own.seconds
+    late = outcome.passed and seconds > limits.wall_seconds
+    return replace(outcome, seconds=seconds, status="timeout" if late else outcome.status)
 
 
 def look(python: str) -> dict[str, Any]:
@@ -88,13 +97,44 @@ def look(python: str) -> dict[str, Any]:
     return watch.answers
 
 
-@contextlib.contextmanager
-def _folder(arrangement: Arrangement) -> Iterator[str]:
-    """An empty folder, the program's own where there are no namespaces (with them it only marks a place)."""
-    with tempfile.TemporaryDirectory(prefix="farss-sandbox-", ignore_cleanup_errors=True) as folder:
-        if arrangement.user is not None and arrangement.namespaces == "none":
-            os.chown(folder, arrangement.user, arrangement.user)
-        yield os.path.realpath(folder)
+class _Folder:
+    """An empty folder, the program's own where there are no namespaces (with them it only marks a place).
+
+    Attributes:
+        path: of the folder.
+        seconds: its removal took, known afterwards.
+    """
+
+    def __init__(self, arrangement: Arrangement) -> None:
+        open_air = arrangement.namespaces == "none"
+        self.path = os.path.realpath(
+            tempfile.mkdtemp(prefix="farss-sandbox-", dir=_quick_place() if open_air else None)
+        )
+        self.seconds = 0.0
+        if arrangement.user is not None and open_air:
+            os.chown(self.path, arrangement.user, arrangement.user)
+
+    def __enter__(self) -> _Folder:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        began = time.monotonic()
+        try:
+            gone = folder.remove(self.path, CLEAN_SECONDS)
+        except OSError as error:
+            raise SandboxError("a program's files cannot be removed", where=self.path, got=str(error)) from error
+        self.seconds = time.monotonic() - began
+        if not gone:  # a slow disk; no process is left that could add to it
+            threading.Thread(target=folder.remove, args=(self.path, math.inf)).start()
+
+
+def _quick_place() -> str | None:
+    """Where files are removed fast: the memory file system that all Linux programs share; None where it is not.
+
+    Directories on a disk can take milliseconds each. The user's own choice of a temporary folder goes first.
+    """
+    wanted = "TMPDIR" not in os.environ and os.access(SHARED_MEMORY, os.W_OK | os.X_OK)
+    return SHARED_MEMORY if wanted else None
 
 
 @dataclass
@@ -192,6 +232,8 @@ class _Watch:
             return "killed"  # with its keeper, from outside
         if code == 0 and self.answers["completed"]:
             return "passed"
+        if self.answers["crowded"]:
+            return "files"
         if self.answers["out_of_memory"]:
             return "memory"
         if code in (-signal.SIGXCPU, -signal.SIGKILL) and self.answers["cpu_seconds"] >= self.limits.cpu_seconds:

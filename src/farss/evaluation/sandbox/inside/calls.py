@@ -23,9 +23,9 @@ FREE: dict[str, Numbers] = {
     **{"lstat": (6, None), "newfstatat": (262, 79), "statx": (332, 291), "statfs": (137, 43), "access": (21, None)},
     **{"faccessat": (269, 48), "faccessat2": (439, 439), "readlink": (89, None), "readlinkat": (267, 78)},
     **{"getcwd": (79, 17), "chdir": (80, 49), "fchdir": (81, 50), "truncate": (76, 45), "rename": (82, None)},
-    **{"renameat": (264, 38), "renameat2": (316, 276), "mkdir": (83, None), "mkdirat": (258, 34), "rmdir": (84, None)},
+    **{"renameat": (264, 38), "renameat2": (316, 276), "rmdir": (84, None)},
     **{"link": (86, None), "linkat": (265, 37), "unlink": (87, None), "unlinkat": (263, 35), "symlink": (88, None)},
-    **{"symlinkat": (266, 36), "umask": (95, 166), "getxattr": (191, 8), "lgetxattr": (192, 9), "listxattr": (194, 11)},
+    **{"symlinkat": (266, 36), "getxattr": (191, 8), "lgetxattr": (192, 9), "listxattr": (194, 11)},
     **{"llistxattr": (195, 12)},
     # Waiting for several things. No inotify and no fanotify: they tell the names of files in folders that are closed.
     **{"poll": (7, None), "ppoll": (271, 73), "select": (23, None), "pselect6": (270, 72), "epoll_create": (213, None)},
@@ -110,6 +110,7 @@ SIGNAL_BITS = 0xFF
 SET_NAME, GET_NAME, GET_DUMPABLE, GET_SECCOMP, GET_NO_NEW_PRIVS = 15, 16, 3, 21, 39
 SET_VMA = 0x53564D41
 """prctl: names for this process and its memory. Not the signal at its parent's end, nor who may trace it."""
+OWNER = 0o700
 SO_TYPE, SO_ERROR, SO_PROTOCOL, SO_DOMAIN = 3, 4, 38, 39
 AF_UNIX, SOCK_STREAM, SOL_SOCKET, CLOSE_ON_EXEC_AND_NONBLOCK = 1, 1, 1, 0x80800
 
@@ -141,6 +142,10 @@ BY_ARGUMENTS: dict[str, tuple[Numbers, tuple[tuple[Condition, ...], ...]]] = {
     "clock_gettime": ((228, 113), ((Below(0, CLOCKS),),)),
     "clock_getres": ((229, 114), ((Below(0, CLOCKS),),)),
     "clock_nanosleep": ((230, 115), ((Below(0, CLOCKS),),)),
+    # Folders stay readable for their owner, who counts and removes what is in them.
+    "mkdir": ((83, None), ((Among(1, (OWNER,), but=0xFFFFFFFF ^ OWNER),),)),
+    "mkdirat": ((258, 34), ((Among(2, (OWNER,), but=0xFFFFFFFF ^ OWNER),),)),
+    "umask": ((95, 166), ((Without(0, OWNER),),)),
     # A stream cannot be sent elsewhere, as a pair of datagram sockets can.
     "socketpair": (
         (53, 199),

@@ -18,8 +18,8 @@ APART = system.CLONE_NEWNS | system.CLONE_NEWPID | system.CLONE_NEWNET | system.
 
 FOLDER = "/box"
 """The one writable folder, as the program sees it."""
-ROOT_BYTES, FOLDER_FILES = 1 << 20, 4096
-"""Memory for the new root's empty folders; most files the program may make."""
+ROOT_BYTES = 1 << 20
+"""Memory for the new root's empty folders."""
 SYSTEM_FOLDERS = ("/usr", "/lib", "/lib32", "/lib64", "/bin", "/nix/store", "/etc/ld.so.cache", "/etc/localtime")
 DEVICES = ("/dev/null", "/dev/zero", "/dev/random", "/dev/urandom")
 
@@ -65,12 +65,13 @@ def own_identity(proc: int, user: int, group: int) -> None:
             os.close(handle)
 
 
-def build_root(place: str, folder_bytes: int) -> None:
+def build_root(place: str, folder_bytes: int, folder_files: int) -> None:
     """Make a small root file system at `place` and move into it; the host's files are then out of reach.
 
     Args:
         place: an empty folder of the host.
         folder_bytes: what all files in `FOLDER` may hold together.
+        folder_files: how many there may be.
     """
     system.mount(None, "/", None, MS_REC | MS_PRIVATE)
     system.mount("tmpfs", place, "tmpfs", MS_NOSUID | MS_NODEV, f"size={ROOT_BYTES},mode=0755")
@@ -80,7 +81,7 @@ def build_root(place: str, folder_bytes: int) -> None:
         _bind(path, place, ATTR_NOSUID)
     folder = place + FOLDER
     os.makedirs(folder, exist_ok=True)
-    options = f"size={folder_bytes},nr_inodes={FOLDER_FILES},mode=1777"
+    options = f"size={folder_bytes},nr_inodes={folder_files},mode=1777"
     system.mount("tmpfs", folder, "tmpfs", MS_NOSUID | MS_NODEV, options)
     _restrict(place, ATTR_RDONLY | ATTR_NOSUID | ATTR_NODEV, 0)
     os.chdir(place)

@@ -53,8 +53,8 @@ def _instructions(in_the_open: bool) -> list[bytes]:
     for first, last in _runs(calls.free_numbers(column, not in_the_open)):
         lines += [_jump(JUMP_GREATER_EQUAL, first, 0, 2), _jump(JUMP_GREATER, last, 1, 0), _return(ALLOW)]
     for numbers, alternatives in calls.BY_ARGUMENTS.values():
-        block = _either(alternatives)
-        lines += [_jump(JUMP_EQUAL, numbers[column] or 0, 0, len(block)), *block]
+        block, number = _either(alternatives), numbers[column]
+        lines += [] if number is None else [_jump(JUMP_EQUAL, number, 0, len(block)), *block]
     lines += [_jump(JUMP_EQUAL, calls.CLONE3, 0, 1), _return(MISSING)]
     return [*lines, _jump(JUMP_GREATER, calls.LAST, 0, 1), _return(MISSING), _return(REFUSED)]
 

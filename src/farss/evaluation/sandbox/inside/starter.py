@@ -21,10 +21,11 @@ import types
 from collections.abc import Callable
 from typing import Any, NoReturn
 
-from . import confine, landlock, namespaces, seccomp, system
+from . import confine, folder, landlock, namespaces, seccomp, system
 
 READY, GO, MEMORY = b"ready\n", b"g", b"memory\n"
 VERDICT_BYTES = 4096
+SECONDS_BETWEEN_LOOKS = 0.05
 PATH = "/usr/bin:/bin"
 LEAST_LIKED = "1000"  # by the kernel when memory runs out, so that the sandbox dies rather than its caller
 
@@ -96,7 +97,8 @@ def _start(plan: dict[str, Any], channel: int, tell: Callable[..., None]) -> Non
 def _keep_apart(plan: dict[str, Any], channel: int, tell: Callable[..., None], proc: int) -> NoReturn:
     try:
         system.prctl(system.PR_SET_PDEATHSIG, signal.SIGKILL)
-        namespaces.build_root(plan["folder"], plan["limits"]["file_bytes"])
+        limits = plan["limits"]
+        namespaces.build_root(plan["folder"], limits["file_bytes"], limits["files"])
         _keep({**plan, "folder": namespaces.FOLDER}, channel, tell, proc)
     except OSError as error:
         tell(refused=str(error))
@@ -111,8 +113,10 @@ def _keep(plan: dict[str, Any], channel: int, tell: Callable[..., None], proc: i
     reader, writer = os.pipe()
     waiting, go = os.pipe()
     key = os.urandom(16).hex().encode("ascii") + b"\n"
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGCHLD})  # `_wait_for` takes it up
     program = os.fork()
     if program == 0:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGCHLD})
         for other in (channel, reader, go):
             os.close(other)
         _become_program(plan, waiting, writer, key, proc)
@@ -129,7 +133,16 @@ def _keep(plan: dict[str, Any], channel: int, tell: Callable[..., None], proc: i
     if first == READY:
         os.write(go, GO)  # the caller has been told before the program's first output
     os.close(go)
-    status, used = _wait_for(program)
+    crowded = False
+
+    def look() -> None:
+        nonlocal crowded
+        limits = plan["limits"]
+        if not crowded and folder.holds_too_much(plan["folder"], limits["files"], limits["file_bytes"]):
+            crowded = True
+            os.kill(program, signal.SIGKILL)
+
+    status, used = _wait_for(program, look if proc is None else None)
     seconds = time.monotonic() - began
     os.set_blocking(reader, False)  # what the program left running may hold the other end
     last = _read_available(reader)
@@ -139,18 +152,27 @@ def _keep(plan: dict[str, Any], channel: int, tell: Callable[..., None], proc: i
         cpu_seconds=used,
         completed=last == key,
         out_of_memory=last == MEMORY,
+        crowded=crowded,
     )
     if proc is None:
         _end_group(program)
         _end_descendants()
 
 
-def _wait_for(program: int) -> tuple[int, float]:
-    """The program's wait status and CPU seconds; orphans that come by are reaped."""
+def _wait_for(program: int, look: Callable[[], None] | None) -> tuple[int, float]:
+    """The program's wait status and CPU seconds; orphans that come by are reaped.
+
+    Args:
+        program: its process.
+        look: called every now and then meanwhile; None for nothing to look at.
+    """
     while True:
-        child, status, usage = os.wait4(-1, 0)
+        child, status, usage = os.wait4(-1, os.WNOHANG if look else 0)
         if child == program:
             return status, usage.ru_utime + usage.ru_stime
+        if child == 0 and look:
+            signal.sigtimedwait({signal.SIGCHLD}, SECONDS_BETWEEN_LOOKS)
+            look()
 
 
 def _read_available(reader: int) -> bytes:
