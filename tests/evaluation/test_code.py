@@ -15,7 +15,6 @@ from farss.evaluation.code import (
     MBPP_SHOTS,
     CodeSample,
     code_scores,
-    cut,
     humaneval,
     load_code_problems,
     mbpp,
@@ -23,6 +22,7 @@ from farss.evaluation.code import (
     pass_at_k,
     run_completions,
 )
+from farss.evaluation.completions import cut
 from farss.evaluation.sandbox import probe, require
 
 FEW = 20

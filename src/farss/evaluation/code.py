@@ -14,9 +14,10 @@ from torch import nn
 
 from farss.datasets.resolve import load_rows
 from farss.errors import ConfigError, DataError
+from farss.evaluation.completions import FENCE, asked_of_the_program, opening_fence, program_text
 from farss.evaluation.generation import generate
 from farss.evaluation.records import Progress
-from farss.evaluation.sandbox import Limits, Protections, Status, run_programs
+from farss.evaluation.sandbox import Examination, Limits, Protections, Status, run_programs
 
 Row = Mapping[str, Any]
 
@@ -37,7 +38,9 @@ class CodeProblem:
         id: of the problem, unique in it.
         prompt: what the model continues.
         before: program text before the completion.
-        after: program text after it, the tests; any failure raises an exception.
+        tests: statements that raise an exception unless the program is right.
+        names: what the tests use of the program.
+        preamble: what they use besides, from the benchmark itself.
         stop: texts at the first of which a completion is cut.
         reference: the benchmark's own solution, a completion that passes.
     """
@@ -46,13 +49,20 @@ class CodeProblem:
     id: str
     prompt: str
     before: str
-    after: str
+    tests: str
+    names: tuple[str, ...]
+    preamble: str
     stop: tuple[str, ...]
     reference: str
 
     def program(self, completion: str) -> str:
-        """The program that passes if the completion, cut at its first stop text, solves the problem."""
-        return f"{self.before}{cut(completion, self.stop)}\n\n{self.after}\n"
+        """The program that a completion makes, without the tests."""
+        return f"{self.before}{program_text(completion, self.before, self.stop, self.names)}\n"
+
+    @property
+    def examination(self) -> Examination:
+        """The tests, which run apart from the program."""
+        return Examination(self.tests, self.names, self.preamble)
 
 
 @dataclass(frozen=True)
@@ -66,6 +76,7 @@ class CodeSample:
         status: how its program ended, see `Outcome`.
         error: the end of its standard error.
         seconds: how long it ran.
+        unjudged: why the tests could not judge it, which counts as not solved; None where they did.
     """
 
     task: str
@@ -74,17 +85,12 @@ class CodeSample:
     status: Status
     error: str
     seconds: float
+    unjudged: str | None = None
 
     @property
     def passed(self) -> bool:
         """Whether it solved the problem."""
         return self.status == "passed"
-
-
-def cut(completion: str, stop: Sequence[str]) -> str:
-    """The completion up to the first stop text."""
-    ends = [found for found in (completion.find(text) for text in stop) if found >= 0]
-    return completion[: min(ends)] if ends else completion
 
 
 def humaneval(rows: Sequence[Row]) -> list[CodeProblem]:
@@ -99,7 +105,9 @@ def humaneval(rows: Sequence[Row]) -> list[CodeProblem]:
             id=_text(row, "task_id"),
             prompt=_text(row, "prompt"),
             before=_text(row, "prompt"),
-            after=f"{_text(row, 'test')}\n\ncheck({_text(row, 'entry_point')})",
+            tests=f"{_text(row, 'test')}\n\ncheck({_text(row, 'entry_point')})",
+            names=(_text(row, "entry_point"),),
+            preamble=_text(row, "prompt"),
             stop=HUMANEVAL_STOP,
             reference=_text(row, "canonical_solution"),
         )
@@ -120,18 +128,23 @@ def mbpp(rows: Sequence[Row], shots: Sequence[Row] = ()) -> list[CodeProblem]:
         DataError: if a row lacks a field.
     """
     examples = "".join(f"{_mbpp_prompt(row)}{_text(row, 'code')}\n[DONE]\n\n" for row in shots)
-    return [
-        CodeProblem(
-            task="mbpp",
-            id=_text(row, "task_id"),
-            prompt=examples + _mbpp_prompt(row),
-            before="",
-            after="\n".join([_text(row, "test_setup_code"), *_tests(row)]),
-            stop=MBPP_STOP,
-            reference=_text(row, "code"),
-        )
-        for row in rows
-    ]
+    return [_mbpp_problem(row, examples) for row in rows]
+
+
+def _mbpp_problem(row: Row, examples: str) -> CodeProblem:
+    tests = "\n".join([_text(row, "test_setup_code"), *_tests(row)])
+    names, imports = asked_of_the_program(tests, _text(row, "code"))
+    return CodeProblem(
+        task="mbpp",
+        id=_text(row, "task_id"),
+        prompt=examples + _mbpp_prompt(row),
+        before="",
+        tests=tests,
+        names=names,
+        preamble=imports,
+        stop=MBPP_STOP,
+        reference=_text(row, "code"),
+    )
 
 
 def load_code_problems(name: str, *, data_dir: str | Path, limit: int | None = None) -> list[CodeProblem]:
@@ -168,7 +181,9 @@ def run_completions(
     announce: Callable[[str], object] | None = None,
     progress: Progress | None = None,
 ) -> list[CodeSample]:
-    """Run completions against their problems' tests, each in a sandbox.
+    """Run completions against their problems' tests: the program in one sandbox, its tests in another.
+
+    A program gets arguments and gives plain data back; it can reach neither the tests nor their verdict.
 
     Args:
         problems: the problem of each completion; one may come several times.
@@ -192,10 +207,17 @@ def run_completions(
             expected=f"{len(problems)} completions",
             got=len(completions),
         )
-    programs = [problem.program(text) for problem, text in zip(problems, completions, strict=True)]
-    outcomes = run_programs(programs, limits, workers, protections=protections, announce=announce, progress=progress)
+    outcomes = run_programs(
+        [problem.program(text) for problem, text in zip(problems, completions, strict=True)],
+        limits,
+        workers,
+        protections=protections,
+        announce=announce,
+        progress=progress,
+        examinations=[problem.examination for problem in problems],
+    )
     return [
-        CodeSample(problem.task, problem.id, text, outcome.status, outcome.stderr, outcome.seconds)
+        CodeSample(problem.task, problem.id, text, outcome.status, outcome.stderr, outcome.seconds, outcome.unjudged)
         for problem, text, outcome in zip(problems, completions, outcomes, strict=True)
     ]
 
@@ -243,6 +265,7 @@ def measure_code(
         stop=stops.pop(),
         progress=progress and (lambda done, total: progress(done, 2 * total)),
     )
+    texts = _with_fenced(model, tokenizer, problems, texts, max_new_tokens)
     return run_completions(
         problems,
         texts,
@@ -252,6 +275,22 @@ def measure_code(
         announce=announce,
         progress=progress and (lambda done, total: progress(total + done, 2 * total)),
     )
+
+
+def _with_fenced(
+    model: nn.Module, tokenizer: Any, problems: Sequence[CodeProblem], texts: Sequence[str], max_new_tokens: int
+) -> list[str]:
+    """The completions, those that open a fence written on to its end: the stop texts are meant for code without one."""
+    opened = {i: opening for i, text in enumerate(texts) if (opening := opening_fence(text)) is not None}
+    written = generate(
+        model,
+        tokenizer,
+        [f"{problems[i].prompt}{opening}\n" for i, opening in opened.items()],
+        max_new_tokens=max_new_tokens,
+        stop=(f"\n{FENCE}",),
+    )
+    finished = {i: f"{opened[i]}\n{text}\n{FENCE}\n" for i, text in zip(opened, written, strict=True)}
+    return [finished.get(i, text) for i, text in enumerate(texts)]
 
 
 def pass_at_k(tries: int, passed: int, k: int) -> float:

@@ -29,6 +29,8 @@ from farss.evaluation.prefix import (
 from farss.evaluation.records import Progress
 from farss.model.calibration import pad_token
 
+CONTEXT_TOKENS = 8
+"""Of a context, enough to decode what follows it."""
 LIVE_SHARE = 0.75
 """Finished questions leave the batch when at most this share of it is still being answered."""
 
@@ -108,7 +110,8 @@ def generate_after(
             written = _answer(
                 [list(contexts[i]) for i in batch], _decoder(model, beginning, pad_token(tokenizer)), ending
             )
-            answers.update(zip(batch, (ending.cut(tokens) for tokens in written), strict=True))
+            texts = (ending.cut(contexts[i], tokens) for i, tokens in zip(batch, written, strict=True))
+            answers.update(zip(batch, texts, strict=True))
             if progress is not None:
                 progress(len(answers), len(contexts))
     return [answers[i] for i in range(len(contexts))]
@@ -149,9 +152,18 @@ class Ending:
         text = self.tokenizer.decode(tail, skip_special_tokens=True)
         return any(mark in text for mark in self.stop)
 
-    def cut(self, tokens: list[int]) -> str:
-        """The answer as text, up to the first stop."""
-        text = self.tokenizer.decode(tokens, skip_special_tokens=True)
+    def cut(self, context: Sequence[int], tokens: list[int]) -> str:
+        """The answer to a context as text, up to the first stop.
+
+        Read together with the end of the context: by themselves, tokenizers of Llama 2's kind drop the space before the
+        first word, which in Python is indentation.
+        """
+        before = list(context[-CONTEXT_TOKENS:])
+        known, whole = (self.tokenizer.decode(ids, skip_special_tokens=True) for ids in (before, before + tokens))
+        if whole.startswith(known):
+            text = whole[len(known) :]
+        else:  # a character of several tokens is only now complete
+            text = self.tokenizer.decode(tokens, skip_special_tokens=True)
         return text[: min((at for mark in self.stop if (at := text.find(mark)) >= 0), default=len(text))]
 
 

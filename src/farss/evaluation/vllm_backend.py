@@ -105,7 +105,10 @@ class VllmBackend:
         greedy = self._vllm.SamplingParams(temperature=0.0, max_tokens=max_new_tokens, stop=list(stop))
         ending = Ending(self.tokenizer, stop, frozenset(), max_new_tokens)
         found = self._answers([list(context) for context in contexts], greedy, progress)
-        return [ending.cut(list(answer.outputs[0].token_ids)) for answer in found]
+        return [
+            ending.cut(context, list(answer.outputs[0].token_ids))
+            for context, answer in zip(contexts, found, strict=True)
+        ]
 
     def _score(self, pairs: Sequence[Continuation], progress: Progress | None) -> list[TokenScores]:
         reading = self._vllm.SamplingParams(temperature=0.0, max_tokens=1, prompt_logprobs=1, detokenize=False)

@@ -65,6 +65,7 @@ class Outcome:
         stdout: the beginning of its standard output, as far as the output limit reaches.
         stderr: the end of its standard error.
         seconds: wall time from its first statement on, with the removal of its files.
+        unjudged: why the tests could not judge it, which is no pass; None where they did.
     """
 
     status: Status
@@ -72,6 +73,7 @@ class Outcome:
     stdout: str
     stderr: str
     seconds: float
+    unjudged: str | None = None
 
     @property
     def passed(self) -> bool:

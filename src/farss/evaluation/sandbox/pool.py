@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 from farss.errors import ConfigError
+from farss.evaluation.sandbox.examination import Examination, examine_in
 from farss.evaluation.sandbox.limits import Limits, Outcome
 from farss.evaluation.sandbox.process import run_in
 from farss.evaluation.sandbox.protections import MINIMUM, Guarantee, Protections, probe, require
@@ -44,6 +45,7 @@ def run_programs(
     minimum: tuple[Guarantee, ...] = MINIMUM,
     announce: Callable[[str], object] | None = None,
     progress: Callable[[int, int], None] | None = None,
+    examinations: Sequence[Examination] | None = None,
 ) -> list[Outcome]:
     """Run many programs, each in a sandbox of its own; otherwise as `run_program`.
 
@@ -55,6 +57,7 @@ def run_programs(
         minimum: what must hold.
         announce: called once, before the first program, with the protections in words; None prints to standard error.
         progress: called with (programs done, programs in all).
+        examinations: the tests of each program, run in a sandbox of their own; None: each is a program by itself.
 
     Returns:
         The outcomes, in order.
@@ -69,8 +72,14 @@ def run_programs(
     require(protections, minimum)
     (announce or _print)(str(protections))
     outcomes: list[Outcome] = []
+    how, most = protections.arrangement, limits or Limits()
     with ThreadPoolExecutor(workers) as pool:
-        futures = [pool.submit(run_in, protections.arrangement, source, limits or Limits()) for source in sources]
+        futures = [
+            pool.submit(run_in, how, source, most)
+            if examination is None
+            else pool.submit(examine_in, how, source, examination, most)
+            for source, examination in zip(sources, examinations or [None] * len(sources), strict=True)
+        ]
         try:
             for future in futures:
                 outcomes.append(future.result())

@@ -63,9 +63,25 @@ def run_in(arrangement: Arrangement, source: str, limits: Limits) -> Outcome:
     Raises:
         SandboxError: if the sandbox could not be set up, or something in it survived its end.
     """
+    return play(arrangement, {"role": "program", "source": source}, limits)
+
+
+def play(arrangement: Arrangement, part: dict[str, Any], limits: Limits, lines: tuple[int, ...] = ()) -> Outcome:
+    """Run what one process of a sandbox does: a program, or one of two sides that talk over `lines`.
+
+    Args:
+        arrangement: how the sandbox is built.
+        part: `role` and what that role needs, see `starter`.
+        limits: what it may use.
+        lines: file descriptors for it, closed here.
+
+    Raises:
+        SandboxError: as `run_in`.
+    """
     with _Folder(arrangement) as own:
         plan = {
-            "source": source,
+            **part,
+            "lines": list(lines),
             "limits": asdict(limits),
             "folder": own.path,
             "parent": os.getpid(),
@@ -74,7 +90,7 @@ def run_in(arrangement: Arrangement, source: str, limits: Limits) -> Outcome:
             "seccomp": arrangement.seccomp,
             "user": arrangement.user,
         }
-        with _launched(arrangement.python, plan) as process:
+        with _launched(arrangement.python, plan, lines) as process:
             watch = _Watch(process, limits)
             watch.follow()
         outcome = watch.outcome()
@@ -146,7 +162,7 @@ class _Process:
 
 
 @contextlib.contextmanager
-def _launched(python: str, plan: dict[str, Any]) -> Iterator[_Process]:
+def _launched(python: str, plan: dict[str, Any], lines: tuple[int, ...] = ()) -> Iterator[_Process]:
     reader, writer = os.pipe()
     try:
         starter = subprocess.Popen(
@@ -156,14 +172,15 @@ def _launched(python: str, plan: dict[str, Any]) -> Iterator[_Process]:
             stderr=subprocess.PIPE,
             env=ENVIRONMENT,
             cwd="/",
-            pass_fds=(writer,),
+            pass_fds=(writer, *lines),
             start_new_session=True,
         )
     except OSError as error:
         os.close(reader)
         raise SandboxError("the sandbox's interpreter does not start", where=python, got=str(error)) from error
     finally:
-        os.close(writer)
+        for end in (writer, *lines):
+            os.close(end)
     try:
         with starter:
             assert starter.stdin is not None
@@ -236,7 +253,8 @@ class _Watch:
             return "files"
         if self.answers["out_of_memory"]:
             return "memory"
-        if code in (-signal.SIGXCPU, -signal.SIGKILL) and self.answers["cpu_seconds"] >= self.limits.cpu_seconds:
+        used_up = self.answers["cpu_seconds"] >= self.limits.cpu_seconds
+        if code == -signal.SIGXCPU or (code == -signal.SIGKILL and used_up):
             return "timeout"
         return "killed" if code < 0 else "failed"
 

@@ -1,7 +1,9 @@
 """Run one program in a sandbox of its own. Started by `process.py` with the plan on standard input.
 
-The plan: `source`, `limits` (the fields of `Limits`), `folder` (an empty folder of the host), `namespaces` ("root",
-"user" or "none"), `landlock` (version, 0 for none), `seccomp`, `user` (to become, or None), `parent` (process id).
+The plan: `role` ("program"; or "solution" and "examiner", which talk over `lines`, two file descriptors), `source` (of
+an examiner `preamble`, `names` and `tests`), `limits` (the fields of `Limits`), `folder` (an empty folder of the host),
+`namespaces` ("root", "user" or "none"), `landlock` (version, 0 for none), `seccomp`, `user` (to become, or None),
+`parent` (process id).
 `{"look": true}` instead asks what there is. Answers are JSON lines on the channel, a file descriptor named as argument.
 
 Up to three processes: the starter, outside; with namespaces the keeper, process 1 of the new process ids, with whose
@@ -21,7 +23,7 @@ import types
 from collections.abc import Callable
 from typing import Any, NoReturn
 
-from . import confine, folder, landlock, namespaces, seccomp, system
+from . import confine, examiner, folder, landlock, namespaces, seccomp, solution, system
 
 READY, GO, MEMORY = b"ready\n", b"g", b"memory\n"
 VERDICT_BYTES = 4096
@@ -90,6 +92,7 @@ def _start(plan: dict[str, Any], channel: int, tell: Callable[..., None]) -> Non
     if keeper == 0:
         _keep_apart(plan, channel, tell, proc)
     os.close(proc)
+    _hang_up(plan)
     signal.signal(signal.SIGTERM, lambda *_: os.kill(keeper, signal.SIGKILL))
     os.waitpid(keeper, 0)  # returns when every process of the namespace is gone
 
@@ -119,9 +122,12 @@ def _keep(plan: dict[str, Any], channel: int, tell: Callable[..., None], proc: i
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGCHLD})
         for other in (channel, reader, go):
             os.close(other)
+        for line in plan["lines"]:
+            os.set_inheritable(line, False)
         _become_program(plan, waiting, writer, key, proc)
     os.close(writer)
     os.close(waiting)
+    _hang_up(plan)
     if proc is None:
         signal.signal(signal.SIGTERM, lambda *_: os.kill(program, signal.SIGKILL))
     first = os.read(reader, VERDICT_BYTES)
@@ -157,6 +163,12 @@ def _keep(plan: dict[str, Any], channel: int, tell: Callable[..., None], proc: i
     if proc is None:
         _end_group(program)
         _end_descendants()
+
+
+def _hang_up(plan: dict[str, Any]) -> None:
+    """Leave the lines to the program, so that the other side sees them closed when it ends."""
+    for line in plan["lines"]:
+        os.close(line)
 
 
 def _wait_for(program: int, look: Callable[[], None] | None) -> tuple[int, float]:
@@ -219,25 +231,56 @@ def _become_program(plan: dict[str, Any], waiting: int, verdict: int, key: bytes
     if os.read(waiting, len(GO)) != GO:
         os._exit(1)  # the keeper has ended
     os.close(waiting)
-    _run(plan["source"], verdict, key)
+    _run(plan, verdict, key)
 
 
-def _run(source: str, verdict: int, key: bytes) -> NoReturn:
-    """Run the source as `__main__`; only one that runs to its last statement answers with the key."""
-    module = types.ModuleType("__main__")
-    sys.modules["__main__"] = module
+def _run(plan: dict[str, Any], verdict: int, key: bytes) -> NoReturn:
+    """Play the role; only who does so to its end answers with the key."""
     code, answer = 1, b""
     try:
-        exec(compile(source, "<program>", "exec", dont_inherit=True), module.__dict__)
+        ROLES[plan["role"]](plan)
         code, answer = 0, key
     except MemoryError:
         answer = MEMORY
     except SystemExit as leaving:
         code = leaving.code if isinstance(leaving.code, int) else int(leaving.code is not None)
-    except BaseException:  # whatever foreign code raises is its result, and must not reach the frames above
-        traceback.print_exc()
+    except BaseException as error:  # whatever foreign code raises is its result, and must not reach the frames above
+        _explain(error)
     finally:
         _leave(code & 0xFF, verdict, answer)
+
+
+def _explain(error: BaseException) -> None:
+    """Print the traceback from the first frame that is not this package's."""
+    own = f"{__name__.partition('.')[0]}{os.sep}"
+    at = error.__traceback__
+    while at is not None and own in at.tb_frame.f_code.co_filename:
+        at = at.tb_next
+    traceback.print_exception(error.with_traceback(at))
+
+
+def _run_program(plan: dict[str, Any]) -> dict[str, Any]:
+    """Run the source as the main module; its names."""
+    return _run_as("__main__", plan["source"])
+
+
+def _run_solution(plan: dict[str, Any]) -> None:
+    """Run the source as a module that is not the main one, then answer calls."""
+    solution.Solution(_run_as("solution", plan["source"])).serve(*plan["lines"])
+
+
+def _run_examiner(plan: dict[str, Any]) -> None:
+    examiner.examine(plan, *plan["lines"])
+
+
+def _run_as(name: str, source: str) -> dict[str, Any]:
+    module = types.ModuleType(name)
+    sys.modules[name] = module
+    exec(compile(source, "<program>", "exec", dont_inherit=True), module.__dict__)
+    return module.__dict__
+
+
+ROLES = {"program": _run_program, "solution": _run_solution, "examiner": _run_examiner}
 
 
 def _leave(code: int, verdict: int, answer: bytes) -> NoReturn:
