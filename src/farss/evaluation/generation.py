@@ -27,7 +27,9 @@ from farss.evaluation.prefix import (
     sliding_window,
 )
 from farss.evaluation.records import Progress
+from farss.evaluation.window import check_embedded, within_window
 from farss.model.calibration import pad_token
+from farss.model.tables import window_of
 
 CONTEXT_TOKENS = 8
 """Of a context, enough to decode what follows it."""
@@ -102,7 +104,12 @@ def generate_after(
     """
     if not contexts:
         return []
-    ending = Ending.of(model, tokenizer, stop, max_new_tokens)
+    check_embedded(model, contexts)
+    window = window_of(base_of(model).config)
+    if window is not None:  # an answer ends where the window does, and has half of it at least
+        kept = min(max_new_tokens, (window + 1) // 2) - 1
+        contexts = within_window(model, contexts, [kept] * len(contexts))
+    ending = Ending.of(model, tokenizer, stop, max_new_tokens, window)
     answers: dict[int, str] = {}
     with evaluating(model):
         beginning = read_prefix(model, contexts) if shared else Prefix()
@@ -126,26 +133,31 @@ class Ending:
         stop: texts that end an answer.
         tokens: ids that end an answer.
         most: number of tokens after which an answer ends anyway.
+        window: the most tokens that the model reads, context and answer; None where nothing bounds them.
     """
 
     tokenizer: Any
     stop: tuple[str, ...]
     tokens: frozenset[int]
     most: int
+    window: int | None = None
 
     @classmethod
-    def of(cls, model: nn.Module, tokenizer: Any, stop: tuple[str, ...], most: int) -> Ending:
+    def of(
+        cls, model: nn.Module, tokenizer: Any, stop: tuple[str, ...], most: int, window: int | None = None
+    ) -> Ending:
         """The ending tokens are the tokenizer's EOS and those of the model's generation settings."""
         settings = getattr(base_of(model), "generation_config", None)
         named = [tokenizer.eos_token_id, getattr(settings, "eos_token_id", None)]
         ids = {
             token for entry in named if entry is not None for token in (entry if isinstance(entry, list) else [entry])
         }
-        return cls(tokenizer, stop, frozenset(ids), most)
+        return cls(tokenizer, stop, frozenset(ids), most, window)
 
-    def reached(self, tokens: list[int]) -> bool:
-        """Whether the newest token ends the answer."""
-        if len(tokens) >= self.most or tokens[-1] in self.tokens:
+    def reached(self, tokens: list[int], context: int = 0) -> bool:
+        """Whether the newest token ends the answer to a context of so many tokens."""
+        full = self.window is not None and context + len(tokens) > self.window  # it could not be read
+        if full or len(tokens) >= self.most or tokens[-1] in self.tokens:
             return True
         # A token spells at least a byte, but for markers at a word's start: the tail holds any stop just completed.
         tail = tokens[-2 * max((len(text.encode()) for text in self.stop), default=1) :]
@@ -193,7 +205,7 @@ def _answer(contexts: list[list[int]], decoder: Decoder, ending: Ending) -> list
         for row, token in zip(rows, tokens.tolist(), strict=True):
             if row in live:
                 written[row].append(token)
-                if ending.reached(written[row]):
+                if ending.reached(written[row], len(contexts[row])):
                     live.discard(row)
         if not live:
             break
@@ -247,6 +259,8 @@ class _Cached:
         self.model, self.shared, self.pad_id, self.device = model, shared, pad_id, device_of(model)
         self.cache: DynamicCache | None = None
         self.mask = self.positions = torch.empty(0)
+        window = window_of(base_of(model).config)
+        self.last = None if window is None else window - 1
 
     def start(self, contexts: list[list[int]]) -> Tensor:
         begun = len(self.shared)
@@ -261,6 +275,8 @@ class _Cached:
         self.mask = torch.cat([self.mask, self.mask.new_ones(len(tokens), 1)], 1)
         logits = self._forward(tokens[:, None], self.positions, torch.ones_like(tokens[:, None], dtype=torch.bool))
         self.positions = self.positions + 1
+        if self.last is not None:
+            self.positions = self.positions.clamp(max=self.last)  # finished rows of a batch go on unread
         return logits
 
     def keep(self, rows: Tensor) -> None:
@@ -286,6 +302,7 @@ class _Rereading:
     def __init__(self, model: nn.Module, pad_id: int) -> None:
         self.model, self.pad_id, self.device = model, pad_id, device_of(model)
         self.texts: list[list[int]] = []
+        self.window = window_of(base_of(model).config)
 
     def start(self, contexts: list[list[int]]) -> Tensor:
         self.texts = [list(context) for context in contexts]
@@ -294,6 +311,8 @@ class _Rereading:
     def step(self, tokens: Tensor) -> Tensor:
         for text, token in zip(self.texts, tokens.tolist(), strict=True):
             text.append(token)
+        if self.window is not None:  # finished rows of a batch go on unread
+            self.texts = [text[: self.window] for text in self.texts]
         return self._forward()
 
     def keep(self, rows: Tensor) -> None:

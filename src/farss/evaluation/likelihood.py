@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from farss.errors import DataError, NumericalError
 from farss.evaluation.prefix import Prefix, device_of, encode, evaluating, logits_at, read_prefix
 from farss.evaluation.records import Progress
+from farss.evaluation.window import check_embedded, within_window
 from farss.model.calibration import Example, pad_token
 
 LOGITS_PER_BATCH = 2**28
@@ -73,11 +74,12 @@ def answer_log_probs(
         One TokenScores per answer, in order.
 
     Raises:
-        DataError: if the lists differ in length or an answer has no token.
+        DataError: if the lists differ in length, an answer has no token or is longer than the model reads, or a token
+            has no embedding.
     """
     if not prompts and not answers:
         return []
-    pairs = continuations(tokenizer, [prefix + prompt for prompt in prompts], answers)
+    pairs = fitting(model, continuations(tokenizer, [prefix + prompt for prompt in prompts], answers))
     with evaluating(model):
         shared = read_prefix(model, [pair.context for pair in pairs]) if prefix else Prefix()
         return score(model, pairs, shared, pad_id=pad_token(tokenizer), batch_tokens=batch_tokens, progress=progress)
@@ -110,6 +112,7 @@ def response_losses(
     empty = [i for i, pair in enumerate(pairs) if not pair.context or not pair.target]
     if empty:
         raise DataError("an example has no prompt or no response token", where=f"example {empty[0]}")
+    pairs = fitting(model, pairs)
     with evaluating(model):
         scores = score(model, pairs, Prefix(), pad_id=pad_id, batch_tokens=batch_tokens, progress=progress)
     return [(-found.total, found.tokens) for found in scores]
@@ -144,6 +147,18 @@ def continuations(tokenizer: Any, contexts: Sequence[str], answers: Sequence[str
             raise DataError("an answer has no token", where=f"answer {len(pairs)}", got=repr(answer))
         pairs.append(Continuation(tuple(opening), tuple(target)))
     return pairs
+
+
+def fitting(model: nn.Module, pairs: Sequence[Continuation]) -> list[Continuation]:
+    """The pairs, contexts cut at their beginning where both together are longer than the model reads.
+
+    Raises:
+        DataError: if a token has no embedding, or a target alone is too long.
+    """
+    check_embedded(model, [pair.context + pair.target for pair in pairs])
+    read = [len(pair.target) - 1 for pair in pairs]  # the last token is predicted, and not read
+    contexts = within_window(model, [pair.context for pair in pairs], read)
+    return [Continuation(context, pair.target) for context, pair in zip(contexts, pairs, strict=True)]
 
 
 def _opening_token(tokenizer: Any) -> int:

@@ -151,8 +151,16 @@ def device_of(model: nn.Module) -> torch.device:
 
 
 def encode(tokenizer: Any, texts: Sequence[str]) -> list[list[int]]:
-    """Token ids of each text; BOS once where the tokenizer adds it, never twice where the texts already have it."""
-    if not texts:
-        return []
-    opened = bool(tokenizer.bos_token) and texts[0].startswith(tokenizer.bos_token)
-    return tokenizer(list(texts), add_special_tokens=not opened)["input_ids"]
+    """Token ids of each text; BOS once where the tokenizer adds it, never twice where a text already begins with it.
+
+    Whether it adds one is the tokenizer's own property; what one text begins with says nothing about the others.
+    """
+    opened = [bool(tokenizer.bos_token) and text.startswith(tokenizer.bos_token) for text in texts]
+    ids: list[list[int]] = [[]] * len(texts)
+    for begun in (False, True):
+        places = [place for place, opens in enumerate(opened) if opens == begun]
+        if places:
+            found = tokenizer([texts[place] for place in places], add_special_tokens=not begun)["input_ids"]
+            for place, encoded in zip(places, found, strict=True):
+                ids[place] = encoded
+    return ids

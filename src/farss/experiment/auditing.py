@@ -172,7 +172,7 @@ def text_rows(recipe: Recipe, text: str) -> list[dict[str, Any]]:
 
 def _text(recipe: Recipe, text: str, windows: int, tokenizer: Any) -> TaskSet:
     rows = text_rows(recipe, text)
-    return text_windows(Path(text).name, rows, tokenizer, width=recipe.data.max_length, most=windows)
+    return text_windows(Path(text).name, rows, tokenizer, width=materials.longest(recipe), most=windows)
 
 
 def _tuned(recipe: Recipe, subject: Subject, loaded: LoadedModel) -> nn.Module:

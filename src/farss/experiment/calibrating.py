@@ -30,5 +30,5 @@ def batches_of(recipe: Recipe, tokenizer: Any, kind: str = "curvature") -> tuple
         queue = in_batches(questions, batch_tokens=recipe.init.batch_tokens, pad_id=pad)
         return queue, data_fingerprint(questions, recipe.eval.seed)
     examples = calibration_of(recipe, tokenizer)
-    batches = calibration_batches(examples, recipe.init, tokenizer, recipe.data.max_length)
+    batches = calibration_batches(examples, recipe.init, tokenizer, materials.longest(recipe))
     return batches, data_fingerprint(examples, recipe.data.seed)

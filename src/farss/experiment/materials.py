@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import random
+import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +15,11 @@ from farss.datasets.resolve import lists_split, load_rows
 from farss.errors import ConfigError
 from farss.evaluation.task import TaskSet
 from farss.experiment.validation import hold_out, question_of, require_apart, sample_apart
-from farss.model.calibration import Example, Row, encode_kept_rows, encode_prompts, encode_rows
-from farss.model.checkpoint import language_model, load_tokenizer
+from farss.model.calibration import Example, Row, encode_kept_rows, encode_prompts
+from farss.model.checkpoint import language_model, load_config, load_tokenizer
 from farss.model.devices import place
 from farss.model.sources import LoadedModel, load, resolve
+from farss.model.tables import check_ids, vocabulary_of, window_of
 
 
 def load_model(recipe: Recipe, dtype: Dtype | None = None) -> LoadedModel:
@@ -125,10 +128,35 @@ def held_out_rows(recipe: Recipe, rows: int | None = None) -> list[dict[str, Any
 
 def training_examples(recipe: Recipe, tokenizer: Any) -> list[Example]:
     """The training rows as token ids: a seeded sample of `data.train_rows`, or all."""
-    data = recipe.data
-    return encode_rows(
-        training_rows(recipe), tokenizer, formatter(data.task, data.template, tokenizer), data.max_length
-    )
+    data, rows = recipe.data, training_rows(recipe)
+    kept, examples = encode_kept_rows(rows, tokenizer, formatter(data.task, data.template, tokenizer), longest(recipe))
+    check_tokens(recipe, tokenizer, examples, [f"{data.task}, training row {row}" for row in kept])
+    return examples
+
+
+def longest(recipe: Recipe) -> int:
+    """The most tokens of a text: `data.max_length`, or what the recipe's model reads where that is less."""
+    asked, window = recipe.data.max_length, window_of(_configuration(recipe))
+    if window is not None and window < asked:
+        warnings.warn(
+            f"max_length is {asked}, and the model reads {window} tokens: texts are cut to these", stacklevel=2
+        )
+    return min(asked, window or asked)
+
+
+def check_tokens(recipe: Recipe, tokenizer: Any, examples: Sequence[Example], rows: Sequence[str]) -> None:
+    """Check, before the model is loaded, that it has an embedding for every token of the examples.
+
+    Raises:
+        DataError: naming the row, as `rows` does, and the token.
+    """
+    texts = [example.prompt_ids + example.response_ids for example in examples]
+    check_ids(texts, vocabulary_of(_configuration(recipe)), rows, tokenizer)
+
+
+def _configuration(recipe: Recipe) -> Any:
+    named = recipe.model
+    return load_config(resolve(named.name, named.revision), named.trust_remote_code)
 
 
 def calibration_examples(examples: list[Row], rows: int, seed: int) -> list[Row]:
@@ -160,7 +188,9 @@ def knowledge_prompts(recipe: Recipe) -> list[str]:
 
 def knowledge_examples(recipe: Recipe, tokenizer: Any) -> list[Example]:
     """`knowledge_prompts` as token ids: the questions alone, as CorDA and LoRA-Null read them, without answers."""
-    return encode_prompts(knowledge_prompts(recipe), tokenizer, recipe.data.max_length)
+    examples = encode_prompts(knowledge_prompts(recipe), tokenizer, longest(recipe))
+    check_tokens(recipe, tokenizer, examples, [f"knowledge question {number}" for number in range(len(examples))])
+    return examples
 
 
 def test_set(recipe: Recipe, tokenizer: Any, rows: int | None = None) -> TaskSet:
@@ -176,7 +206,8 @@ def validation_set(recipe: Recipe, tokenizer: Any) -> TaskSet:
 def _task_set(recipe: Recipe, tokenizer: Any, held_out: list[dict[str, Any]]) -> TaskSet:
     data = recipe.data
     render, form = formatter(data.task, data.template, tokenizer), task_format(data.task, held_out)
-    kept, examples = encode_kept_rows(held_out, tokenizer, render, data.max_length)
+    kept, examples = encode_kept_rows(held_out, tokenizer, render, longest(recipe))
+    check_tokens(recipe, tokenizer, examples, [f"{data.task}, held-out row {row}" for row in kept])
     return TaskSet(
         name=data.task,
         examples=examples,

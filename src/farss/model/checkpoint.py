@@ -17,6 +17,7 @@ from torch import nn
 from farss.errors import ModelError
 from farss.model.kinds import language_class
 from farss.model.quantised import check_unquantised
+from farss.model.tables import GIVE_ROWS, vocabulary_of
 
 CONFIG, SINGLE, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
 PICKLED = (".bin", ".pt", ".pth", ".ckpt")
@@ -265,7 +266,7 @@ def load_tokenizer(folder: Path, trust_remote_code: bool = False) -> Any:
     """The tokenizer in `folder`, with an end-of-sequence and a padding token.
 
     Raises:
-        ModelError: if it cannot be read or has no end-of-sequence token.
+        ModelError: if it cannot be read, or has no end-of-sequence token that the model has an embedding for.
     """
     from transformers import AutoTokenizer
 
@@ -279,6 +280,23 @@ def load_tokenizer(folder: Path, trust_remote_code: bool = False) -> Any:
             where=folder,
             do='set it once: tokenizer.eos_token = "..."; tokenizer.save_pretrained(FOLDER)',
         )
-    if tokenizer.pad_token_id is None:
+    rows = vocabulary_of(load_config(folder, trust_remote_code))
+    if rows is not None and tokenizer.eos_token_id >= rows:
+        raise ModelError(
+            "the tokenizer's end-of-sequence token has no embedding in the model",
+            where=folder,
+            expected=f"an id from 0 to {rows - 1}",
+            got=f"`{tokenizer.eos_token}`, id {tokenizer.eos_token_id}",
+            do=GIVE_ROWS,
+        )
+    pad = tokenizer.pad_token_id
+    if pad is not None and rows is not None and pad >= rows:
+        warnings.warn(
+            f"the padding token `{tokenizer.pad_token}` (id {pad}) has no embedding in the model, so texts are padded "
+            f"with `{tokenizer.eos_token}`; padding is masked",
+            stacklevel=2,
+        )
+        pad = None
+    if pad is None:
         tokenizer.pad_token = tokenizer.eos_token  # padding is masked everywhere; any token serves
     return tokenizer

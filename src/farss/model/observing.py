@@ -22,6 +22,7 @@ from farss.config import Tokens
 from farss.errors import DataError, ModelError, NumericalError
 from farss.model.calibration import Batch
 from farss.model.loss import SupervisedLoss
+from farss.model.tables import check_batches
 from farss.model.targets import Target, weight_matrix
 
 FLOAT16_LOSS_SCALE = 2.0**10
@@ -80,6 +81,7 @@ def observe(
     """
     if not queue:
         raise DataError("there is no calibration batch", expected="at least one batch")
+    check_batches(model, queue)
     with ExitStack() as stack:
         stack.enter_context(reading_only(model))
         stack.enter_context(full_precision_products())

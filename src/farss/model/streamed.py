@@ -33,6 +33,7 @@ from farss.model.observing import (
 )
 from farss.model.readers import reader_for
 from farss.model.states import MemoryStates, States
+from farss.model.tables import check_batches
 from farss.model.targets import Target, weight_matrix
 
 HIDDEN, GRADIENT = "hidden", "gradient"
@@ -95,6 +96,7 @@ class Walk:
         self.parts = [list(part)[:max_batches] for part in (batches, *others)]
         for part in self.parts:
             check_supervision(part)
+            check_batches(model, part)
         self.batches = [batch for part in self.parts for batch in part]
         self.settings = {"tokens": tokens, "loss_norm": loss_norm, "fisher": fisher}
         self.loss_norm: LossNorm = loss_norm

@@ -73,7 +73,7 @@ def shard_batches(recipe: Recipe, tokenizer: Any, examples: list[Example], shard
             where="init.compat",
             do="use one process and no shards",
         )
-    return calibration_batches(shard.of(examples), recipe.init, tokenizer, recipe.data.max_length)
+    return calibration_batches(shard.of(examples), recipe.init, tokenizer, materials.longest(recipe))
 
 
 def initialise_shard(recipe: Recipe, out: str | Path, shard: Shard) -> dict[str, Any]:

@@ -1,0 +1,64 @@
+"""Texts against what the model reads: no token without an embedding, no position beyond its window."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
+from farss.errors import DataError
+from farss.evaluation.prefix import base_of
+from farss.model.tables import GIVE_ROWS, embedding_rows, window_of
+
+
+def check_embedded(model: Any, texts: Sequence[Sequence[int]]) -> None:
+    """Check that every token of every text has an embedding.
+
+    Raises:
+        DataError: naming the text, by its number, and the token id.
+    """
+    rows = embedding_rows(base_of(model))
+    for number, ids in enumerate(texts):
+        if ids and max(ids) >= rows:
+            raise DataError(
+                "a token has no embedding in the model",
+                where=f"text {number}",
+                expected=f"token ids from 0 to {rows - 1}",
+                got=f"id {max(ids)}",
+                do=GIVE_ROWS,
+            )
+
+
+def within_window(model: Any, contexts: Sequence[Sequence[int]], following: Sequence[int]) -> list[tuple[int, ...]]:
+    """The contexts, each without so much of its beginning as does not fit before what follows it.
+
+    Every text is cut by its own length alone, so that the rest of a set changes nothing. One warning counts them.
+
+    Args:
+        model: whose configuration bounds the length.
+        contexts: token ids, at least one each.
+        following: per context, the tokens that the model reads after it.
+
+    Raises:
+        DataError: if what follows leaves no room for a single token before it.
+    """
+    window = window_of(base_of(model).config)
+    if window is None:
+        return [tuple(context) for context in contexts]
+    rooms = [window - read for read in following]
+    if min(rooms) < 1:
+        raise DataError(
+            "an answer is longer than the model reads",
+            where=f"text {rooms.index(min(rooms))}",
+            expected=f"at most {window} tokens, with one before it",
+            got=f"{max(following)} tokens",
+            do="leave it out, or name a model with more positions",
+        )
+    cut = sum(len(context) > room for context, room in zip(contexts, rooms, strict=True))
+    if cut:
+        warnings.warn(
+            f"{cut} of {len(contexts)} texts are longer than the {window} tokens that the model reads; "
+            "their beginning is left out",
+            stacklevel=3,
+        )
+    return [tuple(context[-room:]) for context, room in zip(contexts, rooms, strict=True)]

@@ -1,0 +1,54 @@
+"""Tokens and lengths that a model has no row for, by the command: named, or cut and counted, before it runs."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from tests.families import saved
+
+VERBS = (["init", "--engine", "resident"], ["init", "--engine", "streamed"], ["inspect"])
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory, tiny_tokenizer):
+    """GPT-2 of 100 words and 128 positions, whose tokenizer knows a word more and pads with another."""
+    folder = saved("GPT-2", tmp_path_factory.mktemp("tables") / "model", tiny_tokenizer)
+    import copy
+
+    wider = copy.deepcopy(tiny_tokenizer)
+    wider.add_special_tokens({"pad_token": "[PAD]"})
+    wider.add_tokens(["<|turn|>"], special_tokens=True)
+    wider.save_pretrained(folder)
+    return folder
+
+
+@pytest.mark.case("a token of the data that has no embedding is named with its row")
+@pytest.mark.parametrize("verb", VERBS, ids=" ".join)
+def test_the_row_and_the_token_are_named(farss, workshop, model, verb, tmp_path):
+    rows = [{"prompt": f"ask {i}", "completion": "yes" + " <|turn|>" * (i == 3)} for i in range(8)]
+    data = tmp_path / "turns.jsonl"
+    data.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    recipe = workshop.recipe("tables", **{"model.name": str(model), "data.task": str(data)})
+    code, _, err = farss(*verb, "--recipe", recipe, "--out", tmp_path / "out")
+    assert code == 2, err
+    assert "a token has no embedding in the model" in err
+    assert "row 3" in err and "<|turn|>" in err and "Traceback" not in err
+
+
+@pytest.mark.case("max_length beyond the window is cut to it, and a padding token without an embedding is replaced")
+@pytest.mark.parametrize("verb", [*VERBS, ["train"]], ids=" ".join)
+def test_texts_are_cut_to_the_window(farss, workshop, model, verb, tmp_path):
+    rows = [{"prompt": f"ask {i}", "completion": "yes " * 60} for i in range(8)]
+    data = tmp_path / "long.jsonl"
+    data.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    recipe = workshop.recipe(
+        "tables", **{"model.name": str(model), "data.task": str(data), "data.max_length": 200, "init.rank": 4}
+    )
+    command = verb
+    if verb == ["train"]:
+        assert farss("init", "--recipe", recipe, "--method", "lora", "--out", tmp_path / "init")[0] == 0
+        command = ["train", "--init", tmp_path / "init"]
+    with pytest.warns(UserWarning, match="the model reads 128 tokens"):
+        code, _, err = farss(*command, "--recipe", recipe, "--out", tmp_path / "out")
+    assert code == 0, err
