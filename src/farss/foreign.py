@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import struct
 from types import TracebackType
 from typing import Self
@@ -25,6 +26,7 @@ RAISED_OVER_FILES = (
     SyntaxError,
     TypeError,
     ValueError,
+    re.error,
     struct.error,
 )
 """What PyTorch, transformers, PEFT, safetensors, tokenizers and jinja raise over content they cannot use."""

@@ -14,24 +14,40 @@ from collections.abc import Iterable, Sequence
 
 from farss.errors import FarssError
 
-SECONDS, PATIENCE = 1, 20.0
+SECONDS, PATIENCE = 0.5, 30.0
 """Computing time for all patterns and names together, of which ordinary ones take milliseconds; and how long is waited
 for the process on a machine that is busy or does not limit computing time."""
 
 _REPEATING = re.compile(r"[*+?{]")
-"""A pattern without one of these is read from left to right once."""
 
 _CHILD = """
 import json, re, sys
 asked = json.load(sys.stdin)
 try:
-    import resource
-    resource.setrlimit(resource.RLIMIT_CPU, (asked["seconds"], asked["seconds"]))
+    import resource, signal
+    signal.setitimer(signal.ITIMER_PROF, asked["seconds"])  # its signal ends a process that does not ask for it
     resource.setrlimit(resource.RLIMIT_AS, (1 << 29, 1 << 29))
-except (ImportError, ValueError, OSError):
+except (ImportError, AttributeError, ValueError, OSError):
     pass  # this system has no such limit; the caller still ends this process
 json.dump([[i for i, n in enumerate(asked["names"]) if re.fullmatch(p, n)] for p in asked["patterns"]], sys.stdout)
 """
+
+
+def repeats(pattern: str) -> bool:
+    """Whether a pattern may repeat a part of itself; one that does not is read from left to right once."""
+    return _REPEATING.search(pattern) is not None
+
+
+def check_valid(pattern: str, *, error: type[FarssError], where: object) -> None:
+    """Check that a text is a regular expression.
+
+    Raises:
+        FarssError: as `error`, if it is none.
+    """
+    try:
+        re.compile(pattern)
+    except (re.error, OverflowError, RecursionError) as raised:
+        raise error("a pattern is not a regular expression", where=where, got=f"{pattern}: {raised}") from None
 
 
 def full_matches(
@@ -50,8 +66,8 @@ def full_matches(
     """
     names = list(names)
     for pattern in patterns:
-        _check_valid(pattern, error, where)
-    if not any(_REPEATING.search(pattern) for pattern in patterns):
+        check_valid(pattern, error=error, where=where)
+    if not any(map(repeats, patterns)):
         return [[name for name in names if re.fullmatch(pattern, name)] for pattern in patterns]
     found = _in_child(patterns, names)
     if found is None:
@@ -63,13 +79,6 @@ def full_matches(
             do="name the modules, or write the pattern without repetitions inside repetitions",
         )
     return [[names[i] for i in places] for places in found]
-
-
-def _check_valid(pattern: str, error: type[FarssError], where: object) -> None:
-    try:
-        re.compile(pattern)
-    except (re.error, OverflowError, RecursionError) as raised:
-        raise error("a pattern is not a regular expression", where=where, got=f"{pattern}: {raised}") from None
 
 
 def _in_child(patterns: Sequence[str], names: list[str]) -> list[list[int]] | None:

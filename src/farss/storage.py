@@ -16,6 +16,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from farss.errors import StorageError
+from farss.reading import open_ordinary
 
 HEADER_LENGTH_BYTES, METADATA = 8, "__metadata__"
 """A safetensors file begins with the length of its header, a JSON object; metadata is one of its entries."""
@@ -89,10 +90,11 @@ def read_tensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         StorageError: if the file is missing or damaged.
     """
     try:
+        open_ordinary(path).close()  # a pipe would be waited for
         with safe_open(path, framework="pt") as file:
             names = list(file.keys())  # the handle itself cannot be iterated
             return {name: file.get_tensor(name) for name in names}, dict(file.metadata() or {})
-    except (OSError, SafetensorError) as error:
+    except (OSError, ValueError, SafetensorError) as error:
         raise StorageError("the tensor file cannot be read", where=path, got=str(error)) from error
 
 

@@ -7,7 +7,6 @@ form, `FOLDER/removed.safetensors` what was taken out of the base weights.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import replace
@@ -18,12 +17,14 @@ from torch import Tensor, nn
 
 from farss.adapters.apply import check_plan, subtract_
 from farss.adapters.factors import Factors
+from farss.adapters.foreign_config import CONFIGURATION, check_config, check_patterns, check_sizes
 from farss.adapters.gated import restore_gates_
 from farss.adapters.layers import DEFAULT, REFERENCE, refuse_adapters, set_mode
 from farss.adapters.pairs import activate, hold, is_pair, join
 from farss.adapters.provenance import Provenance, provenance_of, remember
 from farss.adapters.triplets import KIND, has_triplets, uncut
 from farss.errors import AdapterError, PlanError, StorageError
+from farss.foreign import foreign
 from farss.model import sources
 from farss.model.plan import Plan
 from farss.storage import new_folder, read_tensors, write_json, write_tensors
@@ -35,6 +36,7 @@ CONFIG_FILE = "adapter_config.json"
 WEIGHTS_FILE = "adapter_model.safetensors"
 PLAN_FILE = "plan.json"
 REMOVED_FILE = "removed.safetensors"
+UNUSABLE = "the adapter cannot be loaded on this model"
 BASE_FINGERPRINT = "farss.base_fingerprint"
 
 
@@ -76,7 +78,7 @@ def write_config(folder: Path, config: PeftConfig) -> None:
     """
     try:
         config.save_pretrained(str(folder))
-        content = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))
+        content = CONFIGURATION.read_object(folder / CONFIG_FILE)
     except OSError as error:
         raise StorageError("the adapter configuration could not be written", where=folder, got=str(error)) from error
     if isinstance(content.get("target_modules"), list):
@@ -138,22 +140,24 @@ def load_adapter(
 
     folder = Path(folder)
     refuse_adapters(base)
-    read_config(folder)
+    check_before_loading(base, folder)
     plan = Plan.load(folder / PLAN_FILE) if (folder / PLAN_FILE).exists() else None
     stored = {DEFAULT: _stored(folder)}
     if (folder / REFERENCE / CONFIG_FILE).exists():
         stored[REFERENCE] = _stored(folder / REFERENCE)
     removed = _removed(folder)
     _check_base(base, folder, plan, stored[DEFAULT][1].get(BASE_FINGERPRINT), fingerprint)
-    config = PeftConfig.from_pretrained(str(folder))
-    if dropout is not None:
-        config.lora_dropout = dropout  # type: ignore[attr-defined]  # a LoRA folder holds a LoRA configuration
     training = base.training
-    model = PeftModel.from_pretrained(base, str(folder), config=config, is_trainable=trainable)  # type: ignore[arg-type]
+    with foreign(AdapterError, UNUSABLE, where=folder):
+        config = PeftConfig.from_pretrained(str(folder))
+        if dropout is not None:
+            config.lora_dropout = dropout  # type: ignore[attr-defined]  # a LoRA folder holds a LoRA configuration
+        model = PeftModel.from_pretrained(base, str(folder), config=config, is_trainable=trainable)  # type: ignore[arg-type]
     restore_gates_(model, stored[DEFAULT][0], trainable=trainable)
     _check_loaded(model, folder, DEFAULT, stored[DEFAULT][0])
     if REFERENCE in stored:
-        model.load_adapter(str(folder / REFERENCE), REFERENCE)
+        with foreign(AdapterError, UNUSABLE, where=folder / REFERENCE):
+            model.load_adapter(str(folder / REFERENCE), REFERENCE)
         _check_loaded(model, folder / REFERENCE, REFERENCE, stored[REFERENCE][0])
         join(model)
         activate(model, trainable=trainable)
@@ -190,11 +194,37 @@ def _save_one(model: PeftModel, adapter: str, folder: Path) -> None:
     write_config(folder, config)
 
 
+def check_before_loading(base: nn.Module, folder: Path) -> None:
+    """Check what a folder has PEFT do: its settings, its ranks against its tensors, its patterns on the base's modules.
+
+    Raises:
+        AdapterError: if it holds no LoRA adapter, or names what is wrong.
+    """
+    for part in (folder, folder / REFERENCE):
+        if part == folder or (part / CONFIG_FILE).exists():
+            config = read_config(part)
+            check_sizes(config, _stored(part)[0], part)
+            check_patterns(config, base, part)
+
+
 def read_config(folder: Path) -> dict[str, Any]:
     """The configuration of a LoRA (or AdaLoRA) folder.
 
     Raises:
-        AdapterError: if the folder holds no such adapter, or its configuration is not JSON.
+        AdapterError: if the folder holds no such adapter, or its configuration is none that PEFT may be given.
+    """
+    config = read_any_config(folder)
+    if config["peft_type"] not in ("LORA", KIND):
+        got = config["peft_type"]
+        raise AdapterError("the folder holds no LoRA adapter", where=folder, expected="peft_type LORA", got=got)
+    return config
+
+
+def read_any_config(folder: Path) -> dict[str, Any]:
+    """The configuration of an adapter folder of any kind that PEFT knows.
+
+    Raises:
+        AdapterError: if the folder holds no adapter, or its configuration is none that PEFT may be given.
     """
     if not (folder / CONFIG_FILE).is_file() or not (folder / WEIGHTS_FILE).is_file():
         raise AdapterError(
@@ -203,13 +233,8 @@ def read_config(folder: Path) -> dict[str, Any]:
             expected=f"{CONFIG_FILE} and {WEIGHTS_FILE}",
             got="not a folder" if not folder.is_dir() else ", ".join(sorted(p.name for p in folder.iterdir())[:8]),
         )
-    try:
-        config = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise AdapterError("the adapter's configuration is not JSON", where=folder, got=str(error)) from None
-    if not isinstance(config, dict) or config.get("peft_type") not in ("LORA", KIND):
-        got = config.get("peft_type") if isinstance(config, dict) else type(config).__name__
-        raise AdapterError("the folder holds no LoRA adapter", where=folder, expected="peft_type LORA", got=got)
+    config = CONFIGURATION.read_object(folder / CONFIG_FILE)
+    check_config(config, folder)
     return config
 
 

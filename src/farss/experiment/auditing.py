@@ -12,7 +12,8 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
-from farss.adapters.files import load_adapter
+from farss.adapters.files import UNUSABLE, load_adapter, read_any_config
+from farss.adapters.foreign_config import check_patterns
 from farss.config import Recipe
 from farss.datasets.files import is_data_file
 from farss.datasets.resolve import load_rows
@@ -31,6 +32,7 @@ from farss.experiment.environment import device, versions
 from farss.experiment.measuring import SAMPLES
 from farss.experiment.progress import ProgressLine
 from farss.experiment.stages import run_stage, stage_key
+from farss.foreign import foreign
 from farss.model.devices import place
 from farss.model.sources import LoadedModel, load
 from farss.report.audit import interval_text, write_audit
@@ -193,15 +195,14 @@ def any_adapter(base: nn.Module, folder: Path) -> nn.Module:
     Raises:
         AdapterError: if the folder is damaged, or the adapter does not fit the model.
     """
-    from peft import PeftConfig, PeftModel
+    from peft import PeftModel
 
-    try:
-        kind = str(PeftConfig.from_pretrained(str(folder)).peft_type).rpartition(".")[2]
-        if kind == "LORA":
-            return load_adapter(base, folder, trainable=False)
+    config = read_any_config(folder)
+    if config["peft_type"] == "LORA":
+        return load_adapter(base, folder, trainable=False)
+    check_patterns(config, base, folder)
+    with foreign(AdapterError, UNUSABLE, where=folder):
         return PeftModel.from_pretrained(base, str(folder))  # type: ignore[arg-type]  # any nn.Module will do
-    except (ValueError, KeyError, RuntimeError, OSError, TypeError) as error:
-        raise AdapterError("the adapter cannot be loaded on this model", where=folder, got=str(error)) from error
 
 
 def _report(recipe: Recipe, subject: Subject, before: Measurement, after: Measurement) -> dict[str, Any]:

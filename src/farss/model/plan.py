@@ -6,13 +6,13 @@ A plan can be printed, edited, compared, saved and applied elsewhere; nothing in
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Self
 
 from farss.errors import PlanError
+from farss.model.plan_types import PLAN, check_plan_types
 from farss.model.start import Factors, factors_path, read_start, write_start
 from farss.storage import write_json
 
@@ -142,6 +142,7 @@ class Plan:
         if not isinstance(mapping, dict) or mapping.get("schema_version") != SCHEMA_VERSION:
             got = mapping.get("schema_version") if isinstance(mapping, dict) else type(mapping).__name__
             raise PlanError("not a plan of a known version", where=where, expected=SCHEMA_VERSION, got=got)
+        check_plan_types(mapping, cls, TargetPlan, where)
         try:
             targets = tuple(TargetPlan(**_with_tuples(row)) for row in mapping["targets"])
             if "start" in mapping:
@@ -171,13 +172,7 @@ class Plan:
         Raises:
             PlanError: if it is missing, not JSON, or not a possible plan, or its factors are asked for and missing.
         """
-        try:
-            mapping = json.loads(Path(path).read_text(encoding="utf-8"))
-        except FileNotFoundError:
-            raise PlanError("the plan file does not exist", where=path, do="make one with `farss init`") from None
-        except json.JSONDecodeError as error:
-            raise PlanError("the plan is not valid JSON", where=path, got=str(error)) from None
-        plan = cls.from_mapping(mapping, where=path)
+        plan = cls.from_mapping(PLAN.read_json(path), where=path)
         if not start or plan.initialisation != "factors":
             return plan
         return dataclasses.replace(plan, start=read_start(factors_path(path)))
