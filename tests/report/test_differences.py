@@ -53,15 +53,15 @@ def test_the_report_is_valid(seeded):
 
 def test_the_best_method_stands_against_each_other_and_every_pair_is_there(seeded):
     text = section(seeded)
-    assert text.count("FARSS against each other method") == 4
+    assert text.count("FARSS · 2e-4 against each other method") == 4
     assert text.count("the other 3 pairs") == 4
     for a, b in (("FARSS", "LoRA"), ("FARSS", "PiSSA"), ("FARSS", "full fine-tuning"), ("LoRA", "PiSSA")):
-        assert f"{a} − {b}" in text
+        assert f"{a} · 2e-4 − {b} · 2e-4" in text
     assert "< 0.001" in text and "2500" in text
 
 
 def test_methods_with_one_seed_are_named(seeded):
-    assert "in none of their intervals: PiSSA." in section(seeded)
+    assert "in none of their intervals: PiSSA · 2e-4." in section(seeded)
     for method in seeded["differences"]["methods"].values():
         method["seeds"] = 2
     assert "in none of their intervals" not in section(seeded)
@@ -98,7 +98,7 @@ def test_the_headline_speaks_of_all_seeds(seeded):
 
 def test_the_areas_are_said_to_differ_or_not(seeded):
     said = " ".join(plain(s) for s in standfirst(seeded))
-    assert "corrected for all 6 pairs of methods" in said and "is not in it for PiSSA." in said
+    assert "corrected for all 6 pairs of methods" in said and "is not in it for PiSSA · 2e-4." in said
     top = sorted(seeded["differences"]["methods"].items(), key=lambda m: -m[1]["frontier_area"]["value"])[:2]
     pair(seeded, top[0][0], top[1][0], "frontier_area").update(low=-1.0, high=1.0)
     said = " ".join(plain(s) for s in standfirst(seeded))
@@ -111,14 +111,14 @@ def test_the_terminal_shows_it_in_100_columns(seeded):
     text = console.file.getvalue()
     assert max(map(len, text.splitlines())) <= 100 and "…" not in text
     said = " ".join(text.split())
-    assert "FARSS minus" in said and "difference in KT_l" in said and "2 / 1" in said
+    assert "FARSS · 2e-4 minus" in said and "difference in KT_l" in said and "2 / 1" in said
     assert re.search(r"pairs that differ: KT_l \d of 6 · frontier area \d of 6", said)
 
 
 def test_learning_rates_apart_are_methods_apart(build_report, build_differences):
     report = build_report(methods=("full", "lora"), rates=(2e-4, 1e-3))
     report["differences"] = build_differences(report["runs"])
-    assert "LoRA lr 0.0002" in section(report) and "LoRA lr 0.001" in section(report)
+    assert "LoRA · 2e-4" in section(report) and "LoRA · 1e-3" in section(report)
 
 
 @pytest.mark.parametrize(
@@ -161,9 +161,11 @@ def test_the_best_method_stands_first_whatever_the_order_of_the_report(seeded):
     found = pair(seeded, first, last)
     assert found["a"] == first  # the best one is the first of this pair
     found.update(value=0.5, low=0.4, high=0.6)
-    label = next(r.method_label for r in catalogue(seeded) if r.method == first)
+    label = next(r.name.partition(" · seed")[0] for r in catalogue(seeded) if r.method == first)
     group = difference_section(seeded, catalogue(seeded))["groups"][0]
-    assert group["best"] == label and all(label in row["a"] and label not in row["b"] for row in group["first"])
+    assert group["best"] == label and all(
+        label in words(row["a"]) and label not in words(row["b"]) for row in group["first"]
+    )
     console = Console(file=io.StringIO(), width=100)
     print_report(seeded, console)
     said = " ".join(console.file.getvalue().split())

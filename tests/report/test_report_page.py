@@ -65,7 +65,7 @@ def numbers_of(node) -> set[float]:
     return {float(node)} if isinstance(node, (int, float)) and not isinstance(node, bool) else set()
 
 
-def replace_strings(node, keep=("id", "method", "a", "b", "measure", "region")):
+def replace_strings(node, keep=("id", "method", "a", "b", "measure", "region", "look")):
     if isinstance(node, dict):
         return {k: v if k in keep else replace_strings(v, keep) for k, v in node.items()}
     if isinstance(node, list):
@@ -98,7 +98,7 @@ def test_hostile_text_stays_text(report):
 
 def test_hostile_keys_and_labels_stay_text(report):
     run = report["runs"][2]
-    run["method"], run["label"] = HOSTILE, HOSTILE
+    run["method"], run["look"] = HOSTILE, {"label": "<img src=x>", "colour": "#123456", "mark": "bar"}
     run["compared"]["ratios"] = {HOSTILE: {"value": 0.5, "low": 0.4, "high": 0.6}}
     run["compared"]["undefined"] = {HOSTILE: HOSTILE}
     run["scores"][f"knowledge/{HOSTILE}/accuracy"] = {"value": 0.5, "stderr": 0.1, "n": 10}
@@ -122,7 +122,9 @@ def test_a_page_that_compares_methods_keeps_to_the_report_too(report, build_diff
     page, magnitudes = Page(render(report)), {abs(v) for v in numbers_of(report)}
     assert "differs" in page.ids and len(page.ids) == len(set(page.ids))
     assert {v for v in page.values["all"] if abs(v) not in magnitudes} == set()
-    hostile = Page(render(replace_strings(report, keep=("id", "method", "a", "b", "measure", "region", "runs"))))
+    hostile = Page(
+        render(replace_strings(report, keep=("id", "method", "a", "b", "measure", "region", "runs", "look")))
+    )
     assert hostile.tags.count("script") == 1 and "img" not in hostile.tags and hostile.handlers == []
 
 

@@ -45,7 +45,7 @@ def test_missing_measures_are_dashes(report):
 
 
 def test_square_brackets_in_names_are_not_markup(report):
-    report["runs"][0]["method"], report["runs"][0]["label"] = "odd", "[bold]odd[/bold]"
+    report["runs"][0]["look"]["label"] = "[bold]odd[/bold]"
     assert "[bold]odd[/bold]" in " ".join(printed(report, 140).split())
 
 

@@ -18,6 +18,7 @@ from farss.methods.fixed_rank import FIXED_RANK
 from farss.methods.fora import FORA
 from farss.methods.full import FULL
 from farss.methods.kasa import KASA
+from farss.methods.look import Look, look_of
 from farss.methods.lora import LORA
 from farss.methods.lora_ga import LORA_GA
 from farss.methods.lora_null import LORA_NULL
@@ -31,10 +32,12 @@ from farss.methods.rslora import RSLORA
 __all__ = [
     "METHODS",
     "Evidence",
+    "Look",
     "Method",
     "SpectralMethod",
     "all_methods",
     "get_method",
+    "look_of",
     "package_of_method",
     "published_batches",
     "published_code_config",

@@ -11,6 +11,7 @@ from farss.config import FarssConfig
 from farss.errors import PlanError
 from farss.methods.base import Evidence, adapter_scale, warn_capped
 from farss.methods.compat import published_code_config
+from farss.methods.look import Look
 from farss.model.plan import Plan, TargetPlan
 from farss.model.targets import Target
 
@@ -30,6 +31,7 @@ class Adalora:
     summary: str = "ranks cut during training to R on average, by the importance of each direction; needs no data"
     needs: frozenset[str] = frozenset()
     trains: Literal["adapter", "weights"] = "adapter"
+    look: Look | None = None
 
     def largest_rank(self, targets: Sequence[Target]) -> int:
         """The largest R there is something to cut down to: below what the smallest module can start with."""
@@ -65,4 +67,4 @@ class Adalora:
         )
 
 
-ADALORA = Adalora()
+ADALORA = Adalora(look=Look("AdaLoRA", "#495cc9", "hourglass"))

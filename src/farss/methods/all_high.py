@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from farss.methods.base import SpectralMethod
+from farss.methods.look import Look
 
 ALL_HIGH = SpectralMethod(
     name="all-high",
     summary="FARSS with the highest scores at rank R in shallow layers too",
+    look=Look("all-high", "#812e19", "chevron"),
     score="fisher",
     shallow="high",
     deep="high",

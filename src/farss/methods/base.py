@@ -22,6 +22,7 @@ from farss.maths.scores import DirectionScores, default_shallow_layers, score_di
 from farss.maths.selection import Direction, select
 from farss.maths.spectrum import Spectrum
 from farss.methods.compat import RANK_RULE_THRESHOLD, published_code_config, published_importance
+from farss.methods.look import Look
 from farss.model.curvature import Curvature
 from farss.model.gradients import Gradients
 from farss.model.inputs import InputMoments
@@ -194,6 +195,7 @@ class SpectralMethod:
         selectable: whether `config.selection` replaces the directions. Methods that are named after their direction
             keep it, whatever the recipe says to the others.
         always_split: record shallow and deep regions even where both are treated alike.
+        look: its label, colour and mark in tables and figures; made from the name if it has none.
     """
 
     name: str
@@ -204,6 +206,7 @@ class SpectralMethod:
     shallow_rank: RankRule = "deep"
     selectable: bool = False
     always_split: bool = False
+    look: Look | None = None
 
     @property
     def needs(self) -> frozenset[str]:

@@ -9,6 +9,7 @@ import torch
 from farss.config import FarssConfig
 from farss.methods.base import Evidence, adapter_scale
 from farss.methods.factored import FactorMethod
+from farss.methods.look import Look
 from farss.model.start import Factors
 from farss.model.targets import Target
 
@@ -61,5 +62,6 @@ class Eva(FactorMethod):
 EVA = Eva(
     name="eva",
     summary="A from the top directions of the task's inputs, B zero, ranks by explained variance",
+    look=Look("EVA", "#289785", "bar"),
     needs=frozenset({"input_covariance"}),
 )

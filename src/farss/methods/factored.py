@@ -14,6 +14,7 @@ from farss.config import FarssConfig
 from farss.errors import NumericalError
 from farss.methods.base import Evidence, adapter_scale, warn_capped
 from farss.methods.compat import published_code_config
+from farss.methods.look import Look
 from farss.model.inputs import InputMoments
 from farss.model.plan import Frozen, Plan, TargetPlan
 from farss.model.start import Factors, adapter_dtype, factors_digest
@@ -29,12 +30,14 @@ class FactorMethod(ABC):
         summary: one line for lists.
         needs: what `Evidence` must hold.
         frozen: the side of the adapter that training leaves as it starts.
+        look: its label, colour and mark in tables and figures; made from the name if it has none.
     """
 
     name: str
     summary: str
     needs: frozenset[str] = frozenset()
     frozen: Frozen = "none"
+    look: Look | None = None
 
     divided: ClassVar[bool] = False
     """Whether the factors are divided by the root of the scale, so that `scale * B0 A0` is what `factors` returns."""

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from farss.methods.base import SpectralMethod
+from farss.methods.look import Look
 
 FARSS = SpectralMethod(
     name="farss",
     summary="shallow: lowest Fisher scores, rank by inverse importance; deep: highest, rank R",
+    look=Look("FARSS", "#c43e0a", "circle"),
     score="fisher",
     shallow="low",
     deep="high",

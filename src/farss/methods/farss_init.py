@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from farss.methods.base import SpectralMethod
+from farss.methods.look import Look
 
 FARSS_INIT = SpectralMethod(
     name="farss-init",
     summary="highest Fisher scores at rank R in every layer",
+    look=Look("FARSS-init", "#da7134", "plus"),
     score="fisher",
     shallow="high",
     deep="high",

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from farss.methods.base import SpectralMethod
+from farss.methods.look import Look
 
 FIXED_RANK = SpectralMethod(
     name="fixed-rank",
     summary="FARSS with the fixed rank r_avg in shallow layers instead of inverse-Fisher ranks",
+    look=Look("fixed-rank", "#9b5f55", "bowtie"),
     score="fisher",
     shallow="low",
     deep="high",

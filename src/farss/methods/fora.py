@@ -12,6 +12,7 @@ from farss.config import FarssConfig
 from farss.errors import PlanError
 from farss.methods.base import Evidence, adapter_scale, warn_capped
 from farss.methods.compat import published_code_config
+from farss.methods.look import Look
 from farss.model.plan import Plan, TargetPlan
 from farss.model.targets import Target
 
@@ -24,6 +25,7 @@ class Fora:
     summary: str = "orthonormal B at rank R in the layers of largest Fisher information"
     needs: frozenset[str] = frozenset({"layer_fisher"})
     trains: Literal["adapter", "weights"] = "adapter"
+    look: Look | None = None
 
     def plan(self, targets: Sequence[Target], evidence: Evidence, config: FarssConfig) -> Plan:
         """Rank R, or the module's size where that is smaller, for every target of the chosen layers.
@@ -93,4 +95,4 @@ def _scores(targets: Sequence[Target], evidence: Evidence, config: FarssConfig) 
     return evidence.layer_fisher.scores(targets, config.fora.score)
 
 
-FORA = Fora()
+FORA = Fora(look=Look("FoRA", "#086a73", "dome"))

@@ -9,6 +9,7 @@ from typing import Literal
 from farss.config import FarssConfig
 from farss.methods.base import Evidence
 from farss.methods.compat import published_code_config
+from farss.methods.look import Look
 from farss.model.plan import Plan
 from farss.model.targets import Target
 
@@ -21,6 +22,7 @@ class Full:
     summary: str = "trains all weights; the reference of the task measures"
     needs: frozenset[str] = frozenset()
     trains: Literal["adapter", "weights"] = "weights"
+    look: Look | None = None
 
     def plan(self, targets: Sequence[Target], evidence: Evidence, config: FarssConfig) -> Plan:
         """A plan without targets: the targets given are ignored, since every weight is trained."""
@@ -34,4 +36,4 @@ class Full:
         )
 
 
-FULL = Full()
+FULL = Full(look=Look("full fine-tuning", "#3d3f46", "square"))

@@ -10,6 +10,7 @@ from farss.config import FarssConfig
 from farss.errors import PlanError
 from farss.methods.base import Evidence, adapter_scale, quantiles, warn_capped
 from farss.methods.compat import published_code_config
+from farss.methods.look import Look
 from farss.model.plan import Plan, TargetPlan
 from farss.model.targets import Target
 
@@ -29,6 +30,7 @@ class Kasa:
     summary: str = "drops the smallest singular components and trains B diag(d) A under two regularisers"
     needs: frozenset[str] = frozenset({"spectrum"})
     trains: Literal["adapter", "weights"] = "adapter"
+    look: Look | None = None
 
     def plan(self, targets: Sequence[Target], evidence: Evidence, config: FarssConfig) -> Plan:
         """Rank R for every target, or what its size allows, one direction at least being left; what is dropped.
@@ -80,4 +82,4 @@ def _dropped(shape: tuple[int, int], rank: int, drop: str) -> int:
     return {"smallest": rank, "published": published, "nothing": 0}[drop]
 
 
-KASA = Kasa()
+KASA = Kasa(look=Look("KaSA", "#068fa7", "cross"))

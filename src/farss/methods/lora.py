@@ -9,6 +9,7 @@ from typing import Literal
 from farss.config import FarssConfig, Scale
 from farss.methods.base import Evidence, adapter_scale, warn_capped
 from farss.methods.compat import published_code_config
+from farss.methods.look import Look
 from farss.model.plan import Initialisation, Plan, TargetPlan
 from farss.model.targets import Target
 
@@ -26,6 +27,7 @@ class Lora:
     summary: str = "random start at rank R in every layer; needs no data"
     needs: frozenset[str] = frozenset()
     trains: Literal["adapter", "weights"] = "adapter"
+    look: Look | None = None
     scale: Scale | None = None
     initialisation: Initialisation = "random"
 
@@ -49,4 +51,4 @@ class Lora:
         )
 
 
-LORA = Lora()
+LORA = Lora(look=Look("LoRA", "#0068ad", "diamond"))

@@ -9,6 +9,7 @@ from farss.errors import NumericalError
 from farss.maths.spectrum import rank_tolerance
 from farss.methods.base import Evidence
 from farss.methods.factored import FactorMethod
+from farss.methods.look import Look
 from farss.model.start import Factors
 from farss.model.targets import Target
 
@@ -47,5 +48,6 @@ class LoraGa(FactorMethod):
 LORA_GA = LoraGa(
     name="lora-ga",
     summary="A and B from the singular vectors of the task's gradient at rank R",
+    look=Look("LoRA-GA", "#3b4f25", "star6"),
     needs=frozenset({"gradient"}),
 )

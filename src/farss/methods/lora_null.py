@@ -6,6 +6,7 @@ from farss.config import FarssConfig
 from farss.maths.contexts import null_components, unit_trace
 from farss.methods.base import Evidence
 from farss.methods.factored import FactorMethod, balanced, exact_weight
+from farss.methods.look import Look
 from farss.model.start import Factors
 from farss.model.targets import Target
 
@@ -29,6 +30,7 @@ class LoraNull(FactorMethod):
 LORA_NULL = LoraNull(
     name="lora-null",
     summary="the part of W that reads the near-null space of knowledge inputs, at rank R",
+    look=Look("LoRA-Null", "#c8368f", "hexagon"),
     needs=frozenset({"knowledge_covariance"}),
 )
 """LoRA-Null (2025), first version: A and B are trained. Questions come from `data.knowledge_calibration`."""

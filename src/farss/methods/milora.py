@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from farss.methods.base import SpectralMethod
+from farss.methods.look import Look
 
 MILORA = SpectralMethod(
     name="milora",
     summary="smallest singular values at rank R in every layer; needs no data",
+    look=Look("MiLoRA", "#0a7f5c", "down"),
     score="sigma",
     shallow="low",
     deep="low",

@@ -7,6 +7,7 @@ import torch
 from farss.config import FarssConfig
 from farss.methods.base import Evidence
 from farss.methods.factored import FactorMethod, exact_weight
+from farss.methods.look import Look
 from farss.model.start import Factors
 from farss.model.targets import Target
 
@@ -24,5 +25,6 @@ class Olora(FactorMethod):
 OLORA = Olora(
     name="olora",
     summary="orthonormal B and triangular A from the QR decomposition at rank R; needs no data",
+    look=Look("OLoRA", "#5c8b11", "bowl"),
 )
 """OLoRA: Orthonormal Low-Rank Adaptation of Large Language Models (2024)."""

@@ -7,6 +7,7 @@ from farss.errors import NumericalError
 from farss.maths.randomised import leading_components
 from farss.methods.base import Evidence
 from farss.methods.factored import FactorMethod, balanced
+from farss.methods.look import Look
 from farss.model.start import Factors
 from farss.model.targets import Target, weight_matrix
 
@@ -32,5 +33,6 @@ class PissaNiter(FactorMethod):
 PISSA_NITER = PissaNiter(
     name="pissa-niter",
     summary="PiSSA by randomised decomposition (init.start.iterations); needs no data",
+    look=Look("PiSSA-niter", "#765406", "plank"),
 )
 """The fast variant of PiSSA (NeurIPS 2024); `pissa` decomposes exactly."""

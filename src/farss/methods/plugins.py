@@ -10,6 +10,7 @@ from typing import Any, cast
 
 from farss.errors import ConfigError, FarssError
 from farss.methods.base import FROM_DATA, KNOWLEDGE, Method
+from farss.methods.look import Look
 
 GROUP = "farss.methods"
 """The group of entry points: name of the method = module:object."""
@@ -118,6 +119,8 @@ def _mistakes(method: Any, name: str) -> list[str]:
         found.append("a name is of small letters, digits, - and _")
     if not isinstance(method.summary, str) or not callable(method.plan):
         found.append("`summary` is no text, or `plan` cannot be called")
+    if not isinstance(getattr(method, "look", None), Look | None):
+        found.append(f"its `look` is {method.look!r}, not a farss.methods.Look")
     if method.trains not in ("adapter", "weights"):
         found.append(f"it trains {method.trains!r}, neither adapter nor weights")
     if not isinstance(method.needs, frozenset) or not method.needs <= EVIDENCE:

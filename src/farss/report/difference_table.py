@@ -8,10 +8,11 @@ from markupsafe import Markup
 
 from farss.report.differences import Compared, Contrast, compared_methods, contrasts, leader
 from farss.report.figures.axes import span
-from farss.report.figures.marks import swatch
+from farss.report.figures.marks import Style
 from farss.report.figures.strips import interval_strip
 from farss.report.numbers import MISSING, cell, decimal, tagged
 from farss.report.runs import Run
+from farss.report.tables import marked_name
 
 SMALLEST_SHOWN = 0.001
 
@@ -79,7 +80,7 @@ def _rows(measure: str, pairs: list[Contrast]) -> list[dict[str, Any]]:
 
 
 def _name(method: Compared) -> Markup:
-    return Markup('<span class="run">{}{}</span>').format(Markup(swatch(method.style)), method.label)
+    return marked_name(Style(method.style.class_, method.style.shape), method.label)
 
 
 def p_value(p: float) -> str:

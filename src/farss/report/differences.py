@@ -7,7 +7,7 @@ from typing import Any
 
 from farss.report.figures.marks import Style
 from farss.report.numbers import Estimate, estimate, finite
-from farss.report.runs import FULL, Run
+from farss.report.runs import FULL, Run, ranking_measure, representatives, with_rate
 
 MEASURES = ("KT_l", "frontier_area", "K_p", "T_l")
 
@@ -57,12 +57,22 @@ def compared_methods(report: dict[str, Any], runs: list[Run]) -> dict[str, Compa
     by_id = {run.id: run for run in runs}
     found = {}
     for name, record in ((report.get("differences") or {}).get("methods") or {}).items():
-        run = next((by_id[i] for i in record["runs"] if i in by_id), None)
-        if run is None:
+        trained = [by_id[i] for i in record["runs"] if i in by_id]
+        if not trained:
             continue
-        style = run.style if finite(record.get("learning_rate")) is not None else Style(run.style.slot, run.style.shape)
-        found[name] = Compared(name, record, run.method_label + name.removeprefix(run.method), style)
+        run = trained[0]
+        one_rate = finite(record.get("learning_rate")) is not None
+        style = run.style if one_rate else Style(run.style.class_, run.style.shape)
+        found[name] = Compared(name, record, _label(name, trained), style)
     return found
+
+
+def _label(name: str, trained: list[Run]) -> str:
+    """Proper name and learning rates, and what else the group's name has: its folder, or a number."""
+    run = trained[0]
+    folder = name.removeprefix(run.method).partition(" @")[2]
+    label = run.method_label if "@" in run.method_label or not folder else f"{run.method_label} @{folder}"
+    return with_rate(label, *(r.rate for r in trained))
 
 
 def contrasts(report: dict[str, Any], runs: list[Run]) -> dict[str, list[Contrast]]:
@@ -117,3 +127,23 @@ def estimate_of(report: dict[str, Any], run: Run, key: str) -> Estimate | None:
         if method.seeds > 1 and (found := method.measure(key)):
             return found
     return run.measure(key)
+
+
+def contestants(report: dict[str, Any], runs: list[Run]) -> list[Run]:
+    """The run that stands for each method, the methods by what is known of them over all their seeds, best first."""
+    key = ranking_measure(runs)
+
+    def order(run: Run) -> float:
+        found = estimate_of(report, run, key) if key else None
+        return -found.value if found else float("inf")
+
+    return sorted(representatives(runs), key=order)
+
+
+def label_of(report: dict[str, Any], run: Run) -> str:
+    """The label of the run's method with the learning rates of all trainings that `estimate_of` is the mean of."""
+    for method in compared_methods(report, [run]).values():
+        ids = set(method.record["runs"])
+        rates = [finite(r.get("learning_rate")) for r in report.get("runs") or [] if r["id"] in ids]
+        return with_rate(run.method_label, *rates)
+    return with_rate(run.method_label, run.rate)

@@ -55,7 +55,15 @@ def _plane(runs: list[Run], x: str, y: str, words: dict[str, str], wide: tuple[f
         return Markup("")
     description = f"{len(points)} runs. " + "; ".join(p.tip for p in points) + "."
     drawn = [
-        plane(points, width=w, height=h, description=description, base_at_origin=y == "K_p", class_=kind, **words)
+        plane(
+            points,
+            width=w,
+            height=h,
+            description=description,
+            base="point" if y == "K_p" else "height",
+            class_=kind,
+            **words,
+        )
         for w, h, kind in ((*wide, "wide"), (NARROW, 400.0, "narrow"))
     ]
     return Markup("").join(drawn)

@@ -7,7 +7,14 @@ from typing import Any
 
 from markupsafe import Markup
 
-from farss.report.differences import Compared, compared_methods, contrasts, corrected_difference, estimate_of
+from farss.report.differences import (
+    Compared,
+    compared_methods,
+    contestants,
+    contrasts,
+    corrected_difference,
+    estimate_of,
+)
 from farss.report.differences import best as best_first
 from farss.report.numbers import (
     Estimate,
@@ -21,10 +28,13 @@ from farss.report.numbers import (
     tagged,
     with_indices,
 )
-from farss.report.runs import FULL, Run, catalogue, ranking_measure, representatives, trials
+from farss.report.runs import FULL, Run, catalogue, ranking_measure, trials
 
 AHEAD, LEVEL, BEHIND = "ahead", "level", "behind"
 NO_BREAK = "\u00a0"
+LONGEST_HEADLINE = 172
+"""Characters that two lines of the page's width hold in the widest of the fonts a reader may have."""
+LONGEST_NAME = 26
 NOT_MEASURED = "Nothing was compared yet: no run carries a measure of knowledge kept or task gained."
 
 
@@ -44,9 +54,9 @@ NO_TASK_GAIN = (
 )
 MEASURE_NAMES = {
     "KT_l": "KT_l, the harmonic mean of probability kept (K_p) and task share gained (T_l)",
-    "KT": "KT, the harmonic mean of knowledge kept (K) and task gained (T) by accuracy",
+    "KT": "KT, the harmonic mean of the ratios of accuracies on knowledge (K) and on the task (T)",
     "K_p": "the right answers’ probability kept, K_p",
-    "K": "knowledge kept by accuracy, K",
+    "K": "K, the ratio of accuracies on knowledge after and before",
 }
 
 
@@ -61,20 +71,28 @@ def markup(sentence: Sentence) -> Markup:
 
 
 def headline(report: dict[str, Any]) -> Sentence:
-    """The finding in one sentence: what the best method keeps and gains, and whom it can be told apart from.
+    """The finding in one sentence of two lines: what the best method keeps and gains, and whom it is told apart from.
 
     Two methods count as told apart only when the interval of their difference excludes zero: the one corrected for the
     number of pairs where the report holds it, else the one of the two runs alone. Where there is neither, their own
-    intervals must not overlap.
+    intervals must not overlap. Other methods are named as long as the sentence stays short, else counted.
     """
     runs = catalogue(report)
-    best = representatives(runs)
+    best = contestants(report, runs)
     if not best:
         return [NOT_MEASURED]
     subject = next((r for r in best if r.method != FULL), best[0])
-    sentence: Sentence = [_capital(subject.method_label), " ", *_kept(report, subject), *_gained(report, subject)]
-    verdict = _verdict(report, subject, [r for r in best if r is not subject], ranking_measure(runs) or "")
-    return [*sentence, *([", " + verdict] if verdict else []), *_task_loss(report, subject), "."]
+    label = _capital(_cut(subject.method_label))
+    said: Sentence = [label, " ", *_kept(report, subject), *_gained(report, subject)]
+    last: Sentence = [*_task_loss(report, subject), "."]
+    groups = _standings(report, subject, [r for r in best if r is not subject], ranking_measure(runs) or "")
+    ends = [*_verdicts(groups), ""]
+    end = next((end for end in ends if len(plain([*said, end, *last])) <= LONGEST_HEADLINE), "")
+    return [*said, end, *last]
+
+
+def _cut(label: str) -> str:
+    return label if len(label) <= LONGEST_NAME else label[: LONGEST_NAME - 1] + "…"
 
 
 def _percent(found: Estimate) -> Sentence:
@@ -87,10 +105,14 @@ def _percent(found: Estimate) -> Sentence:
 
 
 def _kept(report: dict[str, Any], run: Run) -> Sentence:
+    """What is left of the base model; a ratio that new answers raise is called a ratio."""
     if found := estimate_of(report, run, "K_p"):
+        if found.value > 1:
+            moved = ("raises", "to") if (found.low or 0) > 1 else ("leaves", "at")
+            return [f"{moved[0]} the right answers’ probability {moved[1]} ", *_percent(found)]
         return ["keeps ", *_percent(found), " of the right answers’ probability"]
     if found := run.measure("K"):
-        return ["keeps ", *_percent(found), " of its accuracy on knowledge questions"]
+        return ["answers ", *_percent(found), " as many knowledge questions right as the base"]
     return ["has no measure of knowledge kept"]
 
 
@@ -101,8 +123,8 @@ def _gained(report: dict[str, Any], run: Run) -> Sentence:
         if found.low is not None and found.low <= 0 <= (found.high or 0):
             return [" and shows no task gain that can be told from zero (", *_percent(found), " of full fine-tuning’s)"]
         if found.value < 0:
-            return [" and makes the task worse (", *_percent(found), " of full fine-tuning’s improvement)"]
-        return [" and gains ", *_percent(found), " of full fine-tuning’s task improvement"]
+            return [" and makes the task worse (", *_percent(found), " of full fine-tuning’s gain)"]
+        return [" and reaches ", *_percent(found), " of full fine-tuning’s gain"]
     if found := run.measure("T"):
         return [" and reaches ", *_percent(found), " of full fine-tuning’s task accuracy"]
     return []
@@ -121,20 +143,26 @@ def _task_loss(report: dict[str, Any], run: Run) -> Sentence:
     return []
 
 
-def _verdict(report: dict[str, Any], subject: Run, rivals: list[Run], measure: str) -> str:
+def _standings(report: dict[str, Any], subject: Run, rivals: list[Run], measure: str) -> dict[str, list[str]]:
     groups: dict[str, list[str]] = {AHEAD: [], LEVEL: [], BEHIND: []}
     for rival in rivals:
-        groups[standing(report, subject, rival, measure)].append(rival.method_label)
-    said = []
-    if len(groups[AHEAD]) == len(rivals) > 2:
-        return f"ahead of all {len(rivals)} other methods"
-    if groups[AHEAD]:
-        said.append(f"ahead of {_listed(groups[AHEAD])}")
-    if groups[LEVEL]:
-        said.append(f"not separable from {_listed(groups[LEVEL])}")
-    if groups[BEHIND]:
-        said.append(f"behind {_listed(groups[BEHIND])}")
-    return _listed(said)
+        groups[standing(report, subject, rival, measure)].append(_cut(rival.method_label))
+    return groups
+
+
+def _verdicts(groups: dict[str, list[str]]) -> list[str]:
+    """The end of the sentence, from the fullest wording to the shortest."""
+    total = sum(map(len, groups.values()))
+    if not total:
+        return []
+    if len(groups[AHEAD]) == total > 2:
+        return [f", ahead of all {total} other methods"]
+    words = {AHEAD: "ahead of", LEVEL: "not separable from", BEHIND: "behind"}
+    named = {side: _listed(found) for side, found in groups.items() if found}
+    counted = {side: found[0] if len(found) == 1 else str(len(found)) for side, found in groups.items() if found}
+    wordings = [", " + _listed([f"{words[side]} {who}" for side, who in said.items()]) for said in (named, counted)]
+    bare = [f"{words[side]} {len(found)}" for side, found in groups.items() if found]
+    return [*wordings, ", " + _listed(bare)]
 
 
 def standing(report: dict[str, Any], subject: Run, rival: Run, measure: str) -> str:
@@ -174,7 +202,7 @@ def _listed(names: list[str]) -> str:
 def standfirst(report: dict[str, Any]) -> list[Sentence]:
     """The sentences under the headline: how the verdict was reached, the reference, the frontier."""
     runs = catalogue(report)
-    best = representatives(runs)
+    best = contestants(report, runs)
     measure = ranking_measure(runs)
     if not best or measure is None:
         return []
@@ -257,12 +285,7 @@ def _facts_sentence(run: Run) -> list[Sentence]:
     if lost is None or gained is None:
         return []
     lost_quantity, gained_quantity = Quantity(count(lost), lost), Quantity(count(gained), gained)
-    return [
-        [
-            f"Of the facts the base model knew, {run.method_label} lost ",
-            lost_quantity,
-            "; it gained ",
-            gained_quantity,
-            " new ones.",
-        ]
-    ]
+    known = finite(facts.get("known_count"))
+    knew: Sentence = ["Of the facts"] if known is None else ["Of the ", Quantity(count(known), known), " facts"]
+    lost_ones: Sentence = [f" that the base model knew, {run.method_label} lost ", lost_quantity]
+    return [[*knew, *lost_ones, "; of the others it gained ", gained_quantity, "."]]

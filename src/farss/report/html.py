@@ -12,8 +12,9 @@ from markupsafe import Markup
 
 from farss.report import drawings, findings, tables
 from farss.report.difference_table import difference_section
-from farss.report.figures.marks import Style, dash_swatch, swatch
-from farss.report.numbers import count, rate, shown, size
+from farss.report.figures.marks import Style, colour_rules, dash_swatch, swatch
+from farss.report.first_screen import first_screen
+from farss.report.numbers import count, rate, shown, size, with_indices
 from farss.report.runs import Run, catalogue, learning_rates, trials
 
 TEMPLATE = "report.html.jinja"
@@ -42,7 +43,10 @@ def render(report: dict[str, Any]) -> str:
         headline_text=findings.plain(findings.headline(report)),
         standfirst=[findings.markup(s) for s in findings.standfirst(report)],
         summary=tables.summary_rows(runs),
+        narrow=tables.NARROW_MEASURES,
         legend=_legend(runs),
+        first=first_screen(report, runs),
+        colours=Markup(colour_rules(run.colour for run in every)),
         planes={"likelihood": drawings.likelihood_plane(runs), "accuracy": drawings.accuracy_plane(runs)},
         curves=drawings.curve_panels(runs),
         maps=maps,
@@ -63,9 +67,9 @@ def render(report: dict[str, Any]) -> str:
 
 def _legend(runs: list[Run]) -> dict[str, list[tuple[Markup, Markup]]]:
     """Methods by colour and shape; learning rates by filling and dash, where there is more than one."""
-    methods = {r.method: (r.method_label, Style(r.style.slot, r.style.shape)) for r in runs}
-    neutral = {r.rate: Style(8, "circle", r.style.fill) for r in runs}
-    rates = learning_rates([r.record for r in runs])
+    methods = {r.method: (r.method_label, Style(r.style.class_, r.style.shape)) for r in runs}
+    neutral = {r.rate: Style("s8", "circle", r.style.fill) for r in runs}
+    rates = learning_rates([r.record for r in runs]) if len({r.style.fill for r in runs}) > 1 else []
     fills = [
         (Markup(swatch(neutral[v]) + dash_swatch(neutral[v])), Markup("lr {}").format(shown(v, rate))) for v in rates
     ]
@@ -86,7 +90,10 @@ def environment() -> Environment:
         lstrip_blocks=True,
     )
     made.filters.update(
-        count=lambda raw: shown(raw, count), size=lambda raw: shown(raw, size), measure=tables.measure_name
+        count=lambda raw: shown(raw, count),
+        size=lambda raw: shown(raw, size),
+        measure=tables.measure_name,
+        indices=with_indices,
     )
     return made
 

@@ -2,24 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
-from farss.report.figures.marks import DASHES, SHAPES, Style
+from farss.methods import METHODS, look_of
+from farss.methods.look import Look, look_by_name
+from farss.report.figures.marks import DASHES, Style, tone
 from farss.report.numbers import Estimate, estimate, finite, rate
 
 FULL = "full"
-KNOWN_METHODS = {  # in the order of the colours, which so stay the same from report to report
-    "farss": "FARSS",
-    "full": "full fine-tuning",
-    "lora": "LoRA",
-    "pissa": "PiSSA",
-    "milora": "MiLoRA",
-    "farss_init": "FARSS-init",
-    "all_high": "all-high",
-    "fixed_rank": "fixed-rank",
-}
-SLOTS = len(KNOWN_METHODS)
 RANKING = ("KT_l", "KT", "K_p", "K")  # the first of these that was measured decides the order of runs
 
 
@@ -30,14 +21,21 @@ class Run:
     Args:
         record: the run's object in report.json.
         style: its look in every figure.
-        name: method, with learning rate and seed where they tell runs apart.
-        method_label: the method's label alone.
+        name: method and learning rate, with the seed where seeds tell runs apart.
+        method_label: the method's proper name, with the run folder where one method was trained differently in several.
+        colour: `#rrggbb` of the method.
     """
 
     record: dict[str, Any]
     style: Style
     name: str
     method_label: str
+    colour: str
+
+    @property
+    def plain(self) -> Style:
+        """The method's own mark, without the filling that figures of all runs give its learning rate."""
+        return Style(self.style.class_, self.style.shape)
 
     @property
     def id(self) -> str:
@@ -88,36 +86,62 @@ def catalogue(report: dict[str, Any]) -> list[Run]:
 def trials(report: dict[str, Any]) -> list[Run]:
     """All runs in the report's order, those that another trial was chosen over too."""
     records = report.get("runs") or []
+    looks = looks_of(records)
     rates = learning_rates(records)
-    styles = _styles([str(r["method"]) for r in records])
-    several_rates = any(len({r.get("learning_rate") for r in records if r["method"] == m}) > 1 for m in styles)
+    several_rates = any(len({r.get("learning_rate") for r in records if r["method"] == m}) > 1 for m in looks)
     several_seeds = len({r.get("seed") for r in records}) > 1
     found = []
     for record in records:
-        slot, shape = styles[str(record["method"])]
-        value = finite(record.get("learning_rate"))
-        method_label = _method_label(records, str(record["method"]))
-        name = method_label
-        if several_rates and value is not None:
-            name += f" {rate(value)}"
+        look, value = looks[str(record["method"])], finite(record.get("learning_rate"))
+        place = str(record["id"]).partition("@")[2]
+        method_label = look.label + (f" @{place}" if place else "")
+        name = with_rate(method_label, value)
         if several_seeds and record.get("seed") is not None:
-            name += f" seed {record['seed']}"
-        fill = rates.index(value) % len(DASHES) if value in rates else 0
-        found.append(Run(record, Style(slot, shape, fill), name, method_label))
+            name += f" · seed {record['seed']}"
+        fill = rates.index(value) % len(DASHES) if several_rates and value in rates else 0
+        found.append(Run(record, Style(tone(look.colour), look.mark, fill), name, method_label, look.colour))
     return found
+
+
+def with_rate(label: str, *rates: float | None) -> str:
+    """A method's label with the learning rates it was trained at, as people write them: `LoRA · 5e-4`."""
+    known = sorted({value for value in rates if value is not None})
+    return f"{label} · {', '.join(map(rate, known))}" if known else label
+
+
+def looks_of(records: list[dict[str, Any]]) -> dict[str, Look]:
+    """How each method is shown: as the report says, else as the method here does, else by its name; all different.
+
+    Raises:
+        ConfigError: if the report's look of a method is malformed.
+    """
+    found: dict[str, Look] = {}
+    for method in dict.fromkeys(str(r["method"]) for r in records):
+        said = next((r["look"] for r in records if str(r["method"]) == method and r.get("look")), None)
+        own = METHODS.get(method)
+        look = (
+            Look(said["label"], said["colour"], said["mark"]) if said else look_of(own) if own else look_by_name(method)
+        )
+        found[method] = _apart(method, look, list(found.values()))
+    return found
+
+
+def _apart(method: str, look: Look, others: list[Look]) -> Look:
+    taken, turn = {(other.colour, other.mark) for other in others}, 0
+    while (look.colour, look.mark) in taken:
+        spare = look_by_name(method, turn)
+        look, turn = replace(look, colour=spare.colour, mark=spare.mark), turn + 1
+    labels, number = {other.label for other in others}, 2
+    first = look.label if look.label not in labels else look_by_name(method).label
+    look = replace(look, label=first)
+    while look.label in labels:
+        look, number = replace(look, label=f"{first[:20]} {number}"), number + 1
+    return look
 
 
 def learning_rates(records: list[dict[str, Any]]) -> list[float]:
     """The different learning rates, ascending."""
     return sorted({v for r in records if (v := finite(r.get("learning_rate"))) is not None})
-
-
-def _method_label(records: list[dict[str, Any]], method: str) -> str:
-    """The method's usual spelling; for a method unknown here the label its runs share, else its key."""
-    if method in KNOWN_METHODS:
-        return KNOWN_METHODS[method]
-    labels = {str(r.get("label") or method) for r in records if r["method"] == method}
-    return labels.pop() if len(labels) == 1 else method
 
 
 def reference(runs: list[Run]) -> Run | None:
@@ -135,15 +159,6 @@ def reference(runs: list[Run]) -> Run | None:
             losses[run.id] = sum(found) / len(found)
     best = min(losses, key=losses.__getitem__, default=None)
     return next((r for r in runs if r.id == best), None)
-
-
-def _styles(methods: list[str]) -> dict[str, tuple[int, str]]:
-    slots = {m: list(KNOWN_METHODS).index(m) for m in methods if m in KNOWN_METHODS}
-    free = [i for i in range(SLOTS) if i not in slots.values()]
-    for method in dict.fromkeys(methods):
-        if method not in slots:
-            slots[method] = free.pop(0) if free else len(slots) % SLOTS
-    return {m: (slot, SHAPES[slot % len(SHAPES)]) for m, slot in slots.items()}
 
 
 def ranking_measure(runs: list[Run]) -> str | None:

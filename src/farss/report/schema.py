@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from farss.errors import FarssError
+from farss.methods.look import COLOUR, LONGEST_LABEL, MARKS
 
 SCHEMA_VERSION = 1
 
@@ -64,12 +65,23 @@ FACT = _record({k: TEXT for k in ("set", "question", "gold", "before", "after")}
 MCNEMAR = _record({"lost": COUNT, "gained": COUNT, "p": NUMBER})
 FACTS = _record(
     {
+        **{key: COUNT for key in ("asked_count", "known_count", "kept_count")},
+        "kept": ESTIMATE,
         "lost": _list(FACT),
         "gained": _list(FACT),
         "lost_count": COUNT,
         "gained_count": COUNT,
         "mcnemar": _named(MCNEMAR),
     },
+    null=True,
+)
+LOOK = _record(
+    {
+        "label": {"type": "string", "minLength": 1, "maxLength": LONGEST_LABEL},
+        "colour": {"type": "string", "pattern": f"^{COLOUR.pattern}$"},
+        "mark": {"enum": list(MARKS)},
+    },
+    ("label", "colour", "mark"),
     null=True,
 )
 BUDGET = _record({"requested": COUNT, "realised": COUNT}, ("requested", "realised"), null=True)
@@ -88,6 +100,7 @@ RUN = _record(
         "id": {"type": "string"},
         "method": {"type": "string"},
         "label": TEXT,
+        "look": LOOK,
         "learning_rate": NUMBER,
         "seed": {"type": ["integer", "null"]},
         "selected": {"type": ["boolean", "null"]},

@@ -9,7 +9,8 @@ from typing import Any
 from markupsafe import Markup, escape
 
 from farss.report.figures.axes import span
-from farss.report.figures.marks import swatch
+from farss.report.figures.marks import Style, swatch
+from farss.report.figures.plane import fence
 from farss.report.figures.strips import interval_strip
 from farss.report.numbers import (
     Estimate,
@@ -26,16 +27,18 @@ from farss.report.numbers import (
     signed,
     size,
 )
-from farss.report.runs import RANKING, Run, ranked, ranking_measure, reference, representatives
+from farss.report.runs import RANKING, Run, ranked, ranking_measure, reference, representatives, with_rate
 
 SUMMARY_MEASURES = ("K_p", "T_l", "KT_l", "choice_kept")
 PAPER_MEASURES = ("K", "K_clipped", "T", "KT")
+NARROW_MEASURES = ("K_p", "T_l", "KT_l")
+"""The measures that narrow paper has room for."""
 FORMULA_NAMES = {
     "K_p": "K<sub>p</sub>",
     "T_l": "T<sub>l</sub>",
     "KT_l": "KT<sub>l</sub>",
     "K_clipped": "K clipped",
-    "choice_kept": "choice kept",
+    "choice_kept": "ratio of choices",
     "frontier_area": "frontier area",
 }
 MOST_PAIRS = 21
@@ -50,10 +53,15 @@ def measure_name(key: str) -> Markup:
     return Markup(FORMULA_NAMES[key]) if key in FORMULA_NAMES else escape(key)
 
 
-def run_name(run: Run, *, with_rate: bool = True) -> Markup:
+def run_name(run: Run, *, whole: bool = True) -> Markup:
     """A run's marker and name, for the first cell of a row."""
-    label = run.name if with_rate else run.method_label
-    return Markup('<span class="run">{}{}</span>').format(Markup(swatch(run.style)), label)
+    return marked_name(run.plain, run.name if whole else run.method_label)
+
+
+def marked_name(style: Style, name: str) -> Markup:
+    """A marker and a name, whose parts (method, learning rate, seed) are not broken over lines."""
+    parts = Markup(" · ").join(Markup('<span class="part">{}</span>').format(part) for part in name.split(" · "))
+    return Markup('<span class="run">{}<span>{}</span></span>').format(Markup(swatch(style)), parts)
 
 
 def summary_rows(runs: list[Run]) -> dict[str, Any]:
@@ -62,19 +70,22 @@ def summary_rows(runs: list[Run]) -> dict[str, Any]:
     order = ranked(runs)
     estimates = {r.id: r.measure(key) for r in runs} if key else {}
     known = [e for e in estimates.values() if e]
-    axis, best = _axis(known), next((e for r in order if (e := estimates.get(r.id))), None)
+    low, high = fence([e.value for e in known]) if known else (0.0, 1.0)
+    axis, best = (
+        _axis([e for e in known if low <= e.value <= high]),
+        next((e for r in order if (e := estimates.get(r.id))), None),
+    )
     yardstick = reference(runs)
+    seeds = len({r.record.get("seed") for r in runs}) > 1
     rows = []
     for run in order:
         found = estimates.get(run.id)
         title = f"{run.name}: {key} {decimal(found.value)}" if found else ""
-        strip = {"title": title, "style": run.style, "band": best, "width": STRIP_WIDTH}
+        strip = {"title": title, "style": run.plain, "band": best, "width": STRIP_WIDTH}
         rows.append(
             {
-                "name": run_name(run, with_rate=False),
-                "reference": yardstick is not None and run.id == yardstick.id,
-                "rate": shown(run.rate, rate),
-                "seed": run.record.get("seed"),
+                "name": marked_name(run.plain, with_rate(run.method_label, run.rate)),
+                "under": _under(run, seeds, yardstick),
                 "strip": interval_strip(found, axis, **strip) if found else "",
                 "cells": {m: cell(run.measure(m), why=_why(run, m)) for m in SUMMARY_MEASURES + PAPER_MEASURES},
                 "area": cell(estimate(run.record.get("frontier_area"))),
@@ -89,9 +100,14 @@ def summary_rows(runs: list[Run]) -> dict[str, Any]:
         "likelihood": [m for m in SUMMARY_MEASURES if any(r.measure(m) for r in runs)],
         "paper": [m for m in PAPER_MEASURES if any(r.measure(m) for r in runs)],
         "area": any(estimate(r.record.get("frontier_area")) for r in runs),
-        "seeds": len({r.record.get("seed") for r in runs}) > 1,
         "undefined": _undefined(runs),
     }
+
+
+def _under(run: Run, seeds: bool, yardstick: Run | None) -> str:
+    """What stands below a name in the summary: the seed, where there are several, and whether T is relative to it."""
+    seed = [f"seed {run.record['seed']}"] if seeds and run.record.get("seed") is not None else []
+    return " · ".join([*seed, *(["reference"] if yardstick is not None and run.id == yardstick.id else [])])
 
 
 def _why(run: Run, measure: str) -> str:
@@ -171,7 +187,7 @@ def trial_rows(runs: list[Run]) -> list[dict[str, Any]]:
         return []
     return [
         {
-            "name": run_name(run, with_rate=False),
+            "name": run_name(run, whole=False),
             "rate": shown(run.rate, rate),
             "seed": run.record.get("seed"),
             "loss": cell(estimate(run.record.get("validation_loss"))),
@@ -257,7 +273,7 @@ def _comparison(a: Run, b: Run, found: Estimate, measure: str, axis: tuple[float
         "a": run_name(a),
         "b": run_name(b),
         "value": cell(found, sign=True),
-        "strip": interval_strip(found, axis, title=title, style=a.style, marks=(0.0,), strong=found.excludes_zero),
+        "strip": interval_strip(found, axis, title=title, style=a.plain, marks=(0.0,), strong=found.excludes_zero),
         "apart": found.excludes_zero,
     }
 

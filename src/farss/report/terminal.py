@@ -40,7 +40,7 @@ def table(report: dict[str, Any]) -> Table:
 def _row(run: Run) -> list[Text]:
     learning_rate, area = run.rate, estimate(run.record.get("frontier_area"))
     parameters = finite(run.record.get("trainable_params"))
-    seed = run.name.partition(" seed ")[2]
+    seed = run.name.partition(" · seed ")[2]
     cells = [
         f"{run.method_label} seed {seed}" if seed else run.method_label,
         MISSING if learning_rate is None else rate(learning_rate),

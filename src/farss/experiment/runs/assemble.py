@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import datetime
 import json
 from collections import Counter
@@ -23,10 +24,11 @@ from farss.experiment.runs.finished import FinishedJob, FinishedRun
 from farss.experiment.runs.groups import describe, groups_of
 from farss.experiment.runs.speeds import speeds_to_lora
 from farss.experiment.validation import require_apart
-from farss.methods import get_method
+from farss.methods import get_method, look_of
 from farss.methods.base import Method
 from farss.methods.factored import FactorMethod
 from farss.model.plan import Plan
+from farss.report.runs import with_rate
 from farss.report.schema import SCHEMA_VERSION
 
 FACTS_SHOWN = 40
@@ -206,11 +208,12 @@ def _run_entry(
     method = get_method(job.job.method)
     plan = Plan.load(run.folder / "plans" / f"{job.job.method}.json") if method.trains == "adapter" else None
     trained = job.trained
-    place = name.partition("@")[2]
+    place, look = name.partition("@")[2], look_of(method)
     return {
         "id": name,
         "method": job.job.method,
-        "label": f"{job.job.method}, lr {job.job.learning_rate:g}" + (f" ({place})" if place else ""),
+        "label": with_rate(look.label, job.job.learning_rate) + (f" @{place}" if place else ""),
+        "look": dataclasses.asdict(look),
         "learning_rate": job.job.learning_rate,
         "seed": job.job.seed,
         "validation_loss": job.measured.get("validation_loss"),

@@ -9,7 +9,7 @@ from farss.report.figures.axes import Scale
 from farss.report.figures.marks import Style, marker
 from farss.report.numbers import Estimate
 
-NEUTRAL = Style(slot=0, shape="circle")
+NEUTRAL = Style("s0", "circle")
 
 
 def interval_strip(

@@ -18,12 +18,12 @@ WHOLE = (0.0, 1.0)
 HEADROOM = 1.08
 
 WEIGHTS, INPUTS, AGREED, CHANCE = (
-    Style(2, "circle"),
-    Style(0, "circle"),
-    Style(4, "circle"),
-    Style(8, "circle", fill=1),
+    Style("s2", "circle"),
+    Style("s0", "circle"),
+    Style("s4", "circle"),
+    Style("s8", "circle", fill=1),
 )
-SELECTED = ("FARSS", Style(0, "circle"))
+SELECTED = ("FARSS", Style("s0", "circle"))
 
 Legend = list[tuple[Markup, str]]
 
