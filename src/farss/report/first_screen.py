@@ -109,12 +109,22 @@ def _spoken(found: Estimate) -> str:
 
 
 def _figure(points: list[PlanePoint], across: Axis, up: Axis, levels: bool) -> Markup:
-    words = {"x_label": across.label, "y_label": up.label, "title": "Every method, kept against gained"}
     description = f"{len(points)} methods. " + "; ".join(p.tip for p in points) + "."
     drawn = []
     for (width, height), class_ in ((WIDE, "wide"), (NARROW, "narrow")):
         short = class_ == "narrow" and len(points) > MOST_NAMED_NARROW
         named = [replace(p, label=p.label.partition(" · ")[0]) for p in points] if short else points
-        options = {"width": width, "height": height, "description": description, "class_": class_, "levels": levels}
-        drawn.append(plane(named, base="either", **options, **words))
+        drawing = plane(
+            named,
+            width=width,
+            height=height,
+            x_label=across.label,
+            y_label=up.label,
+            title="Every method, kept against gained",
+            description=description,
+            base="either",
+            levels=levels,
+            class_=class_,
+        )
+        drawn.append(drawing)
     return Markup("").join(drawn)
