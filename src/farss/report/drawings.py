@@ -62,7 +62,9 @@ def _plane(runs: list[Run], x: str, y: str, words: dict[str, str], wide: tuple[f
             description=description,
             base="point" if y == "K_p" else "height",
             class_=kind,
-            **words,
+            x_label=words["x_label"],
+            y_label=words["y_label"],
+            title=words["title"],
         )
         for w, h, kind in ((*wide, "wide"), (NARROW, 400.0, "narrow"))
     ]
