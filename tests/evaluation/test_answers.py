@@ -60,8 +60,19 @@ def test_exact_match(text, accepted, right):
         (" in Paris", ("Paris",), False),
         ("", ("Paris",), False),
         ("x", ("!",), False),
+        (" 1.008 grams", ("1",), False),
+        (" 1,008 people", ("1",), False),
+        (" 1/2 of it", ("1",), False),
+        (" 1:30 in the", ("1",), False),
+        (" -1 degree", ("1",), False),
+        (" 1. It is", ("1",), True),
+        (" 1, and then", ("1",), True),
+        (" 1,008 people", ("1008",), True),
+        (" 1.008 grams", ("1.008",), True),
+        (" 1994-1998, when", ("1994",), True),
     ],
 )
+@pytest.mark.case("a cloze answer 1.008 is not 1")
 def test_begins_with(text, accepted, right):
     assert begins_with(text, accepted) == right
 
@@ -109,8 +120,16 @@ def test_gsm8k_mark_is_read_where_asked_for():
         ("The answer is: \\frac{1}{2}", "\\frac{1}{2}", True),
         ("The answer is: 1", "\\frac{1}{2}", False),
         ("The answer is: 1", "1 apple", False),
+        ("The answer is: \\frac{7}{2}", "7", False),
+        ("The answer is: 3 1/2", "3.5", True),
+        ("The answer is: 1{,}234", "1234", True),
+        ("The answer is:\n- 18", "18", True),
+        ("The answer is: - 18", "-18", True),
+        ("The answer is: 20 100-dollar bills", "20", True),
+        ("The answer is: " + "1" * 5000, "18", False),
     ],
 )
+@pytest.mark.case("numbers in answers are read as a reader reads them")
 def test_same_final_answer(text, gold, right):
     assert same_final_answer(text, gold) == right
 

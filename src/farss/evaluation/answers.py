@@ -7,6 +7,8 @@ import string
 from collections.abc import Iterable
 from fractions import Fraction
 
+from farss.evaluation.quantities import Quantity, cleaned, quantities
+
 ANSWER_MARK = "The answer is:"
 """What precedes the final answer in MetaMathQA's responses, and so in what a model trained on them writes."""
 GSM8K_MARK = "####"
@@ -15,9 +17,21 @@ GSM8K_MARK = "####"
 _QUOTES = "\u2018\u2019\u00b4"  # what TriviaQA's script counts as punctuation besides ASCII's
 _PUNCTUATION = str.maketrans(dict.fromkeys(string.punctuation + _QUOTES, " "))
 _ARTICLES = re.compile(r"\b(a|an|the)\b")
-_NUMBER = re.compile(r"(-?)\s*(\d+(?:\.\d+)?|\.\d+)(?:\s*/\s*(\d+))?")
-_ONLY_NUMBER = re.compile(r"[-\u2212]?[$€£]?[-\u2212]?[\d,]*\.?\d+(?:/\d+)?\s*%?\.?")
-_DROPPED = re.compile(r"[$€£,]|(?<=\d)\s(?=\d{3}\b)")  # currency signs and thousands separators
+_INSIDE_NUMBER = {"point": re.compile(r"(?<=\d)[.:/](?=\d)"), "comma": re.compile(r"(?<=\d),(?=\d{3}(?!\d))")}
+_SIGN = re.compile(r"(?<![\w.])[-\u2212](?=[\d.])")
+_JOINED, _MINUS = "\u00b7", "\u00ac"  # stand for a point and a minus; no punctuation to `normalise`
+
+_EQUATION = re.compile(r"^[\s$({]*-?[\d.,]+[\s)}%$]*(?:[-+*/\u00f7x][\s$({]*-?[\d.,]+[\s)}%$]*)+=(.*)$", re.DOTALL)
+_DENIED = re.compile(r"\bnot\s+[-$]?\s*[\d][\d.,]*\d?(?!\w)", re.IGNORECASE)
+_BOUND = re.compile(
+    r"\b(?:more|less|greater|fewer|larger|smaller)\s+than(?:\s+or\s+equal\s+to)?\s*$|\bat\s+(?:least|most)\s*$|[<>\u2264\u2265]\s*$",
+    re.IGNORECASE,
+)
+_HEDGE = re.compile(r"^\s*(?:[a-z]+\s+)?(?:or|to|versus|vs\.?)\s+(?:[a-z]+\s+)?$|^\s*[-:]\s*$", re.IGNORECASE)
+_BETWEEN = re.compile(r"\bbetween\s*$", re.IGNORECASE)
+_DECORATION = re.compile(r"[\s$.,;!%(){}\[\]\\]*(?:percent|cents?|dollars?|\u00a2)?[\s.]*", re.IGNORECASE)
+_SAYS_NOTHING = re.compile(r"\*\*|[$]|\.(?!\d)|(?<!\d)\s+|\s+(?!\d)")
+_LETTER = re.compile(r"\(?([a-z])\)?(?:[).:]|$|(?=\s))")
 
 
 def normalise(text: str) -> str:
@@ -44,34 +58,69 @@ def exact_match(text: str, accepted: Iterable[str]) -> bool:
 def begins_with(text: str, accepted: Iterable[str]) -> bool:
     """Whether the first line begins with an accepted answer, in whole words, both normalised.
 
-    For cloze sentences, where the model goes on writing after the answer.
+    For cloze sentences, where the model goes on writing after the answer. A number is one word with its sign, point and
+    all: "1.008" does not begin with "1".
     """
-    words = normalise(first_line(text)).split()
-    golds = [normalise(gold).split() for gold in accepted]
+    words = _words(first_line(text))
+    golds = [_words(gold) for gold in accepted]
     return any(gold and words[: len(gold)] == gold for gold in golds)
+
+
+def _words(text: str) -> list[str]:
+    text = _INSIDE_NUMBER["point"].sub(_JOINED, _INSIDE_NUMBER["comma"].sub("", text))
+    return normalise(_SIGN.sub(_MINUS, text)).split()
 
 
 def final_number(text: str, mark: str = ANSWER_MARK) -> Fraction | None:
     """The number after the last `mark` in a response; None if there is no mark or no number after it.
 
-    As in MetaMath's evaluation of GSM8K: everything up to the last mark is ignored, the first number after it counts,
-    thousands separators and currency signs are dropped, `a/b` is a fraction. Ours compares exactly where theirs rounds
-    to a whole number. There is no fall-back to another mark or to the last number in the text.
+    Everything up to the last mark is ignored, and the first number after it counts. There is no fall-back to another
+    mark or to the last number in the text.
     """
     _, found, after = text.rpartition(mark)
     return parse_number(after) if found else None
 
 
 def parse_number(text: str) -> Fraction | None:
-    """The first number in a text, for example "$1,234.50." -> 1234.5; None if there is none or it divides by zero."""
-    match = _NUMBER.search(_DROPPED.sub("", text.replace("\u2212", "-")))
-    if match is None:
+    """The first number in a text, as a reader takes it: "$1,234.50." -> 1234.5; None if there is none.
+
+    Separators, currency signs and LaTeX are understood, and fractions, mixed numbers, powers of ten and number words.
+    A minus is a sign only where a digit follows at once: "- 18" in a list is 18.
+    """
+    found = quantities(cleaned(text))
+    return found[0].value if found else None
+
+
+def only_number(text: str) -> Quantity | None:
+    """The number that is the whole text but for currency, percent and closing signs; None if there is more to it."""
+    plain = cleaned(text.strip())
+    found = quantities(plain)
+    if len(found) != 1 or not _DECORATION.fullmatch(plain[found[0].end :]):
         return None
-    sign, number, divisor = match.groups()
-    if divisor is not None and int(divisor) == 0:
+    return found[0] if not plain[: found[0].start].strip(" $({[") else None
+
+
+def answer_number(text: str) -> Quantity | None:
+    """The one number that an answer in words gives; None if it gives none, or leaves open which.
+
+    The result of a sum ("9 * 2 = 18"), else the first number that is not denied ("not 17"). "17 or 18", "17-18",
+    "between 17 and 18" and "more than 17" leave it open.
+    """
+    plain = _DENIED.sub(" ", cleaned(text))
+    sum_ = _EQUATION.match(plain)
+    if sum_:
+        plain = sum_[1].rpartition("=")[2]
+    found = quantities(plain)
+    if not found or _BOUND.search(plain[: found[0].start]) or _BETWEEN.search(plain[: found[0].start]):
         return None
-    value = Fraction(number) / int(divisor or 1)
-    return -value if sign else value
+    if len(found) > 1 and _HEDGE.match(plain[found[0].end : found[1].start]):
+        return None
+    return found[0]
+
+
+def sign_joined(answer: str, wanted: Quantity) -> str:
+    """The answer, a minus with a space at its beginning joined where the reference is negative; else it is a bullet."""
+    return re.sub(r"^\s*-\s+", "-", answer) if wanted.value < 0 else answer
 
 
 def same_final_answer(text: str, gold: str) -> bool:
@@ -79,15 +128,26 @@ def same_final_answer(text: str, gold: str) -> bool:
 
     Args:
         text: the response, its answer after the last `ANSWER_MARK`.
-        gold: the answer itself. A number ("18", "$1,200", "50%") is compared as a number; anything else as text, in
-            lower case, without a closing full stop.
+        gold: the answer itself. A number ("18", "$1,200", "50%") is compared as a number, its unit in words or not;
+            anything else as text, in lower case, without a closing full stop.
     """
-    if _ONLY_NUMBER.fullmatch(gold.strip()):
-        number = final_number(text)
-        return number is not None and number == parse_number(gold)
     _, found, after = text.rpartition(ANSWER_MARK)
-    return bool(found) and _plain(first_line(after)) == _plain(gold)
+    return bool(found) and same_answer(after, gold)
+
+
+def same_answer(answer: str, gold: str) -> bool:
+    """Whether an answer is the reference's, as `same_final_answer`, given what follows the mark."""
+    wanted = only_number(gold)
+    if wanted is not None:
+        number = answer_number(sign_joined(answer, wanted))
+        return number is not None and number.equals(wanted)
+    given, wanted_text = _plain(first_line(answer)), _plain(gold)
+    if _LETTER.fullmatch(wanted_text):
+        letter = _LETTER.match(given)
+        return letter is not None and letter[1] == wanted_text.strip("().:")
+    return given == wanted_text
 
 
 def _plain(text: str) -> str:
-    return " ".join(text.lower().split()).rstrip(".")
+    """In lower case, without marks and spaces that say nothing: "3:30 p.m." is "3:30pm"."""
+    return _SAYS_NOTHING.sub("", text.lower())

@@ -8,8 +8,10 @@ compares them as mathematics, by the package of that name.
 from __future__ import annotations
 
 import re
+from fractions import Fraction
 
 from farss.evaluation.answers import ANSWER_MARK
+from farss.evaluation.quantities import MOST_DIGITS
 
 PUBLISHED = "published"
 MATH_VERIFY = "math-verify"
@@ -25,6 +27,9 @@ BOX = "\\boxed"
 
 _PUBLISHED_MARK = f"{ANSWER_MARK} "
 _SENTENCE_END = ".\n"
+_NEXT_SENTENCE = re.compile(r"(?<=[\w})$%])\.\s+(?=[A-Z])")
+_FIRST_NUMBER = re.compile(r"(-?)\s*(\d+(?:\.\d+)?|\.\d+)(?:\s*/\s*(\d+))?")
+_DROPPED = re.compile(r"[$€£,]|(?<=\d)\s(?=\d{3}\b)")  # currency signs and thousands separators
 _BRACE = re.compile(r"\\.|[{}]", re.DOTALL)  # an escaped character is none
 _DEPTH = {"{": 1, "}": -1}
 
@@ -74,6 +79,33 @@ def published_equal(answer: str, gold: str) -> bool:
     return published_form(answer) == published_form(gold)
 
 
+def published_number_equal(text: str, gold: str) -> bool:
+    """The published rule for GSM8K: the first number after the last "The answer is:" is the reference.
+
+    As in MetaMath's evaluation: thousands separators and currency signs are dropped, `a/b` is a fraction. Ours compares
+    exactly where theirs rounds to a whole number.
+
+    Args:
+        text: the response.
+        gold: the reference's number.
+    """
+    _, found, after = text.rpartition(ANSWER_MARK)
+    number = published_number(after) if found else None
+    return number is not None and number == published_number(gold)
+
+
+def published_number(text: str) -> Fraction | None:
+    """The first number as the published rule reads it; None if there is none, or more digits than a number has."""
+    match = _FIRST_NUMBER.search(_DROPPED.sub("", text.replace("\u2212", "-")))
+    if match is None or len(match[0]) > MOST_DIGITS:
+        return None
+    sign, number, divisor = match.groups()
+    if divisor is not None and int(divisor) == 0:
+        return None
+    value = Fraction(number) / int(divisor or 1)
+    return -value if sign else value
+
+
 def boxed(text: str) -> str | None:
     r"""What the last `\boxed{...}` of a text holds; None without one, or where its braces do not close."""
     _, found, after = text.rpartition(BOX)
@@ -88,26 +120,44 @@ def boxed(text: str) -> str | None:
     return None
 
 
-def parsed_part(text: str) -> str:
-    r"""The part of a response that the `math-verify` rule parses.
+def answer_part(text: str) -> tuple[str, bool]:
+    r"""The part of a response that the `math-verify` rule reads, and whether that is the answer by itself.
 
-    In this order: what follows the last "The answer is:" up to the end of the sentence at a line's end, what the last
+    In this order: what follows the last "The answer is:" up to the end of its sentence or line, what the last
     `\boxed{...}` holds, or the whole text, in which the package looks for the last expression.
     """
     _, found, after = text.rpartition(ANSWER_MARK)
-    part = after.partition(_SENTENCE_END)[0].strip().removesuffix(".").strip() if found else text
+    part = _first_statement(after) if found else text
     held = boxed(part)
     if held is not None:
-        return as_formula(held)
-    return as_formula(part) if found else part
+        return held, True
+    return part, bool(found)
+
+
+def _first_statement(text: str) -> str:
+    """The first line with something on it, with the lines that a formula goes on for; its first sentence."""
+    lines = text.strip().splitlines()
+    taken = ""
+    for line in lines:
+        taken = f"{taken} {line.strip()}".strip()
+        if _closed(taken):
+            break
+    return _NEXT_SENTENCE.split(taken, maxsplit=1)[0].removesuffix(".").strip()
+
+
+def _closed(text: str) -> bool:
+    """Whether what a line opens is closed on it, and it says something."""
+    pairs = (("\\begin", "\\end"), ("\\[", "\\]"), ("\\(", "\\)"), ("{", "}"))
+    return all(text.count(a) <= text.count(b) for a, b in pairs) and bool(re.search(r"\w", text))
 
 
 def as_formula(answer: str) -> str:
-    """An answer between dollar signs, where it has none of its own: the package takes only such text for LaTeX.
+    """A formula between dollar signs, where it has none of its own: the package takes only such text for LaTeX.
 
     Backslashes at the end, which would hide the closing sign, are dropped.
     """
     answer = " ".join(answer.split()).rstrip("\\ ")
+    answer = re.sub(r"\\[\[\]()]", "$", answer) if re.search(r"\\[\[(]", answer) else answer
     return answer if "$" in answer.replace("\\$", "") else f"${answer}$"
 
 

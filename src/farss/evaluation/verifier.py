@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from farss.errors import ConfigError, ResourceError
-from farss.evaluation.mathematics import as_formula, parsed_part
+from farss.evaluation.equality import is_prose, prepared, read_equal
+from farss.evaluation.mathematics import answer_part, as_formula
 
 START_SECONDS = 300.0
 """Time for the process to import the package, on a busy machine; it takes seconds on an idle one."""
@@ -57,14 +58,24 @@ class MathVerify:
         r"""Whether the final answer of a response equals the reference.
 
         Args:
-            text: a response; `parsed_part` says where its answer is looked for.
+            text: a response; `answer_part` says where its answer is looked for.
             gold: the reference answer itself, LaTeX or plain, without `\boxed`.
         """
-        return self._ask(as_formula(gold), parsed_part(text))
+        part, found = answer_part(text)
+        return self.equal(part, gold) if found else self._ask(as_formula(gold), part)
 
     def equal(self, answer: str, gold: str) -> bool:
-        """Whether an answer, given by itself, equals the reference; not symmetric, as the package is not."""
-        return self._ask(as_formula(gold), as_formula(answer))
+        """Whether an answer, given by itself, equals the reference; not symmetric, as the package is not.
+
+        What a reader sees without computing (numbers, units, words) is decided by `equality`, the rest by the package.
+        """
+        read = read_equal(answer, gold)
+        if read is not None:
+            return read
+        pair = prepared(answer, gold)
+        if pair is None:
+            return False
+        return self._ask(as_formula(pair[1]), pair[0] if is_prose(pair[0]) else as_formula(pair[0]))
 
     def close(self) -> None:
         """End the process."""

@@ -13,10 +13,17 @@ from typing import Any
 from farss.datasets.files import read_rows
 from farss.datasets.formats import final_answer
 from farss.errors import DataError
-from farss.evaluation.answers import same_final_answer
 from farss.evaluation.benchmarks.base import Benchmark, BenchmarkResult, BenchmarkRun, accuracy
 from farss.evaluation.generation import generate
-from farss.evaluation.mathematics import MATH_VERIFY, PROMPT, PUBLISHED, RULES, published_answer, published_equal
+from farss.evaluation.mathematics import (
+    MATH_VERIFY,
+    PROMPT,
+    PUBLISHED,
+    RULES,
+    published_answer,
+    published_equal,
+    published_number_equal,
+)
 from farss.evaluation.task import STOP
 from farss.evaluation.verifier import MathVerify
 
@@ -57,7 +64,7 @@ def ask_gsm8k(run: BenchmarkRun, *, max_new_tokens: int = GSM8K_TOKENS) -> Bench
         Problem(str(number), _text(row, "question", where), _gsm8k_gold(row, where))
         for number, (where, row) in enumerate(rows)
     ]
-    return _ask(run, problems, max_new_tokens, same_final_answer)
+    return _ask(run, problems, max_new_tokens, published_number_equal)
 
 
 def ask_math(run: BenchmarkRun, *, max_new_tokens: int = MATH_TOKENS) -> BenchmarkResult:
