@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import argparse
 import io
+import re
+from pathlib import Path
 
 import pytest
 from rich.console import Console
 
+from farss.cli.output import print_run
 from farss.errors import FarssError
 from farss.report import print_report, table, validate, write_report
 
@@ -38,7 +42,7 @@ def test_base_line_and_headline_are_printed(report):
 
 
 def test_missing_measures_are_dashes(report):
-    for run in report["runs"]:
+    for run in report["runs"][1:]:
         run["compared"] = None
         run["trainable_params"] = None
     assert "–" in printed(report)
@@ -90,3 +94,37 @@ def test_a_budget_is_told_with_what_each_method_has(report):
         run["budget"] = {"requested": 20_000_000, "realised": 19_400_000}
     text = printed(report, 400)
     assert "budget 20,000,000 trainable parameters: LoRA 19,400,000 (−3.0 %)" in text
+
+
+def figures(text: str) -> set[str]:
+    return set(re.findall(r"\d+(?:\.\d+)?[kMB]?\b", text))
+
+
+@pytest.mark.case("figures at eighty columns")
+@pytest.mark.parametrize("width", [120, 100, 80, 72, 60, 48])
+def test_no_figure_is_cut_at_any_width(report, build_differences, width):
+    report["differences"] = build_differences(report["runs"])
+    report["runs"][0]["trainable_params"], report["runs"][1]["trainable_params"] = 23_400, 711_000
+    report["runs"][2]["compared"]["T_l"] = {"value": -12.345, "low": -13.25, "high": -11.5}
+    whole, found = printed(report, 200), printed(report, width)
+    assert max(map(len, found.splitlines())) <= width
+    rows = [line for line in found.splitlines() if " [" in line]
+    assert figures(" ".join(rows)) <= figures(whole)
+    shown = "params" in found.split("too narrow for")[0]
+    assert ("23.4k" in found and "711k" in found) or not shown
+    assert shown or re.search(r"too narrow for [^:]*params", " ".join(found.split()))
+
+
+def test_columns_nobody_measured_take_no_room(report):
+    for run in report["runs"]:
+        run["compared"] |= {"T": None, "KT": None}
+    heads = next(line for line in printed(report).splitlines() if line.startswith("method")).split()
+    assert "T" not in heads and "KT" not in heads and "K" in heads
+
+
+def test_a_pipe_gets_whole_lines(report, capsys):
+    arguments = argparse.Namespace(json=False)
+    assert print_run(arguments, report, Path("somewhere")) == 0
+    text = capsys.readouterr().out
+    assert "too narrow" not in text and "prob. kept" in text and "task share" in text
+    assert all(f"{run['compared']['K_p']['value']:.2f}" in text for run in report["runs"])

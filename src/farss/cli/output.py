@@ -34,11 +34,16 @@ def emit_table(arguments: argparse.Namespace, rows: list[dict[str, Any]]) -> int
         table.add_column(key, no_wrap=key == "name")
     for row in rows:
         table.add_row(*(str(value) for value in row.values()))
+    wide_console().print(table)
+    return 0
+
+
+def wide_console() -> Console:
+    """The console of standard output, wide where no terminal shows it: what reads lines wants whole ones."""
     console = Console()
     if not console.is_terminal:
-        console.width = PIPED_WIDTH  # what reads lines wants whole ones
-    console.print(table)
-    return 0
+        console.width = PIPED_WIDTH
+    return console
 
 
 def print_run(arguments: argparse.Namespace, report: dict[str, Any], folder: Path) -> int:
@@ -47,6 +52,6 @@ def print_run(arguments: argparse.Namespace, report: dict[str, Any], folder: Pat
         return emit(arguments, report, ())
     from farss.report import print_report
 
-    print_report(report)
+    print_report(report, wide_console())
     print(f"\nreport: {folder / 'report.html'}\nfigures: {folder / 'report.json'}")
     return 0

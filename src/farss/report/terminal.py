@@ -1,9 +1,11 @@
-"""The report on a terminal: base line, table and headline, in 100 columns."""
+"""The report on a terminal: base line, table and headline, in as many columns as there are; figures are never cut."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
+from rich.cells import cell_len
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -16,40 +18,99 @@ from farss.report.runs import Run, catalogue, ranked, trials
 
 INTERVAL_COLUMNS = (("K_p", "prob. kept"), ("T_l", "task share"), ("KT_l", "balance"))
 PAPER_COLUMNS = ("K", "T", "KT")
+DROPPED_FIRST = ("area", "KT", "T", "K", "params", "T_l", "K_p")
+"""The order in which columns give way to a narrow terminal; name, learning rate and balance always stay."""
+NARROWEST_NAME = 12
 
 
-def table(report: dict[str, Any]) -> Table:
-    """The main numbers of every run, best first, as a `rich` table that fits 100 columns.
+@dataclass(frozen=True)
+class Column:
+    """One column of the table: its key, what it means (a second line of its head, or empty) and its cells."""
+
+    key: str
+    meaning: str
+    cells: list[str]
+
+    @property
+    def measured(self) -> bool:
+        """Whether any run has a value here."""
+        return any(cell != MISSING for cell in self.cells)
+
+    @property
+    def width(self) -> int:
+        """Terminal columns that its longest text takes."""
+        return max(cell_len(text) for text in (self.key, self.meaning, *self.cells))
+
+
+def columns(report: dict[str, Any]) -> list[Column]:
+    """All columns that have anything to show, one cell per run, best first."""
+    runs = ranked(catalogue(report))
+    seeds = len({run.record.get("seed") for run in runs}) > 1
+    found = [
+        Column("method", "", [_named(run, seeds) for run in runs]),
+        Column("lr", "", [MISSING if run.rate is None else rate(run.rate) for run in runs]),
+        *(Column(k, meaning, [_with_interval(run.measure(k)) for run in runs]) for k, meaning in INTERVAL_COLUMNS),
+        Column("area", "", [_alone(estimate(run.record.get("frontier_area"))) for run in runs]),
+        *(Column(key, "", [_alone(run.measure(key)) for run in runs]) for key in PAPER_COLUMNS),
+        Column("params", "", [_parameters(run) for run in runs]),
+    ]
+    return [column for column in found if column.measured or column.key == "method"]
+
+
+def fitting(found: list[Column], width: int) -> tuple[list[Column], list[str]]:
+    """The columns that fit whole, and the keys of those that had to give way (`DROPPED_FIRST`).
+
+    Args:
+        found: from `columns`.
+        width: of the terminal. Names may be broken over lines, figures never are.
+    """
+    kept, dropped = list(found), []
+    for key in DROPPED_FIRST:
+        if _least_width(kept) <= width:
+            break
+        if key in {column.key for column in kept}:
+            kept = [column for column in kept if column.key != key]
+            dropped.append(key)
+    return kept, dropped
+
+
+def _least_width(found: list[Column]) -> int:
+    widths = [min(column.width, NARROWEST_NAME) if column.key == "method" else column.width for column in found]
+    return sum(widths) + len(widths) - 1
+
+
+def table(report: dict[str, Any], width: int = 100) -> Table:
+    """The main numbers of every run, best first, as a `rich` table of whole figures that fits `width` columns.
 
     K_p, T_l and KT_l are likelihood measures with their 95 % intervals; K, T and KT are the paper's accuracy ratios.
     """
-    result = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold", show_edge=False)
-    result.add_column("method\n", overflow="fold", min_width=6)
-    result.add_column("lr\n", no_wrap=True)
-    for key, meaning in INTERVAL_COLUMNS:
-        result.add_column(f"{key}\n{meaning}", justify="right", no_wrap=True)
-    result.add_column("area\n", justify="right", no_wrap=True)
-    for key in PAPER_COLUMNS:
-        result.add_column(f"{key}\n", justify="right", no_wrap=True)
-    result.add_column("params\n", justify="right", no_wrap=True)
-    for run in ranked(catalogue(report)):
-        result.add_row(*_row(run))
+    result = _bare_table()
+    kept, _ = fitting(columns(report), width)
+    second = any(column.meaning for column in kept)
+    for column in kept:
+        head = f"{column.key}\n{column.meaning}" if second else column.key
+        name = column.key == "method"
+        align = "left" if name or column.key == "lr" else "right"
+        result.add_column(
+            head, justify=align, overflow="fold", no_wrap=not name, min_width=None if name else column.width
+        )
+    for row in zip(*(column.cells for column in kept), strict=True):
+        result.add_row(*(Text(cell) for cell in row))  # Text, so that brackets are not read as markup
     return result
 
 
-def _row(run: Run) -> list[Text]:
-    learning_rate, area = run.rate, estimate(run.record.get("frontier_area"))
-    parameters = finite(run.record.get("trainable_params"))
-    seed = run.name.partition(" · seed ")[2]
-    cells = [
-        f"{run.method_label} seed {seed}" if seed else run.method_label,
-        MISSING if learning_rate is None else rate(learning_rate),
-        *(_with_interval(run.measure(key)) for key, _ in INTERVAL_COLUMNS),
-        MISSING if area is None else decimal(area.value, 2),
-        *(_alone(run.measure(key)) for key in PAPER_COLUMNS),
-        MISSING if parameters is None else _short_count(parameters),
-    ]
-    return [Text(cell) for cell in cells]  # Text, so that brackets are not read as markup
+def _bare_table() -> Table:
+    return Table(box=None, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold", show_edge=False)
+
+
+def _named(run: Run, seeds: bool) -> str:
+    seed = run.record.get("seed")
+    return f"{run.method_label} seed {seed}" if seeds and seed is not None else run.method_label
+
+
+def _parameters(run: Run) -> str:
+    found = finite(run.record.get("trainable_params"))
+    return MISSING if found is None else _short_count(found)
 
 
 def _with_interval(found: Estimate | None) -> str:
@@ -96,10 +157,11 @@ def difference_table(report: dict[str, Any]) -> Table | None:
     top = leader(list(compared_methods(report, runs).values()), measure)
     if top is None:
         return None
-    result = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold", show_edge=False)
+    result = _bare_table()
     heads = (f"{top.label} minus", f"difference in {measure}", "p (Holm)", "seeds", "")
     for number, head in enumerate(heads):
-        result.add_column(head, justify="right" if 0 < number < len(heads) - 1 else "left", overflow="fold")
+        figures = 0 < number < len(heads) - 1
+        result.add_column(head, justify="right" if figures else "left", overflow="fold", no_wrap=figures)
     for pair in sorted((p if p.a == top else -p for p in pairs if top in (p.a, p.b)), key=lambda p: p.found.value):
         ends = [signed(v) for v in pair.found.ends()[1:]]
         cells = (
@@ -147,7 +209,9 @@ def print_report(report: dict[str, Any], console: Console | None = None) -> None
     if budget := budget_line(report):
         console.print(Text(budget, style="dim"))
     console.print()
-    console.print(table(report))
+    console.print(table(report, console.width))
+    if dropped := fitting(columns(report), console.width)[1]:
+        console.print(Text(f"too narrow for {', '.join(dropped)}: all are in report.json and report.html", "dim"))
     if left := len(trials(report)) - len(catalogue(report)):
         console.print(Text(f"chosen by their loss on validation rows; not chosen, but in the report: {left}", "dim"))
     console.print()

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from farss.cli.options import add_recipe_options, recipe_from
-from farss.cli.output import emit
+from farss.cli.output import emit, wide_console
 
 SUMMARY = "look at a model through a task: importances, spectra, stability, a suggested boundary, costs; no training"
 EXAMPLE = "farss inspect --model smollm2-135m --data gsm8k --data-dir DATA --out runs/inspect"
@@ -45,7 +45,7 @@ def act(arguments: argparse.Namespace) -> int:
     report = inspect(recipe_from(arguments), arguments.out, arguments.engine, announce=_announce)
     if arguments.json:
         return emit(arguments, report, ())
-    print_inspection(report)
+    print_inspection(report, wide_console())
     place = Path(arguments.out)
     print(f"\npage: {place / 'inspect.html'}\nfigures: {place / 'inspect.json'}")
     return 0
