@@ -22,6 +22,7 @@ FLOORS = {
     "config": 0,
     "settings": 0,
     "storage": 0,
+    "processes": 0,
     "maths": 1,
     "model": 2,
     "datasets": 2,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 import yaml
 
@@ -240,6 +240,9 @@ class FarssConfig(Settings):
         require(self.epsilon > 0, "epsilon must be positive", where="epsilon", got=self.epsilon)
 
 
+UNDECISIVE = {"micro_batch_size", "gradient_checkpointing", "save_steps"}
+
+
 @dataclass(frozen=True)
 class TrainConfig(Settings):
     """Response-only supervised fine-tuning; the schedule is the paper's (AdamW, linear, warm-up 3 %, no decay)."""
@@ -263,6 +266,10 @@ class TrainConfig(Settings):
         require(self.epochs > 0, "the number of epochs must be positive", got=self.epochs)
         require(self.batch_size >= 1, "the batch size must be at least 1", got=self.batch_size)
         require(0 <= self.dropout < 1, "dropout must be in [0, 1)", got=self.dropout)
+
+    def decisive(self) -> dict[str, Any]:
+        """The settings that bear on what is learned: how a step is divided and what is kept on the way do not."""
+        return {key: value for key, value in self.to_mapping().items() if key not in UNDECISIVE}
 
 
 @dataclass(frozen=True)

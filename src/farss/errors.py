@@ -76,6 +76,10 @@ class AdapterError(RequestError):
     """An adapter is missing, damaged, or was made for another base model."""
 
 
+class ProcessesError(RequestError):
+    """Several processes were started together for what one process does; nothing was loaded."""
+
+
 class SandboxError(RequestError):
     """The protections that a model's code must run under are not all there, or failed."""
 
@@ -90,6 +94,23 @@ class NumericalError(FarssError):
 
 class StorageError(FarssError):
     """A file could not be written or read: no space, no permission, cut short."""
+
+
+class OutputError(RequestError, StorageError):
+    """Results cannot go where they were to go: it holds other things, is part of an input, or cannot be written."""
+
+
+class UnwrittenError(StorageError):
+    """What was measured could not be written; it is here instead.
+
+    Args:
+        error: of the write.
+        result: what was measured, JSON-ready.
+    """
+
+    def __init__(self, error: StorageError, result: object) -> None:
+        super().__init__(error.what, where=error.where, expected=error.expected, got=error.got, do=error.do)
+        self.result = result
 
 
 class ResourceError(RequestError):

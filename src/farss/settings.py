@@ -17,6 +17,9 @@ LARGEST = 2**63 - 1
 LONGEST_TEXT = 4096
 """Characters of one setting: more than the longest path that systems take."""
 
+SHOWN_CHARACTERS = 80
+"""Of a value, in a message that says what differs."""
+
 
 class Settings:
     """Base of every node of the recipe tree: reading, checking, overriding and writing."""
@@ -174,3 +177,20 @@ def require(condition: bool, what: str, **details: object) -> None:
     """Raise a ConfigError that says `what`, unless the condition holds."""
     if not condition:
         raise ConfigError(what, **details)  # type: ignore[arg-type]
+
+
+def differences(before: Any, after: Any, where: str = "") -> list[str]:
+    """What changed between two trees of settings, as `key: old -> new` with dotted keys, in the order of the keys."""
+    if not (isinstance(before, dict) and isinstance(after, dict)):
+        plain = before if not isinstance(before, tuple) else list(before)
+        return [] if plain == after else [f"{where}: {_short(before)} -> {_short(after)}"]
+    found: list[str] = []
+    for key in [*before, *(key for key in after if key not in before)]:
+        inner = f"{where}.{key}" if where else str(key)
+        found += differences(before.get(key), after.get(key), inner)
+    return found
+
+
+def _short(value: object) -> str:
+    text = str(value)
+    return text if len(text) <= SHOWN_CHARACTERS else f"{text[:SHOWN_CHARACTERS]}..."

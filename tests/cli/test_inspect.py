@@ -37,7 +37,8 @@ def double(workshop) -> str:
 
 
 def test_it_leaves_page_figures_and_recipe(inspected, report):
-    assert {path.name for path in inspected.iterdir()} == {"inspect.html", "inspect.json", "recipe.yaml"}
+    left = {"inspect.html", "inspect.json", "recipe.yaml", ".farss.json"}
+    assert {path.name for path in inspected.iterdir()} == left
     assert (inspected / "inspect.html").read_text(encoding="utf-8") == render(report)
     assert not inspected.with_name(".inspected.work").exists()
 

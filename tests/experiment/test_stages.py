@@ -41,15 +41,15 @@ def test_done_once_per_key_in_another_process(tmp_path):
 
 def test_an_outdated_folder_is_emptied_an_interrupted_one_kept(tmp_path):
     def leave_and_die(folder):
-        (folder / "checkpoint").write_text("half-way")
+        (folder / "partial.safetensors").write_text("half-way")
         os.kill(os.getpid(), signal.SIGKILL)
 
     with pytest.raises(FarssError, match="killed"):
         run_stage(tmp_path / "stage", "a", leave_and_die)
     assert finished(tmp_path / "stage", "a") is None
-    seen = run_stage(tmp_path / "stage", "a", lambda folder: {"kept": (folder / "checkpoint").exists()})
+    seen = run_stage(tmp_path / "stage", "a", lambda folder: {"kept": (folder / "partial.safetensors").exists()})
     assert seen["kept"]
-    seen = run_stage(tmp_path / "stage", "b", lambda folder: {"kept": (folder / "checkpoint").exists()})
+    seen = run_stage(tmp_path / "stage", "b", lambda folder: {"kept": (folder / "partial.safetensors").exists()})
     assert not seen["kept"]
 
 

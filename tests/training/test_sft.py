@@ -8,6 +8,7 @@ from torch.nn import functional
 
 from farss.errors import DataError, ModelError, NumericalError, StorageError
 from farss.model.calibration import Example
+from farss.training.checkpoints import checkpoint_written
 from farss.training.sft import train, warmup_steps
 
 from .conftest import largest_difference, weights
@@ -170,8 +171,10 @@ def test_a_checkpoint_cut_short_is_passed_over(tiny_llama, tiny_tokenizer, rows,
     model = with_lora(tiny_llama)
     train(model, tiny_tokenizer, rows, settings(save_steps=3), tmp_path)
     expected = weights(model, trainable=True)
-    (tmp_path / "checkpoint-99").mkdir()
-    (tmp_path / "checkpoint-99" / "trainer_state.json").write_text('{"global_st')
+    with pytest.raises(Interrupted), checkpoint_written(tmp_path, 99):
+        (tmp_path / "checkpoint-99").mkdir()
+        (tmp_path / "checkpoint-99" / "trainer_state.json").write_text('{"global_st')
+        raise Interrupted
     model = with_lora(model.unload())
     assert train(model, tiny_tokenizer, rows, settings(save_steps=3), tmp_path).steps == 8
     assert largest_difference(expected, weights(model, trainable=True)) == 0.0

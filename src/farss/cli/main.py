@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import json
 import logging
 import os
 import sys
@@ -13,6 +14,7 @@ from farss import __version__
 from farss.cli.words import check_words
 from farss.errors import FarssError
 from farss.printable import escaping
+from farss.storage.disk import full_disk
 from farss.training.allocator import restart_with_preload
 
 PRELOADED_VERBS = ("demo", "run", "inspect", "init", "train", "glue")
@@ -84,14 +86,24 @@ def _act(arguments: argparse.Namespace) -> int:
     try:
         check_words(arguments)
         return arguments.act(arguments)
-    except FarssError as error:
-        if arguments.debug:
+    except (FarssError, OSError, RuntimeError) as error:
+        known = error if isinstance(error, FarssError) else full_disk(error, getattr(arguments, "out", None) or ".")
+        if known is None or arguments.debug:
             raise
-        print(f"farss {arguments.verb}: {error}", file=sys.stderr)
-        return error.exit_code
+        return _say(arguments.verb, known)
     except KeyboardInterrupt:
         print("\ninterrupted; run the same command to go on from what is finished", file=sys.stderr)
         return INTERRUPTED
+
+
+def _say(verb: str, error: FarssError) -> int:
+    """Print an error, and on standard output what was measured and could not be written; return the exit code."""
+    measured = getattr(error, "result", None)
+    if measured is not None:
+        print(json.dumps(measured, indent=1, default=str))
+        print("what was measured stands on standard output, for it could not be written:", file=sys.stderr)
+    print(f"farss {verb}: {error}", file=sys.stderr)
+    return error.exit_code
 
 
 def _quieten_libraries() -> None:

@@ -9,6 +9,8 @@ from typing import Any
 from farss.config import Recipe
 from farss.errors import ConfigError
 from farss.reading import Document
+from farss.storage.owned import is_as_left
+from farss.storage.places import keep_apart
 from farss.yaml_text import parse_yaml
 
 ASSIGNED = Document("value of --set", ConfigError)
@@ -63,14 +65,23 @@ def add_workers_option(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--workers", type=int, metavar="N", default=1, help=text)
 
 
+def add_fresh_option(parser: argparse.ArgumentParser) -> None:
+    """Add `--fresh`, of verbs that go on where an earlier call stopped."""
+    text = "begin again: remove what an earlier call left in --out, and nothing that farss did not write"
+    parser.add_argument("--fresh", action="store_true", help=text)
+
+
 def recipe_from(arguments: argparse.Namespace, recipe: Recipe | None = None) -> Recipe:
     """The recipe of `--recipe` (or the given one, or the defaults) with the flags' values put in.
 
     Raises:
         ConfigError: for an unknown key, a wrong type or an impossible value.
+        OutputError: if the recipe lies in the output folder and was not written there by farss.
     """
     if getattr(arguments, "recipe", None):
         recipe = Recipe.from_yaml(arguments.recipe)
+        if getattr(arguments, "out", None) and not is_as_left(arguments.recipe):
+            keep_apart(arguments.out, {"the recipe": arguments.recipe})
     known = {key for key, _, _ in FLAGS.values()}
     changes = {key: value for key, value in vars(arguments).items() if key in known and value is not None}
     for assignment in arguments.set:

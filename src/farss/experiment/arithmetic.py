@@ -15,6 +15,7 @@ from farss.model.arithmetic import Arithmetic
 from farss.model.devices import place
 from farss.model.sources import arithmetic_of
 from farss.storage import write_json
+from farss.storage.owned import writing
 
 ARITHMETIC = "arithmetic.json"
 
@@ -41,7 +42,7 @@ def settle_in(folder: Path, recipe: Recipe) -> tuple[Recipe, Arithmetic]:
     dtype, and goes on so.
 
     Args:
-        folder: of the run, held by the caller.
+        folder: of the run, held by the caller and marked.
         recipe: of this call; another `model.dtype` or `train.precision` than before is decided anew, and is part of
             the keys of the stages.
 
@@ -59,7 +60,8 @@ def settle_in(folder: Path, recipe: Recipe) -> tuple[Recipe, Arithmetic]:
     else:
         decided = _decide(recipe, piecewise=False)
     _say(decided)
-    write_json(folder / ARITHMETIC, {"schema_version": 1, "asked": asked, "decided": decided.to_mapping()})
+    with writing(folder, ARITHMETIC):
+        write_json(folder / ARITHMETIC, {"schema_version": 1, "asked": asked, "decided": decided.to_mapping()})
     return _spelled_out(recipe, decided), decided
 
 

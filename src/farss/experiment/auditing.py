@@ -27,19 +27,23 @@ from farss.evaluation.scores import compare_to_base, summarise
 from farss.evaluation.task import TaskSet, measure_task
 from farss.evaluation.text import text_windows
 from farss.experiment import materials
-from farss.experiment.arithmetic import settle_in
+from farss.experiment.arithmetic import ARITHMETIC, settle_in
 from farss.experiment.environment import device, versions
 from farss.experiment.measuring import SAMPLES
+from farss.experiment.outputs import begin_again, check_output, inputs_on_disk, rescued
 from farss.experiment.progress import ProgressLine
-from farss.experiment.stages import run_stage, stage_key
+from farss.experiment.stages import check_stage, run_stage, stage_key
 from farss.foreign import foreign
 from farss.model.devices import place
 from farss.model.sources import LoadedModel, load
+from farss.processes import require_one_process
 from farss.report.audit import interval_text, write_audit
 from farss.storage import held, write_json
+from farss.storage.owned import take, writing
 
 Gate = Literal["K", "K_p"]
 AUDIT = "audit.json"
+FILES = (ARITHMETIC, AUDIT, "audit.html")
 FACTS_LISTED = 200
 
 
@@ -82,6 +86,7 @@ def audit(
     text_windows: int = 64,
     min_k: float | None = None,
     gate: Gate = "K",
+    fresh: bool = False,
 ) -> dict[str, Any]:
     """Measure base and fine-tuned model on the recipe's knowledge sets; leaves `audit.json`, `audit.html`, samples.
 
@@ -96,6 +101,7 @@ def audit(
         text_windows: at most so many windows of it, `data.max_length` tokens each.
         min_k: the least `gate` must reach; None only reports.
         gate: "K" (right answers kept, as in the paper) or "K_p" (probability kept).
+        fresh: remove what an earlier call left in the folder, and begin again.
 
     Returns:
         The content of `audit.json`.
@@ -105,29 +111,39 @@ def audit(
         ConfigError: if there are no knowledge sets.
         ModelError, AdapterError, DataError: if model, adapter or rows are missing or do not fit.
     """
+    require_one_process("farss audit")
     if not recipe.eval.knowledge:
         raise ConfigError("at least one knowledge set is needed", where="eval.knowledge")
+    read = {"the adapter": subject.adapter, "the fine-tuned model": subject.finetuned, "the text": text}
+    place = check_output("audit", out, inputs_on_disk(recipe) | read, FILES, fresh=fresh)
     materials.check_model(recipe)
     if subject.finetuned is not None:
         materials.check_model(recipe.override({"model.name": subject.finetuned, "model.revision": None}))
     materials.knowledge_sets(recipe)
     if text is not None:
         text_rows(recipe, text)
-    place, started = Path(out), time.perf_counter()
+    started = time.perf_counter()
     asked = [recipe.model.to_mapping(), recipe.data.data_dir, recipe.data.max_length, recipe.eval.to_mapping()]
     key = stage_key(*asked, text, text_windows)
+    stages = [(place / "base", key, None), (place / "after", stage_key(key, subject.identity()), subject)]
+    if not fresh:
+        for folder, part, _ in stages:
+            check_stage(folder, part)
     with held(place):
+        begin_again(place, fresh)
+        take(place, "audit")
         settled, decided = settle_in(place, recipe)
         measure = functools.partial(_measure, settled, text, text_windows)
-        run_stage(place / "base", key, functools.partial(measure, None))
-        run_stage(place / "after", stage_key(key, subject.identity()), functools.partial(measure, subject))
+        for folder, part, measured in stages:
+            run_stage(folder, part, functools.partial(measure, measured))
         before, after = (Measurement.load(place / part / SAMPLES) for part in ("base", "after"))
         report: dict[str, Any] = _report(recipe, subject, before, after)
         report["arithmetic"] = decided.to_mapping()
         report["seconds"] = time.perf_counter() - started
-        report["gate"] = _gate(report["compared"], min_k, gate)
-        write_json(place / AUDIT, report)
-        write_audit(report, place)
+        with rescued(report), writing(place, *FILES):
+            report["gate"] = _gate(report["compared"], min_k, gate)
+            write_json(place / AUDIT, report)
+            write_audit(report, place)
     _enforce(report["gate"], place)
     return report
 
@@ -158,7 +174,9 @@ def _measure(recipe: Recipe, text: str | None, windows: int, subject: Subject | 
                 max_new_tokens=1,
                 batch_tokens=recipe.eval.batch_tokens,
             )
-    Measurement(knowledge=knowledge, task=written).save(folder / SAMPLES)
+    found = Measurement(knowledge=knowledge, task=written)
+    with rescued({"measured": title, "scores": summarise(found)}):
+        found.save(folder / SAMPLES)
     return {"seconds": time.perf_counter() - started, "parameters": sum(p.numel() for p in model.parameters())}
 
 

@@ -19,10 +19,12 @@ from farss.config import Recipe
 from farss.evaluation.backends import Backend, TorchBackend
 from farss.evaluation.knowledge import measure_knowledge
 from farss.evaluation.records import Measurement
+from farss.evaluation.scores import summarise
 from farss.evaluation.task import measure_task
 from farss.experiment import materials
 from farss.experiment.environment import peak_bytes
 from farss.experiment.jobs import Job
+from farss.experiment.outputs import rescued
 from farss.experiment.progress import ProgressLine
 from farss.methods import get_method
 
@@ -145,7 +147,8 @@ def _measure_in_full(recipe: Recipe, model: nn.Module, tokenizer: Any, folder: P
     started = time.perf_counter()
     with ProgressLine(f"evaluating {title}") as line:
         measurement = measure(recipe, TorchBackend(model, tokenizer), rows=None, words=True, progress=line)
-    measurement.save(folder / SAMPLES)
+    with rescued({"measured": title, "scores": summarise(measurement)}):
+        measurement.save(folder / SAMPLES)
     return {"eval_seconds": time.perf_counter() - started, "eval_peak_bytes": peak_bytes()}
 
 

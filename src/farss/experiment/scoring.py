@@ -3,43 +3,60 @@
 from __future__ import annotations
 
 import json
-import sys
-import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from torch import nn
-
+from farss.adapters.files import read_config
 from farss.adapters.switching import adapted
 from farss.config import Recipe
 from farss.datasets.catalogue import CATALOGUE
 from farss.datasets.files import is_data_file
 from farss.errors import ConfigError, near_names
-from farss.evaluation.backends import Backend, TorchBackend
-from farss.evaluation.benchmarks.base import BenchmarkResult, BenchmarkRun
+from farss.evaluation.backends import TorchBackend
 from farss.evaluation.benchmarks.registry import BENCHMARKS, check_benchmarks
-from farss.evaluation.harness import PREFIX, SOURCES, HarnessResult, check_tasks, run_tasks
-from farss.evaluation.records import Measurement
-from farss.evaluation.scores import summarise
+from farss.evaluation.harness import PREFIX, SOURCES, check_tasks
 from farss.evaluation.vllm_backend import VllmBackend
 from farss.experiment import materials
 from farss.experiment.arithmetic import settle
+from farss.experiment.asking import (
+    BENCHMARK_SAMPLES,
+    HARNESS,
+    HARNESS_SAMPLES,
+    ask_benchmark,
+    ask_harness,
+    ask_sets,
+    data_dir_of,
+)
 from farss.experiment.environment import device, versions
-from farss.experiment.measuring import SAMPLES, measure
-from farss.experiment.progress import ProgressLine
-from farss.experiment.steps import require_adapter, require_new
+from farss.experiment.kept_scores import (
+    REQUEST,
+    RESULTS,
+    SO_FAR,
+    KeptScores,
+    check_same_request,
+    note_request,
+)
+from farss.experiment.measuring import SAMPLES
+from farss.experiment.outputs import begin_again, check_output, inputs_on_disk
+from farss.experiment.steps import require_adapter
+from farss.experiment.unchanged import model_input
+from farss.model.fingerprints import files_hash
 from farss.model.sources import LoadedModel, resolve
-from farss.storage import write_json
+from farss.processes import require_one_process
+from farss.storage import held
+from farss.storage.owned import LOCK, MARK, check_own, take
 
 BackendName = Literal["torch", "vllm"]
 BASE = "base"
 """Among several adapters, the name of the model without any."""
-RESULTS = "results.json"
-HARNESS_SAMPLES = "lm-eval-samples.json"
-BENCHMARK_SAMPLES = "benchmark-samples.json"
+VERB = "eval"
+FILES = (REQUEST, RESULTS, SO_FAR, SAMPLES, BENCHMARK_SAMPLES, HARNESS_SAMPLES)
+"""What is written for a model; of several models each has a folder with these."""
+TAKEN = {BASE, RESULTS, REQUEST, MARK, LOCK}
+"""Names in the folder of several adapters that none of them can have."""
 
 
 @dataclass(frozen=True)
@@ -75,11 +92,6 @@ class Requested:
         if len(set(names)) < len(names):
             raise ConfigError("a name comes twice", where="--tasks", got=", ".join(names))
         return cls(knowledge, tasks, benchmarks, foreign)
-
-    @property
-    def measured(self) -> bool:
-        """Whether there is something that `measure` asks."""
-        return bool(self.knowledge or self.tasks)
 
     def recipe(self, recipe: Recipe) -> Recipe:
         """The recipe with these knowledge sets and this task."""
@@ -126,7 +138,7 @@ def check_request(recipe: Recipe, requested: Requested) -> None:
     if requested.foreign:
         check_tasks(requested.foreign, recipe.data.data_dir)
     if requested.benchmarks:
-        check_benchmarks(requested.benchmarks, _data_dir(recipe, "benchmarks"))
+        check_benchmarks(requested.benchmarks, data_dir_of(recipe, "benchmarks"))
     materials.check_inputs(recipe, train=False, test=bool(requested.tasks))
 
 
@@ -137,6 +149,7 @@ def evaluate(
     *,
     adapters: Sequence[str | Path] = (),
     backend: BackendName = "torch",
+    fresh: bool = False,
 ) -> dict[str, Any]:
     """Score a model on everything named; leaves `results.json` and the samples.
 
@@ -144,43 +157,100 @@ def evaluate(
     lm-eval, the rows of each of its tasks, as lm-eval does). With several adapters the base model is loaded once, every
     adapter has a folder of its own in `out`, and `out/results.json` holds all their results under "runs".
 
+    Every part is written when it is measured: the same call goes on behind what an earlier one, which failed, had
+    finished in `out`.
+
     Args:
         recipe: the model, the data directory and how sets are asked.
         names: knowledge sets, at most one training task, benchmarks, and tasks of lm-eval as `lm-eval:NAME`.
-        out: a folder that is new or empty.
+        out: a folder that is new or empty, or of an earlier call that asked for the same.
         adapters: LoRA folders of PEFT for that model, or ones that farss wrote; "base" among several stands for
             the model alone.
         backend: what reads and writes: PyTorch, or vLLM (knowledge sets and the task, at most one adapter).
+        fresh: remove what an earlier call left in the folder, and begin again.
 
     Raises:
-        ConfigError: if no task, or more than one training task, is named, an adapter comes twice, `out` is not
-            empty, or vLLM is asked for what it is not used for here.
+        ConfigError: if no task, or more than one training task, is named, an adapter comes twice, or vLLM is asked
+            for what it is not used for here.
+        OutputError: if `out` holds something else, or another evaluation, saying what differs.
+        UnwrittenError: with what was measured, if that could not be written.
         DataError: if a set is missing, empty, or its rows lack fields.
         AdapterError: if an adapter is missing or belongs to another base.
         SandboxError: if a benchmark runs a model's code and this system cannot keep it in its place.
     """
+    require_one_process("farss eval")
     requested = Requested.of(names)
     recipe = requested.recipe(recipe)
-    require_new(out)
     folders = _named(adapters)
+    read = {f"the adapter {name}": folder for name, folder in folders.items()}
+    place = check_output(VERB, out, inputs_on_disk(recipe) | read, FILES, fresh=fresh)
+    if len(folders) > 1 and not fresh:
+        for name in folders:
+            check_own(place / name, VERB, FILES)
     for adapter in folders.values():
         if adapter is not None:
             require_adapter(adapter)
     if backend == "vllm":
         _check_vllm(recipe, requested, folders)
+    for adapter in folders.values():
+        if adapter is not None:
+            read_config(adapter)
     check_request(recipe, requested)
-    if backend == "vllm":
-        return _evaluate_with_vllm(recipe, requested, Path(out), next(iter(folders.values()), None))
-    recipe, _ = settle(recipe)
-    loaded = materials.load_model(recipe)
-    if len(folders) < 2:
-        return _evaluate_one(recipe, requested, loaded, next(iter(folders.values()), None), Path(out))
-    runs = {
-        name: _evaluate_one(recipe, requested, loaded, adapter, Path(out) / name) for name, adapter in folders.items()
-    }
-    result = {"model": loaded.name, "runs": runs, "path": str(Path(out) / RESULTS)}
-    write_json(Path(out) / RESULTS, result)
-    return result
+    if backend == "torch":
+        recipe, _ = settle(recipe)
+    request = _request(recipe, names, folders, backend)
+    if not fresh:
+        check_same_request(place, request)
+    with held(place):
+        begin_again(place, fresh)
+        take(place, VERB)
+        note_request(place, request)
+        return _measure_all(recipe, requested, folders, place, backend)
+
+
+def _request(
+    recipe: Recipe, names: Sequence[str], folders: Mapping[str, Path | None], backend: BackendName
+) -> dict[str, Any]:
+    """What is measured, as JSON: the same request has the same results."""
+    chosen = {"tasks": list(names), "backend": backend, "model": recipe.model.to_mapping()}
+    settings = {"data": recipe.data.to_mapping(), "eval": recipe.eval.to_mapping()}
+    adapters = {name: None if folder is None else files_hash(folder) for name, folder in folders.items()}
+    made = {**chosen, **settings, "adapters": adapters, "weights": next(iter(model_input(recipe.model).values()))}
+    return json.loads(json.dumps(made))
+
+
+def _measure_all(
+    recipe: Recipe, requested: Requested, folders: Mapping[str, Path | None], place: Path, backend: BackendName
+) -> dict[str, Any]:
+    """Every adapter that was not measured by an earlier call; all are tried on the model before the first is."""
+    several = len(folders) > 1
+    named = folders or {"": None}
+    kept = {name: KeptScores(place / name if several else place, VERB) for name in named}
+    wanted = {name: folder for name, folder in named.items() if kept[name].result is None}
+    if backend == "vllm" and wanted:
+        _evaluate_with_vllm(recipe, requested, kept[next(iter(wanted))], next(iter(wanted.values())))
+    elif wanted:
+        loaded = materials.load_model(recipe)
+        if several:
+            _try_on(loaded, [folder for folder in wanted.values() if folder is not None])
+        for name, folder in wanted.items():
+            _evaluate_one(recipe, requested, loaded, folder, kept[name])
+    runs = {name: scores.result for name, scores in kept.items()}
+    if not several:
+        return next(iter(runs.values())) or {}
+    together = KeptScores(place, VERB)
+    return together.finish({"model": recipe.model.name, "runs": runs, "path": str(place / RESULTS)})
+
+
+def _try_on(loaded: LoadedModel, folders: Sequence[Path]) -> None:
+    """Load every adapter once, so that one that does not fit is found before another was measured.
+
+    Raises:
+        AdapterError: if one is damaged, or was made for another base model.
+    """
+    for folder in folders:
+        with adapted(loaded.model, folder, fingerprint=loaded.fingerprint):
+            pass
 
 
 def _named(adapters: Sequence[str | Path]) -> dict[str, Path | None]:
@@ -206,39 +276,29 @@ def telling_names(places: Sequence[Path]) -> list[str]:
     for length in range(1, max((len(place.parts) for place in places), default=0) + 1):
         endings = [place.parts[-length:] for place in places]
         for names in ([ending[0] for ending in endings], ["-".join(ending) for ending in endings]):
-            if len({*names, BASE}) > len(places):
+            if len({*names}) == len(places) and not TAKEN.intersection(names):
                 return [name.strip("/") for name in names]
     return []
 
 
 def _evaluate_one(
-    recipe: Recipe, requested: Requested, loaded: LoadedModel, adapter: Path | None, place: Path
-) -> dict[str, Any]:
+    recipe: Recipe, requested: Requested, loaded: LoadedModel, adapter: Path | None, kept: KeptScores
+) -> None:
     """One model, with or without an adapter, which is taken off again afterwards."""
-    started, base, tokenizer = time.perf_counter(), loaded.model, loaded.tokenizer
+    base, tokenizer = loaded.model, loaded.tokenizer
     title = "" if adapter is None else adapter.name
     with nullcontext(base) if adapter is None else adapted(base, adapter, fingerprint=loaded.fingerprint) as model:
         model.eval()
-        measurement = _measure(recipe, requested, TorchBackend(model, tokenizer), title)
-        measurement.save(place / SAMPLES)
-        benchmarks = {name: _ask(recipe, name, model, tokenizer) for name in requested.benchmarks}
-        if benchmarks:
-            write_json(place / BENCHMARK_SAMPLES, {name: found.samples for name, found in benchmarks.items()})
-        harness = None
+        ask_sets(recipe, TorchBackend(model, tokenizer), title, kept, task=bool(requested.tasks))
+        for name in requested.benchmarks:
+            ask_benchmark(recipe, name, model, tokenizer, kept)
         if requested.foreign:
-            where, limit = recipe.data.data_dir, recipe.eval.task_rows
-            harness = run_tasks(model, tokenizer, requested.foreign, data_dir=where, limit=limit)
-            write_json(place / HARNESS_SAMPLES, json.loads(json.dumps(harness.samples, default=str)))
-    scores = summarise(measurement) | _benchmark_scores(benchmarks) | _harness_scores(harness)
-    account = _account(recipe, loaded.name, adapter, scores, started, place)
-    account["arithmetic"] = None if loaded.arithmetic is None else loaded.arithmetic.to_mapping()
-    account["lm_eval_versions"] = harness.versions if harness else {}
-    write_json(place / RESULTS, account)
-    return account
+            ask_harness(recipe, requested.foreign, model, tokenizer, kept)
+    decided = None if loaded.arithmetic is None else loaded.arithmetic.to_mapping()
+    kept.finish({**_account(recipe, loaded.name, adapter, kept), "arithmetic": decided})
 
 
-def _evaluate_with_vllm(recipe: Recipe, requested: Requested, place: Path, adapter: Path | None) -> dict[str, Any]:
-    started = time.perf_counter()
+def _evaluate_with_vllm(recipe: Recipe, requested: Requested, kept: KeptScores, adapter: Path | None) -> None:
     model = resolve(recipe.model.name, recipe.model.revision)
     backend = VllmBackend(
         str(model),
@@ -247,12 +307,8 @@ def _evaluate_with_vllm(recipe: Recipe, requested: Requested, place: Path, adapt
         seed=recipe.eval.seed,
         trust_remote_code=recipe.model.trust_remote_code,
     )
-    measurement = _measure(recipe, requested, backend, "" if adapter is None else adapter.name)
-    measurement.save(place / SAMPLES)
-    account = _account(recipe, recipe.model.name, adapter, summarise(measurement), started, place)
-    account["lm_eval_versions"] = {}
-    write_json(place / RESULTS, account)
-    return account
+    ask_sets(recipe, backend, "" if adapter is None else adapter.name, kept, task=bool(requested.tasks))
+    kept.finish(_account(recipe, recipe.model.name, adapter, kept))
 
 
 def _check_vllm(recipe: Recipe, requested: Requested, folders: Mapping[str, Path | None]) -> None:
@@ -279,56 +335,15 @@ def _check_vllm(recipe: Recipe, requested: Requested, folders: Mapping[str, Path
         )
 
 
-def _account(
-    recipe: Recipe, model: str, adapter: Path | None, scores: dict[str, Any], started: float, place: Path
-) -> dict[str, Any]:
+def _account(recipe: Recipe, model: str, adapter: Path | None, kept: KeptScores) -> dict[str, Any]:
     return {
         "model": model,
         "adapter": str(adapter) if adapter else None,
-        "scores": scores,
-        "seconds": time.perf_counter() - started,
+        "scores": kept.scores,
+        "seconds": kept.seconds,
         "versions": versions(),
         "device": device(recipe.device),
         "recipe": recipe.to_mapping(),
-        "path": str(place / RESULTS),
+        "path": str(kept.place / RESULTS),
+        "lm_eval_versions": kept.parts.get(HARNESS, {}).get("versions", {}),
     }
-
-
-def _measure(recipe: Recipe, requested: Requested, backend: Backend, title: str) -> Measurement:
-    if not requested.measured:
-        return Measurement()
-    with ProgressLine(f"evaluating {title}".rstrip()) as line:
-        return measure(recipe, backend, rows=None, words=True, task=bool(requested.tasks), progress=line)
-
-
-def _ask(recipe: Recipe, name: str, model: nn.Module, tokenizer: Any) -> BenchmarkResult:
-    with ProgressLine(name) as line:
-        return BENCHMARKS[name].run(
-            BenchmarkRun(
-                model,
-                tokenizer,
-                Path(_data_dir(recipe, "benchmarks")),
-                recipe.eval.task_rows,
-                seed=recipe.eval.seed,
-                progress=line,
-                announce=lambda text: print(text, file=sys.stderr, flush=True),
-            )
-        )
-
-
-def _data_dir(recipe: Recipe, what: str) -> str:
-    if recipe.data.data_dir is None:
-        raise ConfigError(f"{what} take their rows from a data directory", do="name it with --data-dir")
-    return recipe.data.data_dir
-
-
-def _benchmark_scores(found: dict[str, BenchmarkResult]) -> dict[str, dict[str, Any]]:
-    return _prefixed("benchmark", ((name, result.scores) for name, result in found.items()))
-
-
-def _harness_scores(found: HarnessResult | None) -> dict[str, dict[str, Any]]:
-    return _prefixed("lm-eval", found.scores.items() if found else ())
-
-
-def _prefixed(kind: str, scores: Iterable[tuple[str, dict[str, dict[str, Any]]]]) -> dict[str, dict[str, Any]]:
-    return {f"{kind}/{name}/{metric}": score for name, row in scores for metric, score in row.items()}

@@ -10,7 +10,6 @@ import hashlib
 import json
 import multiprocessing
 import os
-import shutil
 import sys
 import threading
 from collections.abc import Callable
@@ -18,12 +17,23 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-from farss.errors import FarssError
+from safetensors import SafetensorError
+
+from farss.errors import FarssError, UnwrittenError
 from farss.experiment import progress
 from farss.experiment.workers import WHOLE, Share
 from farss.storage import write_json
+from farss.storage.disk import full_disk
+from farss.storage.owned import check_clear, check_own, clear, seal, take
 
-DONE = "done.json"
+DONE, STARTED = "done.json", "started.json"
+STAGE = "run, a stage"
+"""By whom the folder of a stage is marked as made."""
+LEFT = (
+    *(STARTED, DONE, "plan.json", "plan.safetensors", "*.jsonl.gz", "adapter", "peft", "model", "checkpoints"),
+    *("stats.safetensors", "partial.safetensors", "*.json", "*.safetensors"),
+)
+"""What a stage under way may leave; of one that is done every file is listed."""
 START_METHOD = "forkserver" if sys.platform == "linux" else "spawn"
 """How a stage's process is made. A plain fork of a process that has computed with several threads never finishes its
 first parallel region, and one that has used a GPU cannot use it again; the server has only imported the libraries."""
@@ -42,9 +52,21 @@ def finished(folder: Path, key: str) -> dict[str, Any] | None:
     """What the stage left when it was done with this key, or None if it has to be done."""
     try:
         content = json.loads((folder / DONE).read_text(encoding="utf-8"))
-    except (FileNotFoundError, json.JSONDecodeError):
+    except (OSError, ValueError):
         return None
-    return content if content.get("key") == key else None
+    return content if isinstance(content, dict) and content.get("key") == key else None
+
+
+def check_stage(folder: Path, key: str) -> None:
+    """Make sure that a stage that has to be done can be done in its folder: all that stands there is of a stage.
+
+    Raises:
+        OutputError: naming what is not; nothing was touched.
+    """
+    if finished(folder, key) is None:
+        check_own(folder, STAGE)
+        if folder.is_dir():
+            check_clear(folder)
 
 
 def run_stage(folder: Path, key: str, work: Callable[[Path], dict[str, Any]], share: Share = WHOLE) -> dict[str, Any]:
@@ -58,18 +80,30 @@ def run_stage(folder: Path, key: str, work: Callable[[Path], dict[str, Any]], sh
         share: what the child may use of the machine; whether that is all of it is kept too, for what is timed.
 
     Raises:
+        OutputError: if something in the folder was not written by a stage; it is left as it is.
         FarssError: what the child raised, or that it was killed.
     """
     done = finished(folder, key)
     if done is not None:
         return done
-    started = folder / "started.json"
-    if folder.exists() and (not started.exists() or json.loads(started.read_text())["key"] != key):
-        shutil.rmtree(folder)
-    write_json(started, {"key": key})
+    check_stage(folder, key)
+    if _begun_with(folder) != key:
+        clear(folder)
+    take(folder, STAGE, writing=LEFT)
+    write_json(folder / STARTED, {"key": key})
     content = {**_in_child(work, folder, share), "key": key, "alone": share.whole}
     write_json(folder / DONE, content)
+    seal(folder)
     return content
+
+
+def _begun_with(folder: Path) -> str | None:
+    """The key of the stage that was begun in a folder; None where none was."""
+    try:
+        content = json.loads((folder / STARTED).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return content.get("key") if isinstance(content, dict) else None
 
 
 def _in_child(work: Callable[[Path], dict[str, Any]], folder: Path, share: Share) -> dict[str, Any]:
@@ -122,6 +156,10 @@ def _child(
         sender.send(work(folder))
     except FarssError as error:
         sender.send(_Failure.of(error))
+    except (OSError, RuntimeError, SafetensorError) as error:
+        if (full := full_disk(error, folder)) is None:
+            raise
+        sender.send(_Failure.of(full))
     except KeyboardInterrupt:
         sys.exit(130)
 
@@ -135,19 +173,19 @@ def _end_with_parent(connection: Connection) -> None:
 
 
 class _Failure(FarssError):
-    """A FarssError that survives the pipe: its message as it was, its exit code kept."""
+    """A FarssError that survives the pipe: its message as it was, its exit code kept, and what was measured."""
+
+    result: Any = None
 
     @classmethod
     def of(cls, error: FarssError) -> _Failure:
-        failure = cls(str(error))
-        failure.exit_code = error.exit_code
-        return failure
+        return _rebuild(str(error), error.exit_code, error.result if isinstance(error, UnwrittenError) else None)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _rebuild, (str(self), self.exit_code)
+        return _rebuild, (str(self), self.exit_code, self.result)
 
 
-def _rebuild(message: str, exit_code: int) -> _Failure:
+def _rebuild(message: str, exit_code: int, result: Any) -> _Failure:
     failure = _Failure(message)
-    failure.exit_code = exit_code
+    failure.exit_code, failure.result = exit_code, result
     return failure

@@ -16,12 +16,19 @@ from farss.errors import AdapterError, ConfigError
 from farss.experiment import materials
 from farss.experiment.accounts import rank_account
 from farss.experiment.arithmetic import settle
+from farss.experiment.outputs import begin_again, check_new_output, check_output, inputs_on_disk, rescued
 from farss.experiment.progress import ProgressLine
 from farss.model.sources import load
-from farss.storage import write_atomically, write_json
+from farss.processes import require_one_process
+from farss.storage import held, write_atomically, write_json
+from farss.storage.owned import take, writing
+from farss.storage.places import keep_apart
+from farss.training.checkpoints import check_settings
 from farss.training.sft import train
 
 RECIPE = "recipe.yaml"
+VERB, CHECKPOINTS, ADAPTER, ACCOUNT = "train", "checkpoints", "adapter", "train.json"
+"""`farss train`, and what it writes in its folder beside the recipe."""
 ADAPTER_FORMS = ("peft", "portable")
 
 
@@ -37,19 +44,6 @@ def recipe_of(folder: str | Path) -> Recipe:
     return Recipe.from_yaml(path)
 
 
-def require_new(out: str | Path) -> None:
-    """Refuse an output folder that holds something, before anything dear is done.
-
-    Raises:
-        ConfigError: if it does, or is a file.
-    """
-    path = Path(out)
-    if path.is_dir() and any(path.iterdir()):
-        raise ConfigError("the output folder is not empty", where=out, do="choose another --out, or remove it")
-    if path.exists() and not path.is_dir():
-        raise ConfigError("the output folder is a file", where=out, do="choose another --out")
-
-
 def require_adapter(folder: str | Path) -> None:
     """Refuse an adapter folder that is not there, before a model is loaded.
 
@@ -60,37 +54,63 @@ def require_adapter(folder: str | Path) -> None:
         raise AdapterError("the adapter folder does not exist", where=folder, do="check the path")
 
 
-def fine_tune(recipe: Recipe, init: str | Path, out: str | Path) -> dict[str, Any]:
+def fine_tune(recipe: Recipe, init: str | Path, out: str | Path, *, fresh: bool = False) -> dict[str, Any]:
     """Train an initialised adapter; leaves `adapter/`, the checkpoints and `train.json`.
+
+    Args:
+        recipe: data and train settings, and the model that the adapter was initialised for.
+        init: a folder of `farss init`.
+        out: new, empty, or of the same training, which then goes on from its last checkpoint.
+        fresh: remove what an earlier call left in the folder, and begin again.
 
     Raises:
         ConfigError: if `out` holds a finished training.
+        OutputError: if `out` holds something else.
         AdapterError: if the adapter is missing or belongs to another base model.
         DataError: if rows are missing, lack fields, or keep no response token.
         NumericalError: if the loss becomes NaN.
     """
-    place = Path(out)
-    if (place / "adapter").exists():
-        raise ConfigError("this folder holds a finished training", where=place, do="choose another --out")
+    require_one_process("farss train")
+    read = inputs_on_disk(recipe) | {"the initialised adapter": init}
+    place = check_output(VERB, out, read, (RECIPE, ADAPTER, ACCOUNT), fresh=fresh)
+    if not fresh and (place / ADAPTER).exists():
+        raise ConfigError(
+            "this folder holds a finished training", where=place, do="choose another --out, or give --fresh"
+        )
     require_adapter(Path(init) / "adapter")
     materials.training_rows(recipe)
     asked = recipe
     recipe, decided = settle(asked)
+    if not fresh:
+        check_settings(place / CHECKPOINTS, recipe.train)
     loaded = materials.load_model(recipe)
     examples = materials.training_examples(recipe, loaded.tokenizer)
     model = load_adapter(loaded.model, Path(init) / "adapter", dropout=recipe.train.dropout, trainable=True)
-    write_atomically(place / RECIPE, lambda file: file.write_text(asked.to_yaml(), encoding="utf-8"))
+    with held(place):
+        begin_again(place, fresh)
+        take(place, VERB)
+        with writing(place, RECIPE):
+            write_atomically(place / RECIPE, lambda file: file.write_text(asked.to_yaml(), encoding="utf-8"))
+        account = _trained(recipe, model, loaded.tokenizer, examples, place) | {"arithmetic": decided.to_mapping()}
+        with rescued(account), writing(place, ACCOUNT):
+            write_json(place / ACCOUNT, account)
+    return account
+
+
+def _trained(recipe: Recipe, model: Any, tokenizer: Any, examples: Any, place: Path) -> dict[str, Any]:
+    """Train, write the adapter, and return the account of it."""
     with ProgressLine("training") as line:
         result = train(
             model,
-            loaded.tokenizer,
+            tokenizer,
             examples,
             recipe.train,
-            place / "checkpoints",
+            place / CHECKPOINTS,
             progress=lambda step, total, loss: line(step, total, f"loss {loss:.3f}"),
         )
-    save_adapter(model, place / "adapter")
-    account = {
+    with writing(place, ADAPTER):
+        save_adapter(model, place / ADAPTER)
+    return {
         "steps": result.steps,
         "seconds": result.seconds,
         "tokens_per_second": result.tokens_per_second,
@@ -98,12 +118,9 @@ def fine_tune(recipe: Recipe, init: str | Path, out: str | Path) -> dict[str, An
         "first_loss": result.curve[0][1],
         "last_loss": result.curve[-1][1],
         "curve": [list(point) for point in result.curve],
-        "arithmetic": decided.to_mapping(),
         "adapter": str(place / "adapter"),
         **rank_account(result),
     }
-    write_json(place / "train.json", account)
-    return account
 
 
 def export_adapter(
@@ -112,11 +129,13 @@ def export_adapter(
     """Write a trained adapter in a form other tools load, and check its outputs.
 
     Raises:
-        ConfigError: if `out` is not empty, or a rank is given for another form than `portable`.
+        OutputError: if `out` is not empty, or part of what is read.
+        ConfigError: if a rank is given for another form than `portable`.
         AdapterError: if the adapter is missing, damaged, or made for another base model.
         NumericalError: if the written files do not give the trained model's outputs.
     """
-    require_new(out)
+    require_one_process("farss export")
+    check_new_output(out, {"the adapter": adapter, "the base model": model})
     if rank is not None and to != "portable":
         raise ConfigError("only the portable form is recompressed to a rank", got=f"--to {to} --rank {rank}")
     if rank is not None and rank < 1:
@@ -125,7 +144,9 @@ def export_adapter(
     # An adapter is checked in float32, where a wrong one cannot hide in the rounding of the base's own dtype; a whole
     # model is written in the base's dtype, and so checked in it.
     dtype = "float32" if to in ADAPTER_FORMS else "checkpoint"
-    loaded = load(ModelConfig(name=model or base_name_of(adapter)), dtype=dtype)
+    base = model or base_name_of(adapter)
+    keep_apart(out, {"the base model": base})
+    loaded = load(ModelConfig(name=base), dtype=dtype)
     trained = load_adapter(loaded.model, adapter)
     report = export(trained, out, to=to, tokenizer=loaded.tokenizer, rank=rank)
     return {**dataclasses.asdict(report), "path": str(report.path)}

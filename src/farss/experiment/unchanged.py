@@ -16,6 +16,7 @@ from farss.errors import ConfigError
 from farss.model.fingerprints import files_hash
 from farss.model.sources import resolve
 from farss.storage import write_json
+from farss.storage.owned import writing
 
 INPUTS = "inputs.json"
 
@@ -27,7 +28,7 @@ def check_unchanged(found: Mapping[str, str], folder: Path) -> None:
 
     Args:
         found: name and request (`requested`) -> hash of what answers it.
-        folder: of the run, held by the caller.
+        folder: of the run, held by the caller and marked.
 
     Raises:
         ConfigError: naming what changed; nothing was touched.
@@ -44,7 +45,8 @@ def check_unchanged(found: Mapping[str, str], folder: Path) -> None:
                 do="bring the former one back, or give another run folder with `--out`",
             )
     if not found.items() <= known.items():
-        write_json(file, known | dict(found))
+        with writing(folder, INPUTS):
+            write_json(file, known | dict(found))
 
 
 def requested(what: str, *request: object) -> str:

@@ -67,7 +67,7 @@ def files_hash(folder: Path) -> str:
     Unlike `fingerprint` it needs no model in memory, and tells apart what bfloat16 does not.
     """
     digest = hashlib.sha256()
-    for file in sorted(path for path in folder.iterdir() if path.suffix in MODEL_FILES):
+    for file in sorted(path for path in folder.iterdir() if path.suffix in MODEL_FILES and path.is_file()):
         with open(file, "rb") as opened:
             digest.update(f"{file.name} {hashlib.file_digest(opened, 'sha256').hexdigest()}\n".encode())
     return digest.hexdigest()[:16]

@@ -4,21 +4,27 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from farss.errors import StorageError
+from farss.config import TrainConfig
+from farss.errors import OutputError, StorageError
+from farss.settings import differences
 from farss.storage import read_tensors, write_json, write_tensors
+from farss.storage.owned import check_own, is_listed, remove, take, writing
 
 WEIGHTS = "learned.safetensors"
 STATE = "trainer_state.json"
 IDENTITY = "training.json"
 PREFIX = "checkpoint-"
+TRAINING = "train, its checkpoints"
+"""By whom the folder of checkpoints is marked as made."""
+ANOTHER = "choose another folder"
 
 
 def learned_weights(model: nn.Module) -> dict[str, Tensor]:
@@ -70,25 +76,60 @@ def claim(out: Path, identity: dict[str, Any], *, resume: bool) -> Path | None:
     Checkpoints are removed if `resume` is False; otherwise they must come from the same training.
 
     Raises:
+        OutputError: if `out` holds something that is no checkpoint of farss.
         StorageError: if `out` cannot be written, or holds checkpoints of a training with other settings or data.
     """
-    path = out / IDENTITY
+    _check_folder(out)
     found = latest_checkpoint(out) if resume else None
     if found is not None:
-        before = _read(path)
-        if before != identity:
-            keys = sorted(key for key in identity if before.get(key) != identity[key])
-            raise StorageError(
-                "the folder holds checkpoints of another training",
-                where=out,
-                got=f"different {', '.join(keys)}",
-                do="choose another folder, or do not resume",
-            )
+        _require_same(out, _read(out / IDENTITY), identity)
         return found
+    take(out, TRAINING)
     for folder in _checkpoints(out):
-        shutil.rmtree(folder, ignore_errors=True)
-    write_json(path, identity)
+        remove(out, folder.name)
+    with writing(out, IDENTITY):
+        write_json(out / IDENTITY, identity)
     return None
+
+
+def check_settings(out: Path, config: TrainConfig) -> None:
+    """Make sure, before a model is loaded, that checkpoints in `out`, if any, are of a training with these settings.
+
+    Raises:
+        OutputError: if `out` holds something that is no checkpoint of farss.
+        StorageError: naming the settings that differ, with both values.
+    """
+    _check_folder(out)
+    if latest_checkpoint(out) is not None:
+        former = _read(out / IDENTITY)
+        _require_same(out, former, {**former, "settings": config.decisive()})
+
+
+def _check_folder(out: Path) -> None:
+    check_own(out, TRAINING, (IDENTITY,))
+    if unlisted := [folder.name for folder in _numbered(out) if not is_listed(out, folder.name)]:
+        raise OutputError("a checkpoint in the folder is not of farss", where=out, got=unlisted[0], do=ANOTHER)
+
+
+def _require_same(out: Path, before: dict[str, Any], identity: dict[str, Any]) -> None:
+    if before != identity:
+        raise StorageError(
+            "the folder holds checkpoints of another training",
+            where=out,
+            got="; ".join(differences(before, identity)),
+            do="give the former settings, begin again there with --fresh, or choose another --out",
+        )
+
+
+@contextmanager
+def checkpoint_written(out: Path, step: int) -> Iterator[None]:
+    """The block writes the checkpoint of a step into a folder that was claimed.
+
+    Raises:
+        OutputError: if something else has its name.
+    """
+    with writing(out, f"{PREFIX}{step}"):
+        yield
 
 
 def drop_older(out: Path) -> None:
@@ -98,7 +139,7 @@ def drop_older(out: Path) -> None:
         return
     for folder in _checkpoints(out):
         if _step(folder) < _step(newest):
-            shutil.rmtree(folder, ignore_errors=True)
+            remove(out, folder.name)
 
 
 def weights_digest(model: nn.Module, names: Iterable[str]) -> str:
@@ -113,6 +154,11 @@ def weights_digest(model: nn.Module, names: Iterable[str]) -> str:
 
 
 def _checkpoints(out: Path) -> list[Path]:
+    """The folders of checkpoints that farss wrote."""
+    return [folder for folder in _numbered(out) if is_listed(out, folder.name)]
+
+
+def _numbered(out: Path) -> list[Path]:
     return [folder for folder in out.glob(f"{PREFIX}*") if folder.is_dir() and folder.name[len(PREFIX) :].isdigit()]
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-import os
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -19,6 +18,7 @@ from farss.config import TrainConfig
 from farss.errors import ModelError, StorageError
 from farss.model.arithmetic import trains_in_bfloat16, warn_if_emulated
 from farss.model.calibration import pad_token
+from farss.processes import processes, require_one_process
 from farss.training.batching import split_batch
 from farss.training.checkpoints import STATE, claim, learned_weights, load_learned_, weights_digest
 from farss.training.memory import PeakMemory
@@ -95,18 +95,20 @@ def train(
     Raises:
         DataError: if there are no examples, or one has no response token.
         ModelError: if no parameter requires gradients.
+        ProcessesError: if several processes were started together.
         ConfigError: if the batch cannot be split evenly, or the training is too short for the method.
         AdapterError: if the ranks of AdaLoRA were not looked at in every step.
         NumericalError: if the loss or its gradient is not finite, naming the step.
         StorageError: if `out` cannot be written, or holds checkpoints of another training.
     """
+    require_one_process("training")
     task = task or LanguageModelling()
     task.check(examples)
     _check(model)
     warn_if_emulated(model)
     keep_learned_weights_exact_(model, trains)
     identity = {
-        "settings": config.to_mapping(),
+        "settings": config.decisive(),
         "trains": trains,
         "data": task.fingerprint(examples, config.seed),
         "start": weights_digest(model, learned_weights(model)),
@@ -176,9 +178,8 @@ def _in_bfloat16(config: TrainConfig, model: nn.Module) -> bool:
 def _arguments(model: nn.Module, config: TrainConfig, folder: Path, steps: int, keeps: bool) -> TrainingArguments:
     from transformers import TrainingArguments
 
-    processes = int(os.environ.get("WORLD_SIZE", "1"))  # what `accelerate launch` and `torchrun` set
-    rows, passes = split_batch(config.batch_size, config.micro_batch_size, processes)
-    on_cpu = next(model.parameters()).device.type == "cpu" and processes == 1
+    rows, passes = split_batch(config.batch_size, config.micro_batch_size, processes())
+    on_cpu = next(model.parameters()).device.type == "cpu"
     saves = keeps and config.save_steps is not None
     args = TrainingArguments(
         output_dir=str(folder),
@@ -204,7 +205,7 @@ def _arguments(model: nn.Module, config: TrainConfig, folder: Path, steps: int, 
         dataloader_pin_memory=not on_cpu,
     )
     if args.n_gpu > 1:
-        args._n_gpu = 1  # one process, one GPU: several are used through `accelerate launch`
+        args._n_gpu = 1  # one process, one GPU
     return args
 
 

@@ -16,8 +16,9 @@ from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArgu
 from farss.adapters.gated import constrained_factors
 from farss.adapters.triplets import has_triplets
 from farss.errors import ConfigError, NumericalError, StorageError
+from farss.storage.disk import full_disk
 from farss.training.batching import BatchOrder
-from farss.training.checkpoints import drop_older, load_learned_, save_learned
+from farss.training.checkpoints import checkpoint_written, drop_older, load_learned_, save_learned
 from farss.training.rank_budget import RankBudget
 from farss.training.regularisers import regulariser_of
 from farss.training.stiefel import hold_factors_
@@ -168,17 +169,20 @@ class SupervisedTrainer(Trainer):
                 self.budget.save(folder)
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        out = Path(self.args.output_dir or ".")
         try:
-            super()._save_checkpoint(model, trial)
+            with checkpoint_written(out, self.state.global_step):
+                super()._save_checkpoint(model, trial)
         except (OSError, RuntimeError) as error:  # torch reports a full disk as a RuntimeError
-            raise StorageError(
+            unwritten = StorageError(
                 "the checkpoint could not be written",
-                where=self.args.output_dir,
+                where=out,
                 got=str(error),
-                do="free some space and run again: training goes on from the checkpoint before",
-            ) from error
+                do="free some space, or allow writing, and run again: it goes on from the checkpoint before",
+            )
+            raise full_disk(error, out) or unwritten from error
         if self.args.should_save:
-            drop_older(Path(self.args.output_dir or "."))
+            drop_older(out)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         # The Trainer would load a PEFT folder and switch adapters, which leaves a reference adapter out.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from farss.cli.options import add_recipe_options, recipe_from
+from farss.cli.options import add_fresh_option, add_recipe_options, recipe_from
 from farss.cli.output import emit
 
 SUMMARY = "measure what any adapter or fine-tuned model kept of its base model, and list the facts it lost"
@@ -29,6 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         choices=("K", "K_p"),
         help="what --min-k bounds: the ratio of accuracies (default) or of probabilities",
     )
+    add_fresh_option(parser)
     parser.add_argument("--out", metavar="DIR", required=True, help="folder for audit.html, audit.json and the samples")
 
 
@@ -49,5 +50,6 @@ def act(arguments: argparse.Namespace) -> int:
         text_windows=arguments.text_windows,
         min_k=arguments.min_k,
         gate=arguments.gate,
+        fresh=arguments.fresh,
     )
     return emit(arguments, report, [*lines(report), f"audit: {Path(arguments.out) / 'audit.html'}"])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from farss.cli.options import RUN_FLAGS, add_recipe_options, add_workers_option, recipe_from
+from farss.cli.options import RUN_FLAGS, add_fresh_option, add_recipe_options, add_workers_option, recipe_from
 from farss.cli.output import print_run
 
 SUMMARY = "compare full fine-tuning, LoRA, PiSSA, MiLoRA and FARSS on SmolLM2-135M, in minutes, on a CPU"
@@ -15,6 +15,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Flags that override the demo's recipe."""
     add_recipe_options(parser, RUN_FLAGS)
     parser.add_argument("--out", metavar="DIR", default="runs/demo", help="run folder (default runs/demo)")
+    add_fresh_option(parser)
     add_workers_option(parser)
 
 
@@ -25,5 +26,5 @@ def act(arguments: argparse.Namespace) -> int:
     from farss.experiment.runs.run import run
 
     recipe = recipe_from(arguments, Recipe.from_yaml(find_recipe("demo")))
-    report, folder = run(recipe, arguments.out, arguments.workers)
+    report, folder = run(recipe, arguments.out, arguments.workers, fresh=arguments.fresh)
     return print_run(arguments, report, folder)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from farss.cli.options import add_recipe_options, recipe_from
+from farss.cli.options import add_fresh_option, add_recipe_options, recipe_from
 from farss.cli.output import emit
 
 SUMMARY = "score a model, with or without an adapter, on knowledge sets, tasks and benchmarks; samples are kept"
@@ -28,6 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--tasks", required=True, help="comma-separated names of `farss tasks`")
     parser.add_argument("--backend", choices=("torch", "vllm"), default="torch", help="what reads and writes text")
+    add_fresh_option(parser)
     parser.add_argument("--out", metavar="DIR", required=True, help="folder for results.json and the samples")
 
 
@@ -37,7 +38,12 @@ def act(arguments: argparse.Namespace) -> int:
 
     names = tuple(name.strip() for name in arguments.tasks.split(",") if name.strip())
     result = evaluate(
-        recipe_from(arguments), names, arguments.out, adapters=arguments.adapter, backend=arguments.backend
+        recipe_from(arguments),
+        names,
+        arguments.out,
+        adapters=arguments.adapter,
+        backend=arguments.backend,
+        fresh=arguments.fresh,
     )
     runs = result.get("runs", {"": result})
     lines = [line for name, run in runs.items() for line in _lines(name, run)]

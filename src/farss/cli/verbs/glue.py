@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from farss.cli.options import add_recipe_options, add_workers_option, recipe_from
+from farss.cli.options import add_fresh_option, add_recipe_options, add_workers_option, recipe_from
 from farss.cli.output import emit
 from farss.config import HeadConfig
 from farss.errors import ConfigError
@@ -55,6 +55,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--out", metavar="DIR", required=True, help="folder for results.json, table.md and the adapters"
     )
+    add_fresh_option(parser)
     add_workers_option(parser)
 
 
@@ -75,6 +76,7 @@ def act(arguments: argparse.Namespace) -> int:
         splits=_names(arguments.splits),
         train_on=arguments.train_on,
         workers=arguments.workers,
+        fresh=arguments.fresh,
     )
     return emit(arguments, results, [markdown(results), f"results: {Path(arguments.out) / 'results.json'}"])
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from farss.cli.options import RUN_FLAGS, add_recipe_options, add_workers_option, recipe_from
+from farss.cli.options import RUN_FLAGS, add_fresh_option, add_recipe_options, add_workers_option, recipe_from
 from farss.cli.output import print_run
 from farss.errors import ConfigError
 
@@ -17,6 +17,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("positional_recipe", metavar="RECIPE", nargs="?", help="YAML file or the name of a shipped one")
     add_recipe_options(parser, RUN_FLAGS)
     parser.add_argument("--out", metavar="DIR", help="run folder (default runs/NAME)")
+    add_fresh_option(parser)
     add_workers_option(parser)
 
 
@@ -30,5 +31,5 @@ def act(arguments: argparse.Namespace) -> int:
     if arguments.positional_recipe:
         arguments.recipe = str(find_recipe(arguments.positional_recipe))
     recipe = recipe_from(arguments)
-    report, folder = run(recipe, arguments.out, arguments.workers)
+    report, folder = run(recipe, arguments.out, arguments.workers, fresh=arguments.fresh)
     return print_run(arguments, report, folder)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from farss.cli.options import add_recipe_options, recipe_from
+from farss.cli.options import add_fresh_option, add_recipe_options, recipe_from
 from farss.cli.output import emit
 
 SUMMARY = "fine-tune an initialised adapter; the loss counts response tokens only"
@@ -29,6 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
             "--seed",
         ),
     )
+    add_fresh_option(parser)
     parser.add_argument("--out", metavar="DIR", required=True, help="folder for checkpoints and the trained adapter")
 
 
@@ -37,7 +38,7 @@ def act(arguments: argparse.Namespace) -> int:
     from farss.experiment.steps import fine_tune, recipe_of
 
     recipe = recipe_from(arguments, recipe_of(arguments.init))
-    result = fine_tune(recipe, arguments.init, arguments.out)
+    result = fine_tune(recipe, arguments.init, arguments.out, fresh=arguments.fresh)
     lines = [
         f"{result['steps']} steps in {result['seconds']:.0f} s, {result['tokens_per_second']:.0f} tokens/s; "
         f"loss {result['first_loss']:.3f} to {result['last_loss']:.3f}",

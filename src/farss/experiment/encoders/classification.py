@@ -21,14 +21,15 @@ from farss.datasets.glue import GlueRow, GlueTask, glue_rows, glue_task
 from farss.errors import ConfigError
 from farss.evaluation.glue import predict, samples_of, save_samples
 from farss.experiment.accounts import rank_account
-from farss.experiment.arithmetic import settle_in
+from farss.experiment.arithmetic import ARITHMETIC, settle_in
 from farss.experiment.encoders.glue_results import SAMPLES, assemble
 from farss.experiment.initialisation.planning import Preparation, prepare, spectrum_folder
 from farss.experiment.jobs import Job, jobs_of
 from farss.experiment.materials import calibration_examples
+from farss.experiment.outputs import begin_again, check_output, inputs_on_disk, rescued
 from farss.experiment.progress import ProgressLine
-from farss.experiment.stages import run_stage, stage_key
-from farss.experiment.unchanged import check_unchanged, model_input, requested
+from farss.experiment.stages import check_stage, run_stage, stage_key
+from farss.experiment.unchanged import INPUTS, check_unchanged, model_input, requested
 from farss.experiment.workers import Share, run_all, shares
 from farss.methods import get_method, package_of_method
 from farss.methods.base import KNOWLEDGE
@@ -38,13 +39,16 @@ from farss.model.devices import place
 from farss.model.heads import load_classifier
 from farss.model.sources import LoadedModel, resolve
 from farss.model.spectra import SpectrumCache
+from farss.processes import require_one_process
 from farss.report.glue import markdown
 from farss.storage import held, write_atomically, write_json
+from farss.storage.owned import take, writing
 from farss.training.head import release_head_, warm_up_head_
 from farss.training.sft import TrainReport, train
 from farss.training.tasks import Classification
 
 SPLITS = ("validation",)
+FILES = (ARITHMETIC, "recipe.yaml", INPUTS, "results.json", "table.md")
 FORMAT = 1  # raise when what a stage leaves changes, so that older ones are done again
 
 GLUE_RECIPE = Recipe(
@@ -97,7 +101,7 @@ class GlueJob:
             recipe.model.to_mapping(),
             [data.data_dir, data.train_rows, data.calibration_rows, data.max_length, data.seed],
             [recipe.init.to_mapping(), recipe.match, recipe.budget_params],
-            recipe.train.to_mapping(),
+            recipe.train.decisive(),
             recipe.eval.task_rows,
             *([package] if (package := package_of_method(self.job.method)) else []),
         )
@@ -112,6 +116,7 @@ def run_glue(
     splits: Sequence[str] = SPLITS,
     train_on: str | None = None,
     workers: int = 1,
+    fresh: bool = False,
 ) -> dict[str, Any]:
     """Fine-tune an encoder on every task with every method, learning rate and seed of a recipe, and score it.
 
@@ -129,6 +134,7 @@ def run_glue(
         splits: what is measured.
         train_on: learn the training rows of this task instead of each task's own; its labels must mean the same.
         workers: how many jobs are done at a time.
+        fresh: remove what an earlier call left in the folder, and begin again.
 
     Returns:
         The content of `results.json`.
@@ -136,6 +142,7 @@ def run_glue(
     Raises:
         FarssError: see `docs/errors.md`; finished jobs stay.
     """
+    require_one_process("farss glue")
     chosen = [glue_task(name) for name in dict.fromkeys(tasks)]
     if not chosen:
         raise ConfigError("name at least one task of GLUE", where="tasks")
@@ -146,21 +153,28 @@ def run_glue(
     source = None if train_on is None else glue_task(train_on)
     for task in chosen:
         _require_same_labels(task, source)
-    inputs = _inputs(recipe, chosen, splits, source)
-    place = Path(out)
+    place = check_output("glue", out, inputs_on_disk(recipe), FILES, fresh=fresh)
     warm = head or HeadConfig()
     jobs = [GlueJob(task, job, warm, tuple(splits), source) for task in chosen for job in jobs_of(recipe)]
+    if not fresh:
+        for job in jobs:
+            check_stage(place / job.folder, job.key(recipe))
+    inputs = _inputs(recipe, chosen, splits, source)
     with held(place):
+        begin_again(place, fresh)
+        take(place, "glue")
         check_unchanged(inputs, place)
-        write_atomically(place / "recipe.yaml", lambda file: file.write_text(recipe.to_yaml(), encoding="utf-8"))
+        with writing(place, "recipe.yaml"):
+            write_atomically(place / "recipe.yaml", lambda file: file.write_text(recipe.to_yaml(), encoding="utf-8"))
         settled, decided = settle_in(place, recipe)
         run_all([functools.partial(_carry_out, settled, place, job, job.key(recipe)) for job in jobs], parts)
         done = [(job.task, job.job, place / job.folder) for job in jobs]
         training = {task.name: _rows(recipe, source or task, "train") for task in chosen}
         results = assemble(recipe, done, training, warm, tuple(splits))
         results["arithmetic"] = decided.to_mapping()
-        write_json(place / "results.json", results)
-        write_atomically(place / "table.md", lambda file: file.write_text(markdown(results), encoding="utf-8"))
+        with rescued(results), writing(place, "results.json", "table.md"):
+            write_json(place / "results.json", results)
+            write_atomically(place / "table.md", lambda file: file.write_text(markdown(results), encoding="utf-8"))
     return results
 
 

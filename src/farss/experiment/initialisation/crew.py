@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from torch import distributed
 
 from farss.experiment.initialisation.statistics import Shard
 from farss.model.moments import Curvature
+from farss.processes import processes
 
 Item = TypeVar("Item")
 
@@ -62,11 +62,6 @@ class Crew:
         """Until every process is here."""
         if self.size > 1:
             distributed.barrier()
-
-
-def processes() -> int:
-    """How many processes `torchrun` or `accelerate launch` started together; 1 without them."""
-    return int(os.environ.get("WORLD_SIZE", "1"))
 
 
 @contextmanager

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import shutil
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -23,7 +22,7 @@ from farss.experiment.arithmetic import settle
 from farss.experiment.calibrating import batches_of, calibration_of
 from farss.experiment.environment import peak_bytes
 from farss.experiment.initialisation.budget import budget_of, plan_for
-from farss.experiment.initialisation.crew import Crew, crew, processes
+from farss.experiment.initialisation.crew import Crew, crew
 from farss.experiment.initialisation.outlook import (
     ChosenEngine,
     Engine,
@@ -38,8 +37,9 @@ from farss.experiment.initialisation.sharding import shard_batches, take_statist
 from farss.experiment.initialisation.statistics import STATISTICS as STATISTICS_FILE
 from farss.experiment.initialisation.statistics import Origin, check_usable, load_statistics, save_statistics
 from farss.experiment.initialisation.streaming import StreamedModel, check_streamable, streamable
+from farss.experiment.outputs import check_new_output, inputs_on_disk
 from farss.experiment.progress import ProgressLine
-from farss.experiment.steps import RECIPE, require_new
+from farss.experiment.steps import RECIPE
 from farss.methods import get_method
 from farss.methods.base import FROM_DATA, KNOWLEDGE, STATISTICS
 from farss.model.calibration import Batch, data_fingerprint
@@ -50,9 +50,13 @@ from farss.model.sources import LoadedModel
 from farss.model.spectra import SpectrumCache
 from farss.model.tables import random_words
 from farss.model.targets import find_targets
-from farss.storage import held, new_folder
+from farss.processes import processes, require_one_process
+from farss.storage import new_folder
+from farss.storage.folders import work_folder, work_place
 
 SAMPLE_TOKENS = 32
+KEPT = ("partial*.safetensors",)
+"""What is kept beside the output until it is done: the sums so far."""
 
 
 def initialise(
@@ -90,15 +94,14 @@ def initialise(
         NotAChain: if the streamed engine is asked for and the model cannot be walked.
         StorageError: if `out` cannot be written, or another process initialises there.
     """
+    if processes() == 1:
+        require_one_process("farss init")
     if plan_file is None and get_method(method).trains == "weights":
         raise ConfigError("this method trains the weights themselves; there is nothing to initialise", got=method)
     given = Plan.load(plan_file, start=True) if plan_file else None
-    work = Path(out).with_name(f".{Path(out).name}.work")
-    try:
-        require_new(out)
-    except ConfigError:
-        shutil.rmtree(work, ignore_errors=True)  # left by a call that was killed after its last step
-        raise
+    work = work_place(out)
+    read = {"the plan": plan_file, "the statistics": statistics}
+    check_new_output(out, inputs_on_disk(recipe) | read)
     asked = recipe
     recipe, decided = settle(asked, piecewise=engine != "resident" and (given is not None or streamable(method)))
     kept = Path(statistics) if statistics else None
@@ -116,11 +119,12 @@ def initialise(
         if announce is not None and hands.leads:
             announce(expected)
         if not hands.leads:
+            hands.wait()  # for the folder of what is kept, which the first process marks
             _help(request)
             return None
-        with held(work):
+        with work_folder(out, KEPT):
+            hands.wait()
             plan, difference = _streamed(request) if chosen == "streamed" else _resident(request)
-    shutil.rmtree(work)
     return {
         "method": plan.method,
         "engine": chosen,
@@ -237,7 +241,7 @@ def _resident(request: Request) -> tuple[Plan, float]:
     cache = SpectrumCache(spectrum_folder())
     found = _statistics(request, loaded)
     _decompose(request, loaded, cache)
-    with new_folder(request.out) as folder:
+    with new_folder(request.out, "init") as folder:
         plan = request.given or _decide(request, loaded, cache, found, folder)
         if found is not None:
             save_statistics(*found, folder / STATISTICS_FILE)
@@ -338,7 +342,7 @@ def _streamed(request: Request) -> tuple[Plan, None]:
         plan = plan_for(get_method(request.method), targets, evidence, request.config, budget)
     factors = source.start_factors(plan, cache)
     source.weights.hollow_(source.model)  # PEFT puts adapters where it finds weights
-    with new_folder(request.out) as folder:
+    with new_folder(request.out, "init") as folder:
         seed = request.recipe.init.seed
         model = apply(source.model, plan, seed=seed, fingerprint=source.fingerprint, factors=factors)
         request.finish(plan, model, folder)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +12,19 @@ from farss.experiment.arithmetic import settle
 from farss.experiment.calibrating import calibration_of
 from farss.experiment.initialisation.planning import calibration_batches, collect_with, resolved
 from farss.experiment.initialisation.statistics import STATISTICS, Origin, Shard, save_statistics
+from farss.experiment.outputs import check_new_output, inputs_on_disk
 from farss.experiment.progress import ProgressLine
 from farss.experiment.stages import stage_key
-from farss.experiment.steps import RECIPE, require_new
+from farss.experiment.steps import RECIPE
 from farss.model.calibration import Batch, Example, data_fingerprint
 from farss.model.curvature import Curvature, Keep
 from farss.model.sources import LoadedModel
 from farss.model.targets import find_targets
-from farss.storage import held, new_folder
+from farss.processes import processes, require_one_process
+from farss.storage import new_folder
+from farss.storage.folders import work_folder
+
+PARTIAL = "partial.safetensors"
 
 
 def take_statistics(
@@ -84,17 +88,17 @@ def initialise_shard(recipe: Recipe, out: str | Path, shard: Shard) -> dict[str,
         ConfigError: if `out` is not empty.
         StorageError: if `out` cannot be written, or another process initialises there.
     """
-    require_new(out)
+    if processes() > 1:
+        require_one_process("farss init --shard")
+    check_new_output(out, inputs_on_disk(recipe))
     materials.training_rows(recipe)
     settled, decided = settle(recipe)
     loaded = materials.load_for_statistics(settled)
-    work = Path(out).with_name(f".{Path(out).name}.work")
-    with held(work), ProgressLine(f"statistics of shard {shard.number}/{shard.count}") as line:
-        curvature, origin = take_statistics(recipe, loaded, shard, work / "partial.safetensors", line)
-        with new_folder(out) as folder:
+    with work_folder(out, [PARTIAL]) as work, ProgressLine(f"statistics of shard {shard.number}/{shard.count}") as line:
+        curvature, origin = take_statistics(recipe, loaded, shard, work / PARTIAL, line)
+        with new_folder(out, "init") as folder:
             save_statistics(curvature, origin, folder / STATISTICS)
             (folder / RECIPE).write_text(recipe.to_yaml(), encoding="utf-8")
-    shutil.rmtree(work)
     return {
         "shard": f"{shard.number}/{shard.count}",
         "sequences": curvature.sequences,

@@ -11,6 +11,8 @@ from typing import Any, Self
 from farss.errors import ConfigError, DataError, StorageError
 from farss.model.calibration import Example
 from farss.model.moments import Curvature, notes_of
+from farss.processes import require_one_process
+from farss.storage.places import check_file_place
 
 STATISTICS = "stats.safetensors"
 NOTE = "origin"
@@ -125,12 +127,15 @@ def check_usable(origin: Origin, model: str, where: object) -> None:
 
 
 def merge_statistics(paths: Sequence[str | Path], out: str | Path) -> Origin:
-    """Write the sum of several shards' statistics to `out`, and say what is in it.
+    """Write the sum of several shards' statistics to `out`, a new file, and say what is in it.
 
     Raises:
+        OutputError: if there is something at `out`, or it lies in a part.
         DataError: if they are of different models, dtypes, data, settings or divisions, or a shard comes twice.
         StorageError: if a file cannot be read or `out` cannot be written.
     """
+    require_one_process("farss merge-stats")
+    check_file_place(out, {f"the part {path}": path for path in paths})
     if not paths:
         raise DataError("there are no statistics to merge", expected="at least one file or folder")
     total, origin = load_statistics(paths[0])

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -33,8 +32,11 @@ from farss.model.states import DiskStates, States
 from farss.model.streamed import Walk
 from farss.model.targets import Target, find_targets
 from farss.storage import write_json
+from farss.storage.owned import check_own, clear, take
 
 Progress = Callable[[int, int], None]
+WALK = "init, a walk"
+"""By whom the folder of states and blocks is marked as made."""
 STREAMED = frozenset({"spectrum", "curvature"})
 """The evidence that can be taken one block at a time."""
 
@@ -262,9 +264,15 @@ class StreamedModel:
 
 
 def _states(work: Path, identity: dict[str, Any]) -> States:
-    """The states of an interrupted walk with the same identity, or none, in `work`."""
+    """The states of an interrupted walk with the same identity, or none, in `work`, a folder of walks alone.
+
+    Raises:
+        OutputError: if something else lies there; nothing was touched.
+    """
     label = work / "walk.json"
+    check_own(work, WALK)
     if not label.is_file() or json.loads(label.read_text(encoding="utf-8")) != identity:
-        shutil.rmtree(work, ignore_errors=True)
+        clear(work)
+        take(work, WALK, writing=[label.name, "block-*.safetensors", "*-[0-9][0-9][0-9][0-9]"])
         write_json(label, identity)
     return DiskStates(work)

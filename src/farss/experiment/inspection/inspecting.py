@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
-import shutil
 import time
 import warnings
 from collections.abc import Callable
@@ -22,16 +21,21 @@ from farss.experiment.initialisation.planning import check_boundary, resolved
 from farss.experiment.initialisation.sharding import shard_batches
 from farss.experiment.inspection import portrait
 from farss.experiment.inspection.looking import HALVES, Found, look, look_streamed
-from farss.experiment.steps import RECIPE, require_new
+from farss.experiment.outputs import check_new_output, inputs_on_disk, rescued
+from farss.experiment.steps import RECIPE
 from farss.methods import get_method
 from farss.methods.base import RankCapWarning
 from farss.model.calibration import data_fingerprint
 from farss.model.cost import MemoryCost
 from farss.model.plan import Plan
 from farss.model.timing import TimeCost
+from farss.processes import require_one_process
 from farss.report.inspection import SCHEMA_VERSION, write_inspection
-from farss.storage import held, new_folder
+from farss.storage import new_folder
+from farss.storage.folders import work_folder
 
+KEPT = ("half-*.safetensors",)
+"""What is kept beside the page until it is done: the sums of each half."""
 Announce = Callable[[dict[str, Any]], None]
 
 
@@ -66,13 +70,14 @@ def inspect(
         NotAChain: if the streamed engine is asked for and the model cannot be walked.
         StorageError: if `out` cannot be written, or another process inspects there.
     """
+    require_one_process("farss inspect")
     if recipe.init.compat == "published-code":
         raise ConfigError(
             "the published code takes the first examples as they come, so they cannot be divided in halves",
             where="init.compat",
             do="inspect without compat",
         )
-    require_new(out)
+    check_new_output(out, inputs_on_disk(recipe))
     materials.training_rows(recipe)
     asked = recipe
     recipe, decided = settle(asked, piecewise=engine != "resident")
@@ -87,8 +92,7 @@ def inspect(
     predicted = _predicted(recipe, seen, chosen, sum(batch.tokens for batch in queue))
     if announce is not None:
         announce(predicted)
-    work = Path(out).with_name(f".{Path(out).name}.work")
-    with held(work):
+    with work_folder(out, KEPT) as work:
         data = data_fingerprint(examples, recipe.data.seed)
         if chosen == "streamed":
             found = look_streamed(recipe, halves, data, work)
@@ -96,10 +100,9 @@ def inspect(
             found = look(recipe, examples, data, work)
         report = _report(recipe, found, predicted, time.perf_counter() - started)
         report["arithmetic"] = decided.to_mapping()
-        with new_folder(out) as folder:
+        with rescued(report), new_folder(out, "inspect") as folder:
             write_inspection(report, folder)
             (folder / RECIPE).write_text(asked.to_yaml(), encoding="utf-8")
-    shutil.rmtree(work)
     return report
 
 

@@ -61,7 +61,7 @@ class Keys:
             self._model,
             self._rows,
             start,
-            config.to_mapping(),
+            config.decisive(),
             job.method,
             *self._own(job.method),
             *budget,

@@ -3,28 +3,38 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from farss.config import Recipe
 from farss.experiment import materials
-from farss.experiment.arithmetic import settle_in
+from farss.experiment.arithmetic import ARITHMETIC, settle_in
 from farss.experiment.jobs import Job, jobs_of, methods_needing, validate
 from farss.experiment.measuring import measure_base, measure_job
+from farss.experiment.outputs import begin_again, check_output, inputs_on_disk, rescued
 from farss.experiment.runs.assemble import assemble
 from farss.experiment.runs.finished import load_run
 from farss.experiment.runs.inputs import inputs_of
 from farss.experiment.runs.keys import Keys
 from farss.experiment.runs.work import collect_statistics, gather_statistics, plan_methods, train_job
-from farss.experiment.stages import run_stage
-from farss.experiment.unchanged import check_unchanged
+from farss.experiment.stages import check_stage, run_stage
+from farss.experiment.unchanged import INPUTS, check_unchanged
 from farss.experiment.workers import Share, run_all, shares
 from farss.methods.base import KNOWLEDGE, STATISTICS
+from farss.processes import require_one_process
 from farss.report import write_report
 from farss.storage import held, write_atomically
+from farss.storage.owned import take, writing
+
+VERB = "run"
+FILES = (ARITHMETIC, "recipe.yaml", INPUTS, "report.json", "report.html")
+"""What a run writes beside its stages."""
 
 
-def run(recipe: Recipe, out: str | Path | None = None, workers: int = 1) -> tuple[dict[str, Any], Path]:
+def run(
+    recipe: Recipe, out: str | Path | None = None, workers: int = 1, *, fresh: bool = False
+) -> tuple[dict[str, Any], Path]:
     """Carry out a recipe and write its report; stages finished by an earlier call are reused.
 
     Every stage runs in a process of its own, so a script that calls this needs `if __name__ == "__main__":` around it.
@@ -34,6 +44,7 @@ def run(recipe: Recipe, out: str | Path | None = None, workers: int = 1) -> tupl
         out: the run folder; `recipe.out`, or `runs/NAME`, by default.
         workers: how many jobs train and are measured at a time, each with its share of the threads, or a GPU of its
             own where there are some. Shared stages (base, statistics, plans) use the whole machine.
+        fresh: remove what an earlier call left in the folder, and begin again.
 
     Returns:
         The report (the content of `report.json`) and the folder that holds it.
@@ -41,23 +52,44 @@ def run(recipe: Recipe, out: str | Path | None = None, workers: int = 1) -> tupl
     Raises:
         FarssError: see `docs/errors.md`; finished stages stay.
     """
+    require_one_process("farss run")
     validate(recipe)
+    folder = Path(out or recipe.out or Path("runs") / recipe.name)
+    check_output(VERB, folder, inputs_on_disk(recipe), FILES, fresh=fresh)
+    keys = Keys(recipe)
+    if not fresh:
+        for place, key in _stages(recipe, folder, keys):
+            check_stage(place, key)
     parts = shares(workers)
     materials.check_inputs(recipe)  # with select: validation, the division of the rows too
     if methods_needing(recipe, KNOWLEDGE):
         materials.knowledge_prompts(recipe)
-    folder = Path(out or recipe.out or Path("runs") / recipe.name)
     with held(folder):
+        begin_again(folder, fresh)
+        take(folder, VERB)
         check_unchanged(inputs_of(recipe), folder)
-        write_atomically(folder / "recipe.yaml", lambda file: file.write_text(recipe.to_yaml(), encoding="utf-8"))
+        with writing(folder, "recipe.yaml"):
+            write_atomically(folder / "recipe.yaml", lambda file: file.write_text(recipe.to_yaml(), encoding="utf-8"))
         settled, _ = settle_in(folder, recipe)
-        keys = Keys(recipe)  # of what was asked: the folder itself keeps to one arithmetic
         _plan(settled, folder, keys)
         run_stage(folder / "base", keys.base, functools.partial(measure_base, settled))
         run_all([functools.partial(_carry_out, settled, folder, keys, job) for job in jobs_of(recipe)], parts)
         report = assemble([load_run(folder)])
-        write_report(report, folder)
+        with rescued(report), writing(folder, "report.json", "report.html"):
+            write_report(report, folder)
     return report, folder
+
+
+def _stages(recipe: Recipe, folder: Path, keys: Keys) -> Iterator[tuple[Path, str]]:
+    """Folder and key of every stage."""
+    if methods_needing(recipe, "curvature"):
+        yield folder / "statistics", keys.statistics
+    yield from ((folder / kind, keys.gathered(kind)) for kind in STATISTICS if methods_needing(recipe, kind))
+    yield folder / "plans", keys.plans
+    yield folder / "base", keys.base
+    for job in jobs_of(recipe):
+        yield folder / job.id / "train", keys.training(job)
+        yield folder / job.id / "eval", keys.evaluation(job)
 
 
 def _carry_out(recipe: Recipe, folder: Path, keys: Keys, job: Job, share: Share) -> None:
@@ -82,7 +114,14 @@ def compare(runs: list[Path], out: Path) -> dict[str, Any]:
 
     Raises:
         DataError: if a folder is no finished run, or they differ in model or questions.
+        OutputError: if `out` is one of the runs, or holds something else than an earlier comparison.
     """
+    require_one_process("farss compare")
+    files = ("report.json", "report.html")
+    place = check_output("compare", out, {f"the run {folder}": folder for folder in runs}, files)
     report = assemble([load_run(folder) for folder in runs])
-    write_report(report, out)
+    with held(place):
+        take(place, "compare")
+        with rescued(report), writing(place, *files):
+            write_report(report, place)
     return report

@@ -5,24 +5,22 @@ from __future__ import annotations
 import json
 import os
 import tempfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
 from farss.errors import StorageError
 from farss.reading import open_ordinary
+from farss.storage.disk import full_disk
 
 HEADER_LENGTH_BYTES, METADATA = 8, "__metadata__"
 """A safetensors file begins with the length of its header, a JSON object; metadata is one of its entries."""
-
-LOCK = ".lock"
-"""The file by which a process holds a folder."""
+TEMPORARY = ".farss-"
+"""How the names of files and folders begin that are not yet in their place."""
 
 
 def write_atomically(path: str | Path, write: Callable[[Path], object]) -> None:
@@ -35,16 +33,15 @@ def write_atomically(path: str | Path, write: Callable[[Path], object]) -> None:
     temporary: Path | None = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+        handle, name = tempfile.mkstemp(prefix=TEMPORARY, dir=path.parent)
         os.close(handle)
         temporary = Path(name)
         write(temporary)
         temporary.chmod(0o644)
         temporary.replace(path)
     except (OSError, SafetensorError) as error:
-        raise StorageError(
-            "the file could not be written", where=path, got=str(error), do="check free space and permissions"
-        ) from error
+        unwritten = StorageError("the file could not be written", where=path, got=str(error), do="check permissions")
+        raise full_disk(error, path) or unwritten from error
     finally:
         if temporary is not None:
             temporary.unlink(missing_ok=True)
@@ -96,58 +93,3 @@ def read_tensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str]]:
             return {name: file.get_tensor(name) for name in names}, dict(file.metadata() or {})
     except (OSError, ValueError, SafetensorError) as error:
         raise StorageError("the tensor file cannot be read", where=path, got=str(error)) from error
-
-
-@contextmanager
-def held(folder: str | Path) -> Iterator[None]:
-    """The folder made and held by this process alone; the hold ends with the block, or with the process.
-
-    Raises:
-        StorageError: if another process holds it, or it cannot be made.
-    """
-    place = Path(folder)
-    try:
-        place.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(place / LOCK, timeout=0)
-        lock.acquire()
-    except Timeout:
-        raise StorageError(
-            "another process is at work in this folder",
-            where=place,
-            do="wait for it, end it, or choose another --out",
-        ) from None
-    except OSError as error:
-        raise StorageError("the folder cannot be used", where=place, got=str(error)) from error
-    try:
-        yield
-    finally:
-        lock.release()
-
-
-@contextmanager
-def new_folder(path: str | Path):
-    """A temporary folder that becomes `path` when the block succeeds and vanishes when it fails.
-
-    Raises:
-        StorageError: if the parent cannot be written or `path` is a non-empty folder.
-    """
-    import shutil
-
-    path = Path(path)
-    if path.is_dir() and any(path.iterdir()):
-        raise StorageError("the output folder is not empty", where=path, do="choose another --out, or remove it")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
-    except OSError as error:
-        raise StorageError("the output folder cannot be made", where=path, got=str(error)) from error
-    try:
-        yield temporary
-        temporary.chmod(0o755)
-        if path.is_dir():
-            path.rmdir()
-        temporary.replace(path)
-    except OSError as error:
-        raise StorageError("the output folder could not be filled", where=path, got=str(error)) from error
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)

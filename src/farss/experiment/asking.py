@@ -1,0 +1,107 @@
+"""The parts of an evaluation, each measured once and kept: sets and task, benchmarks of ours, tasks of lm-eval."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from farss.config import Recipe
+from farss.errors import ConfigError
+from farss.evaluation.backends import Backend
+from farss.evaluation.benchmarks.base import BenchmarkRun
+from farss.evaluation.benchmarks.registry import BENCHMARKS
+from farss.evaluation.harness import run_tasks
+from farss.evaluation.records import Measurement
+from farss.evaluation.scores import summarise
+from farss.experiment.kept_scores import KeptScores, Part
+from farss.experiment.measuring import SAMPLES, measure
+from farss.experiment.progress import ProgressLine
+from farss.storage import write_json
+
+HARNESS = "lm-eval"
+HARNESS_SAMPLES = "lm-eval-samples.json"
+BENCHMARK_SAMPLES = "benchmark-samples.json"
+
+
+def ask_sets(recipe: Recipe, backend: Backend, title: str, kept: KeptScores, *, task: bool) -> None:
+    """Measure the recipe's knowledge sets, and its task if that is asked for."""
+    found = Measurement()
+
+    def ask() -> Part:
+        nonlocal found
+        started = time.perf_counter()
+        if task or recipe.eval.knowledge:
+            with ProgressLine(f"evaluating {title}".rstrip()) as line:
+                found = measure(recipe, backend, rows=None, words=True, task=task, progress=line)
+        return {"scores": summarise(found), "seconds": time.perf_counter() - started}
+
+    kept.measure("sets", ask, SAMPLES, lambda file: found.save(file))
+
+
+def ask_benchmark(recipe: Recipe, name: str, model: nn.Module, tokenizer: Any, kept: KeptScores) -> None:
+    """Measure a benchmark of ours; its samples join those of the others in one file."""
+    samples: list[dict[str, Any]] = []
+
+    def ask() -> Part:
+        started = time.perf_counter()
+        with ProgressLine(name) as line:
+            found = BENCHMARKS[name].run(
+                BenchmarkRun(
+                    model,
+                    tokenizer,
+                    Path(data_dir_of(recipe, "benchmarks")),
+                    recipe.eval.task_rows,
+                    seed=recipe.eval.seed,
+                    progress=line,
+                    announce=lambda text: print(text, file=sys.stderr, flush=True),
+                )
+            )
+        samples.extend(found.samples)
+        return {"scores": _prefixed("benchmark", {name: found.scores}), "seconds": time.perf_counter() - started}
+
+    def save(file: Path) -> None:
+        others = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+        write_json(file, others | {name: samples})
+
+    kept.measure(f"benchmark {name}", ask, BENCHMARK_SAMPLES, save)
+
+
+def ask_harness(recipe: Recipe, names: Sequence[str], model: nn.Module, tokenizer: Any, kept: KeptScores) -> None:
+    """Measure all tasks of lm-eval, in one call."""
+    samples: dict[str, list[dict[str, Any]]] = {}
+
+    def ask() -> Part:
+        started = time.perf_counter()
+        where, limit = recipe.data.data_dir, recipe.eval.task_rows
+        found = run_tasks(model, tokenizer, names, data_dir=where, limit=limit)
+        samples.update(found.samples)
+        seconds = time.perf_counter() - started
+        return {"scores": _prefixed("lm-eval", found.scores), "versions": found.versions, "seconds": seconds}
+
+    kept.measure(
+        HARNESS,
+        ask,
+        HARNESS_SAMPLES,
+        lambda file: write_json(file, json.loads(json.dumps(samples, default=str))),
+    )
+
+
+def data_dir_of(recipe: Recipe, what: str) -> str:
+    """The recipe's data directory.
+
+    Raises:
+        ConfigError: if it names none; `what` needs one.
+    """
+    if recipe.data.data_dir is None:
+        raise ConfigError(f"{what} take their rows from a data directory", do="name it with --data-dir")
+    return recipe.data.data_dir
+
+
+def _prefixed(kind: str, scores: Mapping[str, dict[str, dict[str, Any]]]) -> dict[str, dict[str, Any]]:
+    return {f"{kind}/{name}/{metric}": score for name, row in scores.items() for metric, score in row.items()}
