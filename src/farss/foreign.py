@@ -29,7 +29,10 @@ RAISED_OVER_FILES = (
     re.error,
     struct.error,
 )
-"""What PyTorch, transformers, PEFT, safetensors, tokenizers and jinja raise over content they cannot use."""
+"""What PyTorch, transformers, PEFT and safetensors raise over content they cannot use."""
+
+LIBRARIES = {"datasets", "huggingface_hub", "jinja2", "peft", "pyarrow", "tokenizers", "transformers"}
+"""Whose own classes of exceptions count too; they are not imported for it."""
 
 
 class foreign:  # reads as a statement: `with foreign(AdapterError, ...)`
@@ -66,6 +69,6 @@ def told(raised: BaseException) -> str:
 
 def _of_a_library(kind: type[BaseException]) -> bool:
     # The tokenizers library raises bare `Exception`s, and its panics are no `Exception` at all.
-    if kind is Exception or kind.__name__ == "PanicException":
+    if kind is Exception or kind.__name__ == "PanicException" or kind.__module__.partition(".")[0] in LIBRARIES:
         return True
     return issubclass(kind, RAISED_OVER_FILES) and not issubclass(kind, FarssError)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import warnings
 from collections.abc import Iterator
@@ -15,6 +14,8 @@ from safetensors import SafetensorError, safe_open
 from torch import nn
 
 from farss.errors import ModelError
+from farss.foreign import foreign
+from farss.model.folders import CONFIGURATION, check_config, check_files, check_sizes, inside
 from farss.model.kinds import language_class
 from farss.model.quantised import check_unquantised
 from farss.model.tables import GIVE_ROWS, vocabulary_of
@@ -36,11 +37,14 @@ def check_folder(folder: Path, *, trust_remote_code: bool = False) -> None:
             damaged or missing weight file, holds quantised weights, or needs code of its own to run.
     """
     config = _read_config(folder)
+    check_files(folder)
+    check_config(config, folder, trusted=trust_remote_code)
     _check_code(folder, config, trust_remote_code)
     files = weight_files(folder)
     for file in files:
         _check_weight_file(file)
     check_unquantised(folder, config, files)
+    check_sizes(config, stored_numbers(folder), folder)
     _say_what_is_not_read(folder, files)
     if not any((folder / name).is_file() for name in TOKENIZER_FILES):
         raise ModelError(
@@ -63,7 +67,7 @@ def weight_files(folder: Path) -> list[Path]:
     config = folder / CONFIG
     named = _read_json(config).get("transformers_weights") if config.is_file() else None
     for name in (named,) if named else (SINGLE, INDEX):
-        if (folder / name).is_file():
+        if inside(folder, name).is_file():
             return _shards(folder, name) if name.endswith(".index.json") else [folder / name]
     pickled = sorted(file.name for file in folder.iterdir() if file.suffix in PICKLED)
     if pickled and not named:
@@ -78,11 +82,12 @@ def weight_files(folder: Path) -> list[Path]:
 
 
 def _shards(folder: Path, index: str) -> list[Path]:
-    names = set(_read_json(folder / index).get("weight_map", {}).values())
-    missing = sorted(name for name in names if not (folder / name).is_file())
+    shards = _read_json(folder / index).get("weight_map")
+    names = {name: inside(folder, name) for name in shards.values()} if isinstance(shards, dict) else {}
+    missing = sorted(name for name, file in names.items() if not file.is_file())
     if missing or not names:
         raise ModelError("weight files are missing", where=folder, expected=", ".join(missing) or "a weight map")
-    return [folder / name for name in sorted(names)]
+    return [names[name] for name in sorted(names)]
 
 
 def _say_what_is_not_read(folder: Path, files: list[Path]) -> None:
@@ -111,18 +116,15 @@ def load_folder(folder: Path, *, dtype: str = "checkpoint", trust_remote_code: b
     """
     architecture, _ = language_model(folder, trust_remote_code=trust_remote_code)
     tokenizer = load_tokenizer(folder, trust_remote_code)
-    try:
-        with quiet():
-            answer: Any = architecture.from_pretrained(
-                folder,
-                dtype="auto" if dtype == "checkpoint" else getattr(torch, dtype),
-                use_safetensors=True,
-                local_files_only=True,
-                trust_remote_code=trust_remote_code,
-                output_loading_info=True,
-            )
-    except (OSError, ValueError, RuntimeError, KeyError, TypeError, ImportError, SafetensorError) as error:
-        raise ModelError("the model cannot be loaded", where=folder, got=str(error)) from error
+    with foreign(ModelError, "the model cannot be loaded", where=folder), quiet():
+        answer: Any = architecture.from_pretrained(
+            folder,
+            dtype="auto" if dtype == "checkpoint" else getattr(torch, dtype),
+            use_safetensors=True,
+            local_files_only=True,
+            trust_remote_code=trust_remote_code,
+            output_loading_info=True,
+        )
     model, loading = answer
     if loading["missing_keys"]:
         missing = sorted(loading["missing_keys"])
@@ -133,7 +135,17 @@ def load_folder(folder: Path, *, dtype: str = "checkpoint", trust_remote_code: b
             do="the folder must hold a whole causal language model; merge or export an adapter first",
         )
     check_finite(model, where=folder)
-    return model.eval(), tokenizer
+    _try_out(model.eval(), folder, tokenizer.eos_token_id)
+    return model, tokenizer
+
+
+@torch.inference_mode()
+def _try_out(model: nn.Module, folder: Path, token: int) -> None:
+    """Run two tokens: many an impossible setting is first met by the first text."""
+    with foreign(ModelError, "the model cannot be run", where=folder):
+        logits = model(input_ids=torch.tensor([[token, token]])).logits
+    if bool(logits.isnan().any()):
+        raise ModelError("the model gives outputs that are no numbers", where=folder, do="check its configuration")
 
 
 def stored_numbers(folder: Path) -> int:
@@ -184,13 +196,7 @@ def quiet() -> Iterator[None]:
 
 
 def _read_json(file: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ModelError("the file is not readable JSON", where=file, got=str(error)) from error
-    if not isinstance(content, dict):
-        raise ModelError("the file must hold a JSON object", where=file, got=type(content).__name__)
-    return content
+    return CONFIGURATION.read_object(file)
 
 
 def _read_config(folder: Path) -> dict[str, Any]:
@@ -209,7 +215,7 @@ def _check_code(folder: Path, config: dict[str, Any], trusted: bool) -> None:
     from transformers import CONFIG_MAPPING
 
     kind = config.get("model_type")
-    if kind in CONFIG_MAPPING or (trusted and "auto_map" in config):
+    if (isinstance(kind, str) and kind in CONFIG_MAPPING) or (trusted and "auto_map" in config):
         return
     if "auto_map" in config:
         raise ModelError(
@@ -256,10 +262,8 @@ def load_config(folder: Path, trust_remote_code: bool = False) -> Any:
     """
     from transformers import AutoConfig
 
-    try:
+    with foreign(ModelError, "the configuration cannot be read", where=folder):
         return AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=trust_remote_code)
-    except (OSError, ValueError, KeyError, TypeError, ImportError) as error:
-        raise ModelError("the configuration cannot be read", where=folder, got=str(error)) from error
 
 
 def load_tokenizer(folder: Path, trust_remote_code: bool = False) -> Any:
@@ -270,10 +274,8 @@ def load_tokenizer(folder: Path, trust_remote_code: bool = False) -> Any:
     """
     from transformers import AutoTokenizer
 
-    try:
+    with foreign(ModelError, "the tokenizer cannot be loaded", where=folder):
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=trust_remote_code)
-    except (OSError, ValueError, KeyError, TypeError, ImportError) as error:
-        raise ModelError("the tokenizer cannot be loaded", where=folder, got=str(error)) from error
     if tokenizer.eos_token_id is None:
         raise ModelError(
             "the tokenizer has no end-of-sequence token, so a response could not be ended",

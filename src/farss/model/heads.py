@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from torch import nn
 
 from farss.config import ModelConfig
 from farss.errors import ModelError
+from farss.foreign import foreign
 from farss.model.checkpoint import check_finite, check_folder, quiet
 from farss.model.fingerprints import fingerprint
 from farss.model.sources import LoadedModel, arithmetic_of, name_model, resolve
@@ -96,19 +96,16 @@ def _inside(name: str, modules: tuple[str, ...]) -> bool:
 def _classifier(folder: Any, config: ModelConfig, dtype: str, classes: int) -> tuple[Any, list[str]]:
     from transformers import AutoModelForSequenceClassification
 
-    try:
-        with quiet():
-            answer: Any = AutoModelForSequenceClassification.from_pretrained(
-                folder,
-                num_labels=classes,
-                dtype=getattr(torch, dtype),
-                use_safetensors=True,
-                local_files_only=True,
-                trust_remote_code=config.trust_remote_code,
-                output_loading_info=True,
-            )
-    except (OSError, ValueError, RuntimeError, KeyError, TypeError, ImportError, SafetensorError) as error:
-        raise ModelError("the model cannot be loaded as a classifier", where=folder, got=str(error)) from error
+    with foreign(ModelError, "the model cannot be loaded as a classifier", where=folder), quiet():
+        answer: Any = AutoModelForSequenceClassification.from_pretrained(
+            folder,
+            num_labels=classes,
+            dtype=getattr(torch, dtype),
+            use_safetensors=True,
+            local_files_only=True,
+            trust_remote_code=config.trust_remote_code,
+            output_loading_info=True,
+        )
     model, loading = answer
     return model, list(loading["missing_keys"])
 
@@ -116,10 +113,8 @@ def _classifier(folder: Any, config: ModelConfig, dtype: str, classes: int) -> t
 def _tokenizer(folder: Any, trust_remote_code: bool) -> Any:
     from transformers import AutoTokenizer
 
-    try:
+    with foreign(ModelError, "the tokenizer cannot be loaded", where=folder):
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=trust_remote_code)
-    except (OSError, ValueError, KeyError, TypeError, ImportError) as error:
-        raise ModelError("the tokenizer cannot be loaded", where=folder, got=str(error)) from error
     if tokenizer.pad_token_id is None:
         raise ModelError(
             "the tokenizer has no padding token, which classifiers are batched with",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import json
 import os
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -16,7 +15,9 @@ from safetensors import safe_open
 from torch import Tensor, nn
 
 from farss.errors import ModelError
+from farss.foreign import foreign
 from farss.model.checkpoint import check_folder, language_model, load_config, weight_files
+from farss.model.folders import CONFIGURATION
 from farss.model.stored import Source, sources_of
 
 RESIDENT = "use the resident engine, which loads the whole model"
@@ -152,7 +153,7 @@ def byte_ranges(file: Path) -> dict[str, tuple[int, int]]:
     """Tensor name -> (first byte, byte after the last) in a safetensors file."""
     with open(file, "rb") as opened:
         length = int.from_bytes(opened.read(HEADER_LENGTH_BYTES), "little")
-        header = json.loads(opened.read(length))
+        header = CONFIGURATION.parse_json(opened.read(length).decode(), file)
     begin = HEADER_LENGTH_BYTES + length
     places = {name: entry["data_offsets"] for name, entry in header.items() if name != "__metadata__"}
     return {name: (begin + start, begin + end) for name, (start, end) in places.items()}
@@ -183,7 +184,7 @@ def skeleton(
     else:
         architecture, config = language_model(folder, trust_remote_code=trust_remote_code)
     kind = _checkpoint_dtype(folder, config) if dtype == "checkpoint" else getattr(torch, dtype)
-    with init_empty_weights(include_buffers=False):
+    with foreign(ModelError, "the model cannot be made", where=folder), init_empty_weights(include_buffers=False):
         model = architecture.from_config(config, dtype=kind, trust_remote_code=trust_remote_code)
     model.tie_weights()
     return model.eval(), kind
@@ -204,7 +205,10 @@ def _checkpoint_dtype(folder: Path, config: Any) -> torch.dtype:
     if isinstance(named, torch.dtype):
         return named
     if isinstance(named, str):
-        return getattr(torch, named.removeprefix("torch."))
+        found = getattr(torch, named.removeprefix("torch."), None)
+        if not isinstance(found, torch.dtype):
+            raise ModelError("the configuration names no dtype", where=folder, got=repr(named))
+        return found
     with safe_open(weight_files(folder)[0], framework="pt") as opened:
         for key in opened.keys():  # noqa: SIM118  # the handle itself cannot be iterated
             weight = opened.get_tensor(key)
