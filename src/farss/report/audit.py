@@ -9,6 +9,7 @@ from markupsafe import Markup
 
 from farss.report.html import asset, environment
 from farss.report.numbers import cell, decimal, estimate, percent, signed, tagged, with_indices
+from farss.report.sets import set_labels
 from farss.report.tables import fact_list
 from farss.storage import write_atomically
 
@@ -44,6 +45,7 @@ def write_audit(report: dict[str, Any], folder: str | Path) -> Path:
 
 def render_audit(report: dict[str, Any]) -> str:
     """The page as one self-contained HTML document; all text of the report is escaped."""
+    labels = _labels(report)
     text = (
         environment()
         .get_template(TEMPLATE)
@@ -55,9 +57,10 @@ def render_audit(report: dict[str, Any]) -> str:
             gate=_gate(report),
             sets=_sets(report),
             texts=_texts(report),
-            relations=[_relation(row) for row in report["relations"]],
+            relations=[_relation(row) | {"set": labels[row["set"]]} for row in report["relations"]],
             lists=[
-                fact_list(report["facts"][what], what, report["facts"][f"{what}_count"]) for what in ("lost", "gained")
+                fact_list(report["facts"][what], what, report["facts"][f"{what}_count"], labels)
+                for what in ("lost", "gained")
             ],
         )
     )
@@ -106,10 +109,16 @@ def lines(report: dict[str, Any]) -> list[str]:
     found = {name: report["compared"].get(name) for name in MEASURES}
     measured = [f"{name:<12} {interval_text(f, undefined.get(name))}" for name, f in found.items() if f is not None]
     worst = [row for row in report["relations"] if row["lost"] > row["gained"]][:WORST_SHOWN]
+    labels = _labels(report)
     kinds = [
-        f"lost {row['lost']}, gained {row['gained']} of {row['n']}: {row['relation']} ({row['set']})" for row in worst
+        f"lost {row['lost']}, gained {row['gained']} of {row['n']}: {row['relation']} ({labels[row['set']]})"
+        for row in worst
     ]
     return [headline(report), *measured, *kinds]
+
+
+def _labels(report: dict[str, Any]) -> dict[str, str]:
+    return set_labels([*report["facts"]["mcnemar"], *(row["set"] for row in report["relations"])])
 
 
 def _measure(report: dict[str, Any], name: str) -> dict[str, Any]:
@@ -142,12 +151,12 @@ def _gate(report: dict[str, Any]) -> dict[str, str] | None:
 
 
 def _sets(report: dict[str, Any]) -> list[dict[str, Any]]:
-    rows, counts = [], report["facts"].get("counts", {})
+    rows, counts, labels = [], report["facts"].get("counts", {}), _labels(report)
     for name, test in report["facts"]["mcnemar"].items():
         scores = {when: report["scores"][when].get(f"knowledge/{name}/accuracy") for when in ("before", "after")}
         rows.append(
             {
-                "name": name,
+                "name": labels[name],
                 "known": counts.get(name, {}).get("known"),
                 "kept": counts.get(name, {}).get("kept"),
                 "n": scores["before"]["n"] if scores["before"] else None,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from markupsafe import Markup, escape
@@ -28,6 +28,7 @@ from farss.report.numbers import (
     size,
 )
 from farss.report.runs import RANKING, Run, ranked, ranking_measure, reference, representatives, with_rate
+from farss.report.sets import score_key, sets_of
 
 SUMMARY_MEASURES = ("K_p", "T_l", "KT_l", "choice_kept")
 PAPER_MEASURES = ("K", "K_clipped", "T", "KT")
@@ -137,15 +138,14 @@ def score_table(report: dict[str, Any], runs: list[Run]) -> dict[str, Any]:
     keys = list(dict.fromkeys([*base, *(k for r in runs for k in r.record.get("scores") or {})]))
     rows = [{"name": "base", "cells": [_score(base.get(k)) for k in keys]}]
     rows += [{"name": run_name(r), "cells": [_score(r.score(k)) for k in keys]} for r in runs]
-    return {"heads": [_score_head(k) for k in keys], "rows": rows if keys else []}
+    labels = sets_of(report)
+    return {"heads": [_score_head(k, labels) for k in keys], "rows": rows if keys else []}
 
 
-def _score_head(key: str) -> Markup:
-    parts = [*key.split("/"), "", ""][:3]
-    meaning = {"log_prob": "log-prob.", "loss": "loss, nats/token", "choice": "choice acc.", "hit": "greedy hit"}.get(
-        parts[2], parts[2]
-    )
-    return Markup("{}<br><small>{}</small>").format(parts[1], meaning)
+def _score_head(key: str, labels: Mapping[str, str]) -> Markup:
+    _, subject, what = score_key(key)
+    said = {"log_prob": "log-prob.", "loss": "loss, nats/token", "choice": "choice acc.", "hit": "greedy hit"}
+    return Markup("{}<br><small>{}</small>").format(labels.get(subject, subject), said.get(what, what))
 
 
 def _score(raw: Any) -> Markup:
@@ -157,7 +157,7 @@ def _score(raw: Any) -> Markup:
     return cell(Estimate(found.value)) + spread
 
 
-def set_table(runs: list[Run]) -> dict[str, Any]:
+def set_table(report: dict[str, Any], runs: list[Run]) -> dict[str, Any]:
     """Per knowledge set and run: the ratio of accuracies and the change of the right answer's log-probability."""
     compared = {r.id: r.record.get("compared") or {} for r in runs}
     kinds = ("ratios", "knowledge_log_prob")
@@ -175,7 +175,8 @@ def set_table(runs: list[Run]) -> dict[str, Any]:
         }
         for r in runs
     ]
-    return {"sets": sets, "rows": rows if sets else []}
+    labels = sets_of(report)
+    return {"sets": [labels.get(s, s) for s in sets], "rows": rows if sets else []}
 
 
 TRIAL_MEASURES = ("K_p", "T_l", "KT_l")
@@ -278,9 +279,9 @@ def _comparison(a: Run, b: Run, found: Estimate, measure: str, axis: tuple[float
     }
 
 
-def fact_groups(runs: list[Run]) -> list[dict[str, Any]]:
+def fact_groups(report: dict[str, Any], runs: list[Run]) -> list[dict[str, Any]]:
     """Facts lost and gained per run, in ranking order, with the widths of the counts' bars in percent."""
-    chosen = [r for r in ranked(runs) if r.record.get("facts")]
+    chosen, labels = [r for r in ranked(runs) if r.record.get("facts")], sets_of(report)
     groups = []
     for run in chosen:
         facts = run.record["facts"]
@@ -289,7 +290,10 @@ def fact_groups(runs: list[Run]) -> list[dict[str, Any]]:
             "lost_count": _count_or(facts.get("lost_count"), len(lost)),
             "gained_count": _count_or(facts.get("gained_count"), len(gained)),
         }
-        lists = [fact_list(lost, "lost", counts["lost_count"]), fact_list(gained, "gained", counts["gained_count"])]
+        lists = [
+            fact_list(lost, "lost", counts["lost_count"], labels),
+            fact_list(gained, "gained", counts["gained_count"], labels),
+        ]
         groups.append({"name": run_name(run), "colour": run.style.class_, **counts, "lists": lists})
     largest = max((max(g["lost_count"], g["gained_count"]) for g in groups), default=0) or 1
     for group in groups:
@@ -303,17 +307,19 @@ def _count_or(raw: Any, otherwise: int) -> int:
     return otherwise if found is None else int(found)
 
 
-def fact_list(facts: list[dict[str, Any]], what: str, counted: int) -> dict[str, Any]:
+def fact_list(facts: list[dict[str, Any]], what: str, counted: int, labels: Mapping[str, str]) -> dict[str, Any]:
     """The facts lost or gained that a page lists, those shown at once apart, and how many are left out.
 
     Args:
         facts: entries of the report, the largest change first.
         what: "lost" or "gained".
         counted: how many there were, listed or not.
+        labels: of the sets they are of.
     """
     rows = [
         {
-            **{k: f.get(k) for k in ("set", "gold", "before", "after")},
+            **{k: f.get(k) for k in ("gold", "before", "after")},
+            "set": labels.get(str(f.get("set")), f.get("set")),
             "question": ANSWER_FORMAT.sub("", str(f.get("question") or "")),
             "change": cell(estimate(f.get("log_prob_change")), 2, sign=True),
         }

@@ -15,6 +15,7 @@ from farss.report.differences import compared_methods, contrasts, leader
 from farss.report.findings import headline, plain
 from farss.report.numbers import MISSING, Estimate, decimal, estimate, finite, rate, signed
 from farss.report.runs import Run, catalogue, ranked, trials
+from farss.report.sets import score_key, sets_of
 
 INTERVAL_COLUMNS = (("K_p", "prob. kept"), ("T_l", "task share"), ("KT_l", "balance"))
 PAPER_COLUMNS = ("K", "T", "KT")
@@ -189,11 +190,13 @@ def base_line(report: dict[str, Any]) -> str:
     scores = (report.get("base") or {}).get("scores") or {}
     name = (report.get("model") or {}).get("name") or "model"
     units = {"loss": " nats/token", "accuracy": "", "log_prob": "", "choice": ""}
-    parts = []
+    parts, labels = [], sets_of(report)
     for key, raw in scores.items():
-        found, (_, subject, what) = estimate(raw), [*key.split("/"), "", ""][:3]
+        found, (_, subject, what) = estimate(raw), score_key(key)
         if found is not None:
-            parts.append(f"{subject} {what.replace('_', '-')} {decimal(found.value)}{units.get(what, '')}")
+            parts.append(
+                f"{labels.get(subject, subject)} {what.replace('_', '-')} {decimal(found.value)}{units.get(what, '')}"
+            )
     return f"base {name}: {' · '.join(parts)}" if parts else f"base {name}: not measured"
 
 
