@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import importlib.util
+import os
 import sys
 import time
 from pathlib import Path
@@ -11,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from farss.errors import ConfigError, SandboxError
-from farss.evaluation.sandbox import MINIMUM, Limits, Protections, probe, require, run_program, run_programs
+from farss.evaluation.sandbox import GUARANTEES, MINIMUM, Limits, Protections, probe, require, run_program, run_programs
 from farss.evaluation.sandbox.process import Arrangement, run_in
 from farss.evaluation.sandbox.protections import try_out
 
@@ -174,10 +175,65 @@ def test_a_protection_that_is_off_is_found_missing():
     assert "was read" in without.missing["reads"] and "was changed" in without.missing["writes"]
 
 
+@pytest.mark.case("the protections that are named are really active")
+def test_the_trial_finds_that_the_kernel_can_be_told_to_signal():
+    how = sandboxes.protections_of("open").arrangement
+    without = try_out(dataclasses.replace(how, seccomp=False, landlock=min(how.landlock, 5)), {})
+    assert "signals" not in without.holds and without.missing["signals"], without
+
+
+def test_names_outside_are_hidden_by_namespaces_alone_and_never_demanded():
+    found = sandboxes.protections_of("open")
+    assert "names" not in found.holds and "NOT ENFORCED, names" in str(found)
+    assert "names" in GUARANTEES and "names" not in MINIMUM
+    with pytest.raises(SandboxError, match="names"):
+        require(found, GUARANTEES)
+
+
+CROWDS = {
+    "folders": "import os\nfor i in range(10**6): os.mkdir(f'{i}')",
+    "files": "for i in range(10**6): open(f'{i}', 'w').close()",
+    "a deep tree": "import os\nwhile True: os.mkdir('in'); os.chdir('in')",
+    "large files": "for i in range(10**3): open(f'{i}', 'wb').write(bytes(1 << 16))",
+}
+
+
+@pytest.mark.case("a program that makes very many files does not hold its place for minutes")
+@pytest.mark.parametrize("way", sandboxes.WAYS)
+@pytest.mark.parametrize("crowd", CROWDS)
+def test_many_files_are_stopped_and_removed_in_time(way, crowd):
+    limits = Limits(wall_seconds=20.0, files=500, file_bytes=1 << 20)
+    began = time.monotonic()
+    outcome = run_program(CROWDS[crowd], limits, protections=sandboxes.protections_of(way))
+    assert outcome.status in ("files", "failed") and not outcome.passed, outcome
+    assert time.monotonic() - began < 20.0
+
+
+def test_what_a_program_leaves_is_removed_whatever_it_is(tmp_path):
+    from farss.evaluation.sandbox.inside import folder
+
+    place = tmp_path / "own"
+    (place / "a" / "b").mkdir(parents=True)
+    (place / "a" / "b" / "file").write_text("x")
+    (place / "link").symlink_to(tmp_path)
+    handle = os.open(place, os.O_RDONLY)
+    for _ in range(1100):  # deeper than recursion goes
+        os.mkdir("d", dir_fd=handle)
+        inner = os.open("d", os.O_RDONLY, dir_fd=handle)
+        os.close(handle)
+        handle = inner
+    os.close(handle)
+    os.chmod(place / "a", 0)
+    assert folder.holds_too_much(str(place), 10**6, 1 << 40) and folder.holds_too_much(str(place), 3, 1 << 40)
+    assert not folder.remove(str(place), 0.0) and place.exists()
+    assert folder.remove(str(place), 60.0)
+    assert not place.exists() and tmp_path.exists()
+
+
 def test_namespaces_hold_without_the_walls_behind_them():
     how = sandboxes.protections_of("namespaces").arrangement
     alone = try_out(dataclasses.replace(how, landlock=0, seccomp=False), {})
-    assert alone.holds == set(MINIMUM), alone.missing
+    assert alone.holds == set(GUARANTEES), alone.missing
 
 
 def test_a_sandbox_that_cannot_be_set_up_runs_nothing(protections, tmp_path):

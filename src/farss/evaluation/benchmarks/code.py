@@ -34,6 +34,9 @@ def _measure(name: str, run: BenchmarkRun) -> BenchmarkResult:
         announce=run.announce,
         progress=run.progress,
     )
+    unjudged = sum(sample.unjudged is not None for sample in samples)
+    if unjudged and run.announce is not None:
+        run.announce(f"{unjudged} programs could not be judged (named in the samples): counted as not solved")
     scores = code_scores(samples)
     return BenchmarkResult(
         {key.removeprefix(f"{name}/"): {**score} for key, score in scores.items()},

@@ -3,9 +3,10 @@
 from farss.evaluation.sandbox.examination import Examination
 from farss.evaluation.sandbox.limits import Limits, Outcome, Status
 from farss.evaluation.sandbox.pool import run_program, run_programs
-from farss.evaluation.sandbox.protections import MINIMUM, Guarantee, Protections, probe, require
+from farss.evaluation.sandbox.protections import GUARANTEES, MINIMUM, Guarantee, Protections, probe, require
 
 __all__ = [
+    "GUARANTEES",
     "MINIMUM",
     "Examination",
     "Guarantee",

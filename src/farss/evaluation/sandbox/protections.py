@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
 import os
 import socket
+import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -17,20 +19,22 @@ from farss.errors import SandboxError
 from farss.evaluation.sandbox.limits import MEBIBYTE, Limits
 from farss.evaluation.sandbox.process import Arrangement, look, run_in
 
-Guarantee = Literal["network", "writes", "reads", "environment", "signals", "processes", "memory", "killing"]
+Guarantee = Literal["network", "writes", "reads", "environment", "signals", "processes", "memory", "killing", "names"]
 
-MINIMUM: tuple[Guarantee, ...] = get_args(Guarantee)
-"""What `require` asks for unless told otherwise: everything."""
+GUARANTEES: tuple[Guarantee, ...] = get_args(Guarantee)
+MINIMUM: tuple[Guarantee, ...] = tuple(name for name in GUARANTEES if name != "names")
+"""What `require` asks for unless told otherwise: all but that names are hidden, which takes namespaces."""
 
 MEANING: Mapping[str, str] = {
     "network": "no connection to any host, this one included",
     "writes": "no file changed outside its own folder",
     "reads": "no file read besides the system's libraries and this Python",
     "environment": "nothing of the caller's environment seen",
-    "signals": "no process outside signalled",
+    "signals": "no process outside signalled or changed, by the program or by the kernel for it",
     "processes": "no more processes than its limit",
     "memory": "no more memory than its limit",
     "killing": "whatever it started ends with it",
+    "names": "not told whether a file outside is there, nor its size and times",
 }
 
 OLDEST_LANDLOCK = 3
@@ -70,9 +74,9 @@ class Protections:
         return tuple(found)
 
     def __str__(self) -> str:
-        lacking = [name for name in MINIMUM if name not in self.holds]
+        lacking = [name for name in GUARANTEES if name not in self.holds]
         lines = [f"sandbox: {', '.join(self.mechanisms) or 'none'}"]
-        lines += [f"  keeps from {name}: {MEANING[name]}" for name in MINIMUM if name in self.holds]
+        lines += [f"  keeps from {name}: {MEANING[name]}" for name in GUARANTEES if name in self.holds]
         lines += [f"  NOT ENFORCED, {name}: {MEANING[name]}" for name in lacking]
         return "\n".join(lines + [f"  without {name}: {reason}" for name, reason in self.missing.items()])
 
@@ -106,7 +110,7 @@ def probe(python: str = sys.executable, *, namespaces: bool = True) -> Protectio
             continue
         if best is None or len(tried.holds) > len(best.holds):
             best = tried
-        if len(best.holds) == len(MINIMUM):
+        if set(MINIMUM) <= best.holds:
             break
     return best or Protections(Arrangement(python), missing={**missing, "sandbox": "; ".join(missing.values())})
 
@@ -139,6 +143,45 @@ def _ways(administrator: bool, namespaces: bool) -> Iterator[tuple[Literal["root
     yield "none", user
 
 
+@dataclass
+class _Canary:
+    """A process of the caller's user that the trial may kill if it can.
+
+    Attributes:
+        pid: its number.
+        killed: whether it was, known at the end.
+    """
+
+    pid: int
+    killed: bool = False
+
+
+@contextlib.contextmanager
+def _canary(python: str) -> Iterator[_Canary]:
+    process = subprocess.Popen(
+        [python, "-I", "-S", "-c", "import sys; sys.stdin.read()"], stdin=subprocess.PIPE, cwd="/", env={}
+    )
+    canary = _Canary(process.pid)
+    try:
+        yield canary
+    finally:
+        canary.killed = process.poll() is not None
+        process.kill()
+        with process:
+            pass
+
+
+@contextlib.contextmanager
+def _abstract_sockets() -> Iterator[str]:
+    """A stream and a datagram socket of the caller without a place in the file system; the first one's address."""
+    name = f"\0farss-trial-{os.getpid()}-{os.urandom(4).hex()}"
+    with socket.socket(socket.AF_UNIX) as stream, socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as datagrams:
+        stream.bind(name)
+        stream.listen()
+        datagrams.bind(f"{name}-d")
+        yield name
+
+
 def try_out(arrangement: Arrangement, missing: Mapping[str, str]) -> Protections:
     """The protections of one arrangement, as a program in it finds them (`trial.py`).
 
@@ -149,7 +192,12 @@ def try_out(arrangement: Arrangement, missing: Mapping[str, str]) -> Protections
     Raises:
         SandboxError: if no sandbox can be built this way.
     """
-    with tempfile.TemporaryDirectory(prefix="farss-trial-") as folder, socket.create_server(("127.0.0.1", 0)) as server:
+    with (
+        tempfile.TemporaryDirectory(prefix="farss-trial-") as folder,
+        socket.create_server(("127.0.0.1", 0)) as server,
+        _abstract_sockets() as abstract,
+        _canary(arrangement.python) as canary,
+    ):
         os.chmod(folder, 0o777)  # so that only the sandbox is in the way
         secret, mark = Path(folder, "secret"), Path(folder, "mark")
         secret.write_text("secret", encoding="ascii")
@@ -161,6 +209,8 @@ def try_out(arrangement: Arrangement, missing: Mapping[str, str]) -> Protections
             "secret": str(secret),
             "mark": str(mark),
             "caller": os.getpid(),
+            "canary": canary.pid,
+            "abstract": abstract,
             "limits": {"processes": TRIAL_LIMITS.processes, "memory_bytes": TRIAL_LIMITS.memory_bytes},
             "known": sorted(os.environ),
         }
@@ -174,6 +224,8 @@ def try_out(arrangement: Arrangement, missing: Mapping[str, str]) -> Protections
                 got=f"{told}; {reader} must be able to read the standard library of {arrangement.python}",
             )
     kept: dict[str, str | None] = json.loads(outcome.stdout)
+    if canary.killed:
+        kept["signals"] = kept["signals"] or "a process outside was killed"
     escaped = {name: how for name, how in kept.items() if how is not None}
-    holds = frozenset(name for name in MINIMUM if name in kept and kept[name] is None)
+    holds = frozenset(name for name in GUARANTEES if name in kept and kept[name] is None)
     return Protections(arrangement, holds, {**missing, **escaped})

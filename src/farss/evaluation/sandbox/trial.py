@@ -3,13 +3,17 @@
 Never imported: its text is the program. A guarantee whose attempt fails is printed as null.
 """
 
+import fcntl
 import json
 import os
+import resource
 import signal
 import socket
+import struct
 import sys
 import time
 
+F_SETSIG, F_SETOWN_EX, FIOSETOWN = 10, 15, 0x8901
 SPARE_CHILDREN = 2  # beyond the limit, so that a limit that binds is seen
 DAEMON_SECONDS = 60
 
@@ -18,11 +22,12 @@ def main(text):
     """Try everything and print the results as JSON."""
     targets = json.loads(text)
     attempts = {
-        "network": lambda: connect(targets["port"]),
+        "network": lambda: connect(targets["port"], targets["abstract"]),
         "writes": lambda: write(targets["mark"]),
         "reads": lambda: read(targets["secret"]),
         "environment": lambda: look_around(targets["known"], targets["caller"]),
-        "signals": lambda: touch(targets["caller"]),
+        "signals": lambda: touch(targets["caller"], targets["canary"]),
+        "names": lambda: learn(targets["secret"]),
         "memory": lambda: allocate(targets["limits"]["memory_bytes"]),
         "processes": lambda: multiply(targets["limits"]["processes"]),
     }
@@ -37,10 +42,25 @@ def main(text):
     print(json.dumps(found))
 
 
-def connect(port):
+def first(*ways):
+    """What the first way that works is called; None if none does."""
+    for name, attempt in ways:
+        try:
+            attempt()
+        except OSError:
+            continue
+        return name
+    return None
+
+
+def connect(port, abstract):
     """Connect to a server of the caller."""
-    socket.create_connection(("127.0.0.1", port), timeout=5).close()
-    return "a connection to this host was made"
+    kinds = socket.SOCK_STREAM, socket.SOCK_DGRAM
+    return first(
+        ("a connection to this host was made", lambda: socket.create_connection(("127.0.0.1", port), timeout=5)),
+        ("an abstract socket was reached", lambda: socket.socket(socket.AF_UNIX).connect(abstract)),
+        ("a pair of sockets was connected anew", lambda: socket.socketpair(type=kinds[1])[0].connect(f"{abstract}-d")),
+    )
 
 
 def write(path):
@@ -74,10 +94,36 @@ def look_around(known, caller):
     return "the environment of the caller was read"
 
 
-def touch(caller):
-    """Ask whether the caller could be signalled."""
-    os.kill(caller, 0)  # asks for the permission only
-    return "a process outside could be signalled"
+def touch(caller, canary):
+    """Signal a process outside, by oneself or by the kernel, or change how it runs.
+
+    The caller is only asked for; the canary is a process that was made to be killed.
+    """
+    ready, other = socket.socketpair()
+    whom = struct.pack("ii", 1, canary)  # F_OWNER_PID
+
+    def by_the_kernel(own):
+        own()
+        fcntl.fcntl(ready, F_SETSIG, signal.SIGKILL)
+        fcntl.fcntl(ready, fcntl.F_SETFL, os.O_ASYNC)
+        other.send(b"x")
+
+    return first(
+        ("a process outside could be signalled", lambda: os.kill(caller, 0)),
+        ("a process outside was killed", lambda: os.kill(canary, signal.SIGKILL)),
+        ("the kernel was told to signal", lambda: by_the_kernel(lambda: fcntl.fcntl(ready, fcntl.F_SETOWN, canary))),
+        ("the kernel was told to signal", lambda: by_the_kernel(lambda: fcntl.fcntl(ready, F_SETOWN_EX, whom))),
+        ("the kernel was told to signal", lambda: by_the_kernel(lambda: fcntl.ioctl(ready, FIOSETOWN, whom[4:]))),
+        ("a process outside runs less often", lambda: os.setpriority(os.PRIO_PROCESS, canary, 19)),
+        ("a process outside runs elsewhere", lambda: os.sched_setaffinity(canary, {0})),
+        ("a process outside is limited", lambda: resource.prlimit(canary, resource.RLIMIT_NOFILE, (64, 64))),
+    )
+
+
+def learn(path):
+    """Find out that a file outside is there."""
+    os.stat(path)
+    return "the size and times of files outside can be asked for"
 
 
 def allocate(most):

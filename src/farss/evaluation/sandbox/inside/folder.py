@@ -52,6 +52,8 @@ def _count_entry(handle: int, entry: os.DirEntry[str], left: list[int], depth: i
             _count(os.open(entry.name, DIRECTORY, dir_fd=handle), left, depth - 1)
     except (FileNotFoundError, NotADirectoryError):
         return
+    except PermissionError as error:  # a folder that hides what is in it
+        raise TooMuchError from error
 
 
 def remove(folder: str, seconds: float) -> bool:
