@@ -143,3 +143,24 @@ def test_only_the_language_model_is_adapted(family):
 def test_a_pattern_that_names_the_vision_tower_hits_nothing():
     with pytest.raises(ModelError, match="matches no linear module"):
         find_targets(make("LLaVA"), ["fc1"])
+
+
+def test_a_linear_layer_in_its_own_words_is_one():
+    (target, *_) = find_targets(make("Falcon"))
+    assert type(target.module) is not nn.Linear and isinstance(target.module, nn.Linear)
+
+
+@pytest.mark.parametrize("forward", [lambda self, h: 2 * h @ self.weight.T, lambda self, h: self.scale * h])
+def test_a_linear_layer_that_does_something_else_is_refused(tiny_llama, forward):
+    kind = type("Scaled", (nn.Linear,), {"forward": forward})
+    tiny_llama.model.layers[0].mlp.up_proj.__class__ = kind
+    with pytest.raises(ModelError, match="not a plain linear layer"):
+        find_targets(tiny_llama)
+
+
+@pytest.mark.case("placeholders of sharded weights are told from quantised ones")
+def test_a_sharded_weight_is_said_to_be_sharded(tiny_llama):
+    for weight in tiny_llama.parameters():
+        weight.ds_shape, weight.data = weight.shape, torch.empty(0)
+    with pytest.raises(ModelError, match=r"sharded among processes[\s\S]*ZeRO-3[\s\S]*farss init"):
+        find_targets(tiny_llama)

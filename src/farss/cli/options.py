@@ -18,6 +18,7 @@ ASSIGNED = Document("value of --set", ConfigError)
 # flag, recipe key, type, help
 FLAGS: dict[str, tuple[str, Any, str]] = {
     "--model": ("model.name", str, "short name (see `farss models`), folder or hub id"),
+    "--revision": ("model.revision", str, "branch, tag or commit of a hub model"),
     "--dtype": (
         "model.dtype",
         str,

@@ -123,10 +123,37 @@ def _trained(recipe: Recipe, model: Any, tokenizer: Any, examples: Any, place: P
     }
 
 
+def base_recipe(adapter: str | Path, model: str | None = None) -> Recipe:
+    """How the base of an adapter is loaded: by the recipe beside the adapter, where that is of the same model.
+
+    Args:
+        adapter: the folder of an adapter.
+        model: the base, where it is named; None takes what the adapter calls it.
+
+    Raises:
+        AdapterError: if the adapter is missing or does not name its base.
+        ConfigError: if the recipe cannot be read.
+    """
+    require_adapter(adapter)
+    name, beside = model or base_name_of(adapter), Path(adapter).resolve().parent
+    if (beside / RECIPE).is_file():
+        recipe = recipe_of(beside)
+        if name == recipe.model.name or Path(name).expanduser() == Path(recipe.model.name).expanduser():
+            return recipe
+    return Recipe().override({"model.name": name})
+
+
 def export_adapter(
-    adapter: str | Path, out: str | Path, to: Form, model: str | None = None, rank: int | None = None
+    adapter: str | Path, out: str | Path, to: Form, base: ModelConfig | None = None, rank: int | None = None
 ) -> dict[str, Any]:
     """Write a trained adapter in a form other tools load, and check its outputs.
+
+    Args:
+        adapter: the folder of a trained adapter.
+        out: a new folder.
+        to: the form.
+        base: the base model; None takes that of `base_recipe`.
+        rank: only for `portable`: the rank to recompress every module to.
 
     Raises:
         OutputError: if `out` is not empty, or part of what is read.
@@ -144,9 +171,9 @@ def export_adapter(
     # An adapter is checked in float32, where a wrong one cannot hide in the rounding of the base's own dtype; a whole
     # model is written in the base's dtype, and so checked in it.
     dtype = "float32" if to in ADAPTER_FORMS else "checkpoint"
-    base = model or base_name_of(adapter)
-    keep_apart(out, {"the base model": base})
-    loaded = load(ModelConfig(name=base), dtype=dtype)
+    base = base or base_recipe(adapter).model
+    keep_apart(out, {"the base model": base.name})
+    loaded = load(base, dtype=dtype)
     trained = load_adapter(loaded.model, adapter)
     report = export(trained, out, to=to, tokenizer=loaded.tokenizer, rank=rank)
     return {**dataclasses.asdict(report), "path": str(report.path)}

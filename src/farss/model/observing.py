@@ -330,7 +330,13 @@ def leaders(targets: Sequence[Target], run: Callable[[], object]) -> dict[str, s
         found.setdefault(name, next(other for other, read in seen if read is h))
     unused = [target.name for target in targets if target.name not in found]
     if unused:
-        raise ModelError("a target is never used", where=", ".join(unused[:3]), got=len(unused), do="exclude it")
+        kinds = sorted({name.rpartition(".")[2] for name in unused})
+        raise ModelError(
+            "a target is never used",
+            where=", ".join(unused[:3]),
+            got=len(unused),
+            do=f"leave them out: --set 'init.exclude=[{', '.join(kinds)}]', beside what is excluded already",
+        )
     return found
 
 

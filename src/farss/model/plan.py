@@ -78,6 +78,7 @@ class Plan:
         requested_parameters: the trainable parameters that the ranks were solved for; None where ranks were given.
         targets: one entry per adapted module, in model order.
         layer_scores: layer index, as text, -> the score that layers were chosen by; None where all are adapted.
+        coverage: what the targets are of the model (`farss.model.coverage`), or None where it was not counted.
         start: the factors themselves, per module name, where they are in memory; no part of what the plan says.
     """
 
@@ -95,6 +96,7 @@ class Plan:
     realised_rank_total: int = 0
     requested_parameters: int | None = None
     layer_scores: dict[str, float] | None = None
+    coverage: dict[str, Any] | None = None
     schema_version: int = field(default=SCHEMA_VERSION)
     start: Mapping[str, Factors] | None = field(default=None, repr=False, compare=False)
 

@@ -6,7 +6,10 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cache
+from types import SimpleNamespace
 
+import torch
 from torch import Tensor, nn
 
 from farss.errors import ModelError, near_names
@@ -113,7 +116,7 @@ def language_tower(model: nn.Module) -> str:
 
 def _linears(model: nn.Module) -> dict[str, nn.Module]:
     """The linear modules of the language model, its output head among them; not those of other towers."""
-    tower, head = language_tower(model), _output_head(model)
+    tower, head = language_tower(model), output_head(model)
     inside = f"{tower}." if tower else ""
     return {
         name: module
@@ -122,7 +125,8 @@ def _linears(model: nn.Module) -> dict[str, nn.Module]:
     }
 
 
-def _output_head(model: nn.Module) -> object:
+def output_head(model: nn.Module) -> object:
+    """The module that makes logits, by what the model says of itself; None where it has none or does not say."""
     return model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None  # type: ignore[operator]
 
 
@@ -192,7 +196,7 @@ def _layer_of(name: str, chain: list[str]) -> int | None:
 def _shared_weights(model: nn.Module) -> set[str]:
     """Names of modules whose weight is also another module's, and of the input and output embeddings."""
     uses = Counter(id(module._parameters.get("weight")) for module in model.modules())
-    head = _output_head(model)
+    head = output_head(model)
     return {
         name
         for name, module in model.named_modules()
@@ -203,8 +207,15 @@ def _shared_weights(model: nn.Module) -> set[str]:
 
 def _target(name: str, module: nn.Module, layer: int | None, in_memory: bool) -> Target:
     conv1d = _is_conv1d(module)
-    plain = conv1d or (isinstance(module, nn.Linear) and type(module).forward is nn.Linear.forward)
     weight = module._parameters.get("weight")
+    if sharded := _sharded(weight):
+        raise ModelError(
+            "the weights are sharded among processes, so none has a whole matrix",
+            where=name,
+            got=sharded,
+            do="initialise in one process with `farss init`, and load the adapter where the model is sharded",
+        )
+    plain = conv1d or (isinstance(module, nn.Linear) and _multiplies(type(module)))
     if not plain or weight is None or type(weight) not in PLAIN or weight.ndim != 2 or not weight.is_floating_point():
         raise ModelError(
             "the module is not a plain linear layer",
@@ -218,3 +229,30 @@ def _target(name: str, module: nn.Module, layer: int | None, in_memory: bool) ->
     rows, columns = weight.shape
     shape = (columns, rows) if conv1d else (rows, columns)
     return Target(name, module, layer, name.rpartition(".")[2], shape, module._parameters["bias"] is not None, conv1d)
+
+
+def _sharded(weight: object) -> str | None:
+    """What divided a weight among processes and left a placeholder or a piece of it here; None for a whole weight."""
+    if hasattr(weight, "ds_shape") or hasattr(weight, "ds_id"):
+        return "DeepSpeed ZeRO-3"
+    if hasattr(weight, "device_mesh") or getattr(weight, "_is_flat_param", False):
+        return "fully sharded data parallel"
+    return None
+
+
+@cache
+def _multiplies(kind: type[nn.Linear]) -> bool:
+    """Whether a class of linear layers computes `W h + b` and nothing else, as Falcon's does in its own words."""
+    if kind.forward is nn.Linear.forward:
+        return True
+    draw = torch.Generator().manual_seed(0)
+    weight, bias, h = (torch.randn(shape, generator=draw, dtype=torch.float64) for shape in ((3, 2), (3,), (1, 4, 2)))
+    for offset in (bias, None):
+        alone = SimpleNamespace(weight=weight, bias=offset, in_features=2, out_features=3)
+        try:
+            found = kind.forward(alone, h)  # type: ignore[arg-type]  # it needs nothing but these
+        except (AttributeError, TypeError, RuntimeError, ValueError):
+            return False
+        if not isinstance(found, Tensor) or not torch.allclose(found, nn.functional.linear(h, weight, offset)):
+            return False
+    return True

@@ -14,7 +14,9 @@ EXAMPLE = "farss audit --model smollm2-135m --adapter my-adapter/ --out audit/ -
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Base, what is audited, on what, and the gate."""
-    add_recipe_options(parser, ("--model", "--dtype", "--device", "--data-dir", "--knowledge-rows", "--max-length"))
+    add_recipe_options(
+        parser, ("--model", "--revision", "--dtype", "--device", "--data-dir", "--knowledge-rows", "--max-length")
+    )
     parser.add_argument("--adapter", metavar="DIR", type=Path, help="any PEFT adapter folder")
     parser.add_argument("--finetuned", metavar="MODEL", help="a fine-tuned model instead: folder, short name or hub id")
     parser.add_argument("--tasks", metavar="NAMES", help="comma-separated knowledge sets (default facts)")

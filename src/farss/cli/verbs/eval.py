@@ -17,7 +17,17 @@ EXAMPLE = (
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Model, adapter, tasks and how many rows."""
     add_recipe_options(
-        parser, ("--model", "--dtype", "--device", "--data-dir", "--knowledge-rows", "--task-rows", "--generate-rows")
+        parser,
+        (
+            "--model",
+            "--revision",
+            "--dtype",
+            "--device",
+            "--data-dir",
+            "--knowledge-rows",
+            "--task-rows",
+            "--generate-rows",
+        ),
     )
     parser.add_argument(
         "--adapter",

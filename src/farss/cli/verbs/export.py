@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 
+from farss.cli.options import add_recipe_options, recipe_from
 from farss.cli.output import emit
 
 SUMMARY = "write a trained adapter as a plain LoRA, a one-scale LoRA, a merged model or the residual form, checked"
@@ -14,7 +15,7 @@ FORMS = ("peft", "portable", "merged", "residual")
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Which adapter, which form, where to."""
     parser.add_argument("--adapter", metavar="DIR", required=True, help="adapter folder written by `farss train`")
-    parser.add_argument("--model", metavar="MODEL", help="the base model, if the adapter does not name it")
+    add_recipe_options(parser, ("--model", "--revision"))
     parser.add_argument("--to", choices=FORMS, default="peft", help="form (default peft)")
     parser.add_argument("--rank", type=int, help="with --to portable: recompress to this rank, error printed")
     parser.add_argument("--out", metavar="DIR", required=True, help="new folder")
@@ -22,9 +23,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def act(arguments: argparse.Namespace) -> int:
     """Export, check that the written files give the trained model's outputs, and say by how much they differ."""
-    from farss.experiment.steps import export_adapter
+    from farss.experiment.steps import base_recipe, export_adapter
 
-    result = export_adapter(arguments.adapter, arguments.out, arguments.to, arguments.model, arguments.rank)
+    named = getattr(arguments, "model.name")
+    base = recipe_from(arguments, None if arguments.recipe else base_recipe(arguments.adapter, named)).model
+    result = export_adapter(arguments.adapter, arguments.out, arguments.to, base, arguments.rank)
     if result["tolerance"] is None:
         allowed = f"after truncation to rank {result['rank']}: relative error {result['recompression_error']:.1e}"
     else:

@@ -23,6 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         parser,
         (
             "--model",
+            "--revision",
             "--dtype",
             "--device",
             "--data",

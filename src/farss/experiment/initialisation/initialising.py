@@ -43,6 +43,7 @@ from farss.experiment.steps import RECIPE
 from farss.methods import get_method
 from farss.methods.base import FROM_DATA, KNOWLEDGE, STATISTICS
 from farss.model.calibration import Batch, data_fingerprint
+from farss.model.coverage import coverage
 from farss.model.curvature import Curvature
 from farss.model.devices import place
 from farss.model.plan import Plan
@@ -131,6 +132,7 @@ def initialise(
         "modules": len(plan.targets),
         "trainable_params": plan.trainable_parameters,
         "requested_params": plan.requested_parameters,
+        "coverage": plan.coverage,
         "arithmetic": decided.to_mapping(),
         "seconds": time.perf_counter() - started,
         "predicted_peak_bytes": expected.peak_bytes,
@@ -339,7 +341,8 @@ def _streamed(request: Request) -> tuple[Plan, None]:
             )
         targets = source.targets(request.config)
         budget = budget_of(targets, evidence, request.config, request.recipe.match, request.recipe.budget_params)
-        plan = plan_for(get_method(request.method), targets, evidence, request.config, budget)
+        made = plan_for(get_method(request.method), targets, evidence, request.config, budget)
+        plan = dataclasses.replace(made, coverage=coverage(source.model, targets).to_mapping())
     factors = source.start_factors(plan, cache)
     source.weights.hollow_(source.model)  # PEFT puts adapters where it finds weights
     with new_folder(request.out, "init") as folder:

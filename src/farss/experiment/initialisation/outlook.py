@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from farss.config import FarssConfig, Recipe
-from farss.experiment.initialisation.planning import resolved
+from farss.experiment.initialisation.planning import reached, resolved
 from farss.maths.choice import Choice
 from farss.methods import get_method
 from farss.methods.base import FROM_DATA, KNOWLEDGE
@@ -155,7 +155,7 @@ def outlook(recipe: Recipe, batches: Sequence[Batch] = ()) -> Outlook:
         batches: what will be read; the largest decides what activations and logits take. None where no data are read.
 
     Raises:
-        ModelError: if the model is not found, or has no module to adapt.
+        ModelError: if the model is not found, or has no module to adapt, or one that PEFT does not follow.
     """
     config = resolved(recipe.init)
     folder, device = resolve(recipe.model.name, recipe.model.revision), place(recipe.device)
@@ -163,6 +163,7 @@ def outlook(recipe: Recipe, batches: Sequence[Batch] = ()) -> Outlook:
     decided = arithmetic_of(recipe.model, device, dtype=dtype, piecewise=True)  # the engine is chosen by memory
     model, kind = skeleton(folder, decided.weights, trust_remote_code=recipe.model.trust_remote_code)
     targets = find_targets(model, config.targets, config.exclude, in_memory=False)
+    reached(model, targets)
     largest = BatchSize.largest(batches)
     resident = resident_cost(model, targets, kind, largest)
     walkable = len(chain_prefixes(model)) == 1 and all(target.layer is not None for target in targets)

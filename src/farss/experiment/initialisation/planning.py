@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ from typing import Any, cast
 
 from torch import nn
 
+from farss.adapters.rehearsal import check_followed
 from farss.config import FarssConfig, Match
 from farss.errors import DataError
 from farss.experiment.initialisation.budget import budget_of, plan_for
@@ -17,6 +19,7 @@ from farss.methods import get_method
 from farss.methods.base import KNOWLEDGE, STATISTICS, Evidence, SpectralMethod, shallow_layer_count
 from farss.methods.compat import published_batches, published_code_config
 from farss.model.calibration import Batch, Example, batches, pad_token
+from farss.model.coverage import Coverage, say_what_is_left
 from farss.model.curvature import Curvature, Keep, collect
 from farss.model.gradients import Gradients, collect_gradients
 from farss.model.inputs import InputMoments, collect_inputs
@@ -123,6 +126,7 @@ def prepare(
     settings = resolved(config)
     targets = find_targets(model, settings.targets, settings.exclude)
     check_boundary(targets, settings, methods)
+    covered = reached(model, targets).to_mapping()
     needs = frozenset().union(*(get_method(name).needs for name in methods))
     seconds = {"curvature": 0.0, "layer_fisher": 0.0, "spectrum": 0.0}
     if "curvature" in needs and statistics is None:
@@ -169,9 +173,20 @@ def prepare(
     budget = budget_of(targets, evidence, settings, match, budget_params)
     for name in methods:
         started = time.perf_counter()
-        plans[name] = plan_for(get_method(name), targets, evidence, settings, budget)
+        made = plan_for(get_method(name), targets, evidence, settings, budget)
+        plans[name] = dataclasses.replace(made, coverage=covered)
         seconds[name] = time.perf_counter() - started
     return Preparation(plans, evidence, targets, seconds)
+
+
+def reached(model: nn.Module, targets: Sequence[Target]) -> Coverage:
+    """What adapters on the targets reach of the model; what they leave is said, and what PEFT refuses is refused.
+
+    Raises:
+        ModelError: if PEFT does not follow; nothing was computed yet.
+    """
+    check_followed(model, targets)
+    return say_what_is_left(model, targets)
 
 
 def check_boundary(targets: Sequence[Target], config: FarssConfig, methods: Sequence[str]) -> None:

@@ -10,7 +10,7 @@ from farss.errors import ConfigError
 from farss.experiment import materials
 from farss.experiment.arithmetic import settle
 from farss.experiment.calibrating import calibration_of
-from farss.experiment.initialisation.planning import calibration_batches, collect_with, resolved
+from farss.experiment.initialisation.planning import calibration_batches, collect_with, reached, resolved
 from farss.experiment.initialisation.statistics import STATISTICS, Origin, Shard, save_statistics
 from farss.experiment.outputs import check_new_output, inputs_on_disk
 from farss.experiment.progress import ProgressLine
@@ -60,6 +60,7 @@ def take_statistics(
     )
     batches = shard_batches(recipe, loaded.tokenizer, examples, shard)
     targets = find_targets(loaded.model, config.targets, config.exclude)
+    reached(loaded.model, targets)
     keep = Keep(kept, stage_key(origin.notes(), config.to_mapping()))
     return collect_with(loaded.model, batches, targets, config, progress, keep), origin
 

@@ -24,6 +24,7 @@ from farss.experiment.initialisation.planning import (
     gather,
     load_gathered,
     prepare,
+    reached,
     resolved,
     spectrum_folder,
 )
@@ -47,6 +48,7 @@ def collect_statistics(recipe: Recipe, folder: Path) -> dict[str, Any]:
     batches, data = batches_of(recipe, loaded.tokenizer)
     targets = find_targets(loaded.model, recipe.init.targets, recipe.init.exclude)
     check_boundary(targets, resolved(recipe.init), recipe.methods)
+    reached(loaded.model, targets)
     before = peak_bytes()
     started = time.perf_counter()
     with ProgressLine(f"statistics of {data['rows']} examples, {data['tokens']:,} tokens") as line:
@@ -69,6 +71,7 @@ def gather_statistics(recipe: Recipe, kind: str, folder: Path) -> dict[str, Any]
     loaded = materials.load_for_statistics(recipe)
     batches, data = batches_of(recipe, loaded.tokenizer, kind)
     targets = find_targets(loaded.model, recipe.init.targets, recipe.init.exclude)
+    reached(loaded.model, targets)
     before = peak_bytes()
     started = time.perf_counter()
     with ProgressLine(f"{kind} of {data['rows']} examples, {data['tokens']:,} tokens") as line:
