@@ -162,7 +162,7 @@ def export_adapter(
         NumericalError: if the written files do not give the trained model's outputs.
     """
     require_one_process("farss export")
-    check_new_output(out, {"the adapter": adapter, "the base model": model})
+    check_new_output(out, {"the adapter": adapter, "the base model": base and base.name})
     if rank is not None and to != "portable":
         raise ConfigError("only the portable form is recompressed to a rank", got=f"--to {to} --rank {rank}")
     if rank is not None and rank < 1:
