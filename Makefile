@@ -14,6 +14,10 @@ TORCH_INDEX ?=
 WORKERS ?= 2
 BENCH ?= init train
 
+# Containers often forbid byte code; without it every process compiles the libraries anew, for seconds. It stays in .venv
+# and in __pycache__ folders, which git ignores.
+export PYTHONDONTWRITEBYTECODE :=
+
 GPU := $(shell nvidia-smi -L 2>/dev/null | grep -c '^GPU')
 CONSTRAINTS := -c constraints/cpu.txt $(if $(filter-out 0,$(GPU)),-c constraints/gpu.txt)
 VERSION_HASH := $(shell cat pyproject.toml constraints/*.txt | cksum | cut -d ' ' -f 1)

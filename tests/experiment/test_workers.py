@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 
 import pytest
 import torch
@@ -11,7 +12,7 @@ import torch
 from farss.errors import ConfigError, NumericalError
 from farss.experiment import stages
 from farss.experiment.stages import run_stage
-from farss.experiment.workers import WHOLE, Share, run_all, shares
+from farss.experiment.workers import WHOLE, Share, Task, comfortable_workers, run_all, shares
 
 
 def test_one_worker_has_the_whole_machine():
@@ -52,7 +53,7 @@ def test_tasks_run_side_by_side_each_with_a_share_that_no_other_has():
         with lock:
             used.remove(share)
 
-    run_all([task] * 6, [Share(1, "0"), Share(1, "1")])
+    run_all([Task(task)] * 6, [Share(1, "0"), Share(1, "1")])
     assert len(seen) == 6
     assert set(seen) == {Share(1, "0"), Share(1, "1")}
 
@@ -76,7 +77,7 @@ def test_after_a_failure_the_task_under_way_is_finished_and_no_other_begun(capsy
         threading.Event().wait(1)
 
     with pytest.raises(NumericalError, match="not finite"):
-        run_all([lasts, fails, *[never] * 4], [Share(1, "0"), Share(1, "1")])
+        run_all([Task(lasts), Task(fails), *[Task(never)] * 4], [Share(1, "0"), Share(1, "1")])
     assert finished == ["lasts"]
     assert begun.count("never") <= 1  # the one that the failing worker may have taken up at once
     assert "finished first" in capsys.readouterr().err
@@ -91,3 +92,42 @@ def test_a_stage_keeps_to_its_share(tmp_path, monkeypatch):
     left = run_stage(tmp_path / "stage", "a", look, Share(threads=1, gpu="5"))
     assert (left["threads"], left["gpu"]) == (1, "5")
     assert os.environ.get("CUDA_VISIBLE_DEVICES") != "5"
+
+
+@pytest.mark.parametrize("parts", [[WHOLE], [Share(1, "0"), Share(1, "1")]])
+def test_a_task_waits_for_those_it_comes_after(parts):
+    done: list[str] = []
+
+    def slow(share):
+        time.sleep(0.2)
+        done.append("first")
+
+    first = Task(slow)
+    run_all(
+        [first, Task(lambda share: done.append("beside")), Task(lambda share: done.append("then"), (first,))], parts
+    )
+    assert done.index("first") < done.index("then")
+    if len(parts) == 2:
+        assert done[0] == "beside"
+
+
+def test_what_waits_for_a_failed_task_never_begins():
+    def fails(share):
+        raise ConfigError("the first one failed")
+
+    done: list[str] = []
+    first = Task(fails)
+    with pytest.raises(ConfigError, match="the first one failed"):
+        run_all([first, Task(lambda share: done.append("then"), (first,))], [Share(1), Share(1)])
+    assert done == []
+
+
+def test_only_as_many_jobs_run_together_as_memory_holds(monkeypatch):
+    import psutil
+
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    monkeypatch.setattr("torch.get_num_threads", lambda: 4)
+    for free, expected in ((30, 2), (9, 1), (1, 1)):
+        memory = type("Memory", (), {"available": free * 10**9})()
+        monkeypatch.setattr(psutil, "virtual_memory", lambda memory=memory: memory)
+        assert comfortable_workers(2, 5 * 10**9) == expected

@@ -60,10 +60,11 @@ def add_recipe_options(parser: argparse.ArgumentParser, flags: Sequence[str]) ->
         parser.add_argument(flag, type=kind, dest=key, metavar=flag[2:].upper(), help=f"{text} ({key})")
 
 
-def add_workers_option(parser: argparse.ArgumentParser) -> None:
-    """Add `--workers`, which changes how long a run takes and nothing it finds."""
-    text = "jobs at a time, each with its share of the threads or a GPU of its own (default 1)"
-    parser.add_argument("--workers", type=int, metavar="N", default=1, help=text)
+def add_workers_option(parser: argparse.ArgumentParser, default: int | None = 1) -> None:
+    """Add `--workers`, which changes how long a run takes and nothing it finds; None leaves the number to the verb."""
+    usual = "as many as memory and cores allow, at most 2" if default is None else default
+    text = f"jobs at a time, each with its share of the threads or a GPU of its own (default {usual})"
+    parser.add_argument("--workers", type=int, metavar="N", default=default, help=text)
 
 
 def add_fresh_option(parser: argparse.ArgumentParser) -> None:

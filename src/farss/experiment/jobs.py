@@ -29,6 +29,11 @@ class Job:
         """A folder name that says all three."""
         return f"{self.method}-lr{self.learning_rate:g}-seed{self.seed}"
 
+    @property
+    def adapts(self) -> bool:
+        """Whether an adapter is trained, which takes a plan, and not the weights themselves."""
+        return get_method(self.method).trains == "adapter"
+
     def to_mapping(self) -> dict[str, Any]:
         """The job as a dictionary."""
         return asdict(self)

@@ -10,10 +10,11 @@ import multiprocessing
 import os
 import sys
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from queue import SimpleQueue
 
+import psutil
 import torch
 
 from farss.errors import ConfigError
@@ -76,35 +77,72 @@ def shares(workers: int, threads: int | None = None, gpus: Sequence[str] | None 
     return [Share(each, gpus[i] if gpus else None) for i in range(workers)]
 
 
+def comfortable_workers(most: int, bytes_each: int) -> int:
+    """How many jobs may run at a time without pressing on this machine: on a GPU one, else what memory and cores allow.
+
+    Args:
+        most: never more than this.
+        bytes_each: memory that a job may need.
+    """
+    if torch.cuda.is_available():
+        return 1
+    room = psutil.virtual_memory().available // bytes_each
+    return max(1, min(most, room, torch.get_num_threads()))
+
+
 def _visible_gpus() -> list[str]:
     named = [name.strip() for name in os.environ.get(VISIBLE, "").split(",") if name.strip()]
     count = torch.cuda.device_count()
     return named[:count] if named else [str(i) for i in range(count)]
 
 
-def run_all(tasks: Sequence[Callable[[Share], object]], workers: Sequence[Share]) -> None:
-    """Call every task with a share, as many at a time as there are shares, in their order.
+@dataclass(frozen=True)
+class Task:
+    """Work that takes a share of the machine.
+
+    Attributes:
+        call: does it.
+        after: tasks that have to be finished first.
+    """
+
+    call: Callable[[Share], object]
+    after: tuple[Task, ...] = ()
+
+
+def run_all(tasks: Sequence[Task], workers: Sequence[Share]) -> None:
+    """Do every task with a share of the machine, as many at a time as there are shares, in their order.
 
     If a task fails no further one begins, those under way are finished (what they compute is kept), and the first
     error is raised.
+
+    Args:
+        tasks: each stands behind those it has to wait for.
+        workers: the shares.
     """
     if len(workers) == 1:
         for task in tasks:
-            task(workers[0])
+            task.call(workers[0])
         return
     free: SimpleQueue[Share] = SimpleQueue()
     for share in workers:
         free.put(share)
 
-    def call(task: Callable[[Share], object]) -> None:
+    begun: dict[int, Future[None]] = {}
+
+    def call(task: Task) -> None:
+        for other in task.after:
+            begun[id(other)].result()  # it stands before this one, so a worker has taken it up
         share = free.get()
         try:
-            task(share)
+            task.call(share)
         finally:
             free.put(share)
 
     with ThreadPoolExecutor(len(workers)) as pool:
-        futures = [pool.submit(call, task) for task in tasks]
+        futures = []
+        for task in tasks:
+            begun[id(task)] = pool.submit(call, task)
+            futures.append(begun[id(task)])
         try:
             for future in as_completed(futures):
                 future.result()

@@ -31,6 +31,7 @@ from torch.nn import functional
 
 from farss.config import Dtype, Precision
 from farss.errors import StorageError
+from farss.maths.choice import wait
 from farss.model.cache import cache_root
 from farss.model.cost import format_bytes
 from farss.model.devices import device_name, free_bytes
@@ -233,8 +234,18 @@ ELSEWHERE: dict[torch.dtype, dict[str, Callable[[], bool]]] = {
 }
 
 
+def speed_of(dtype: torch.dtype, device: torch.device) -> float:
+    """Products per second in a dtype, in GFLOP/s: timed once, and kept.
+
+    Args:
+        dtype: any float.
+        device: where they are computed.
+    """
+    return _kept_speeds(dtype, device)[name_of(dtype)]
+
+
 def _kept_speeds(dtype: torch.dtype, device: torch.device) -> dict[str, float]:
-    """GFLOP/s of `dtype` and float32, timed once per device, library and number of threads."""
+    """GFLOP/s of `dtype` and float32 side by side, timed once per device, library and number of threads."""
     limit = os.environ.get(ISA_LIMIT, "")
     key = " | ".join((device_name(device), f"torch {torch.__version__}", f"{torch.get_num_threads()} threads", limit))
     return _timed_once(f"{key} | {name_of(dtype)}", dtype, device, cache_root() / KEPT)
@@ -259,7 +270,7 @@ def _read(file: Path) -> dict[str, dict[str, float]]:
 
 @torch.no_grad()
 def _time(dtype: torch.dtype, device: torch.device) -> dict[str, float]:
-    kinds = (torch.float32, dtype)
+    kinds = tuple({torch.float32: None, dtype: None})
     generator = torch.Generator().manual_seed(0)
     seconds = dict.fromkeys(kinds, 0.0)
     for tokens, inner, outer in PRODUCTS:
@@ -268,16 +279,18 @@ def _time(dtype: torch.dtype, device: torch.device) -> dict[str, float]:
         runs: dict[torch.dtype, list[float]] = {kind: [] for kind in kinds}
         for _ in range(ROUNDS + 1):  # the first runs start libraries and are not counted
             for kind, pair in made.items():
-                runs[kind].append(_seconds(lambda pair=pair: functional.linear(*pair)))
+                runs[kind].append(_seconds(lambda pair=pair: functional.linear(*pair), device))
         for kind in kinds:
             # Weighed by rows: a step of generation counts as much as the pass that it is one of many after.
             seconds[kind] += statistics.median(runs[kind][1:]) / (tokens * inner * outer)
     return {name_of(kind): 2e-9 * len(PRODUCTS) / taken for kind, taken in seconds.items()}
 
 
-def _seconds(work: Callable[[], object]) -> float:
+def _seconds(work: Callable[[], object], device: torch.device) -> float:
+    wait(device)
     started = time.perf_counter()
     work()
+    wait(device)
     return time.perf_counter() - started
 
 

@@ -30,7 +30,7 @@ from farss.experiment.outputs import begin_again, check_output, inputs_on_disk, 
 from farss.experiment.progress import ProgressLine
 from farss.experiment.stages import check_stage, run_stage, stage_key
 from farss.experiment.unchanged import INPUTS, check_unchanged, model_input, requested
-from farss.experiment.workers import Share, run_all, shares
+from farss.experiment.workers import Share, Task, run_all, shares
 from farss.methods import get_method, package_of_method
 from farss.methods.base import KNOWLEDGE
 from farss.model.calibration import pad_token
@@ -167,7 +167,7 @@ def run_glue(
         with writing(place, "recipe.yaml"):
             write_atomically(place / "recipe.yaml", lambda file: file.write_text(recipe.to_yaml(), encoding="utf-8"))
         settled, decided = settle_in(place, recipe)
-        run_all([functools.partial(_carry_out, settled, place, job, job.key(recipe)) for job in jobs], parts)
+        run_all([Task(functools.partial(_carry_out, settled, place, job, job.key(recipe))) for job in jobs], parts)
         done = [(job.task, job.job, place / job.folder) for job in jobs]
         training = {task.name: _rows(recipe, source or task, "train") for task in chosen}
         results = assemble(recipe, done, training, warm, tuple(splits))

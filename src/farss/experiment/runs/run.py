@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +17,11 @@ from farss.experiment.runs.assemble import assemble
 from farss.experiment.runs.finished import load_run
 from farss.experiment.runs.inputs import inputs_of
 from farss.experiment.runs.keys import Keys
+from farss.experiment.runs.outlook import BASE, PLANS, Remaining
 from farss.experiment.runs.work import collect_statistics, gather_statistics, plan_methods, train_job
-from farss.experiment.stages import check_stage, run_stage
+from farss.experiment.stages import check_stage, finished, run_stage
 from farss.experiment.unchanged import INPUTS, check_unchanged
-from farss.experiment.workers import Share, run_all, shares
+from farss.experiment.workers import Share, Task, run_all, shares
 from farss.methods.base import KNOWLEDGE, STATISTICS
 from farss.processes import require_one_process
 from farss.report import write_report
@@ -43,7 +44,7 @@ def run(
         recipe: model, data, methods, learning rates, seeds and settings.
         out: the run folder; `recipe.out`, or `runs/NAME`, by default.
         workers: how many jobs train and are measured at a time, each with its share of the threads, or a GPU of its
-            own where there are some. Shared stages (base, statistics, plans) use the whole machine.
+            own where there are some; the base is measured while plans are made.
         fresh: remove what an earlier call left in the folder, and begin again.
 
     Returns:
@@ -70,10 +71,9 @@ def run(
         check_unchanged(inputs_of(recipe), folder)
         with writing(folder, "recipe.yaml"):
             write_atomically(folder / "recipe.yaml", lambda file: file.write_text(recipe.to_yaml(), encoding="utf-8"))
-        settled, _ = settle_in(folder, recipe)
-        _plan(settled, folder, keys)
-        run_stage(folder / "base", keys.base, functools.partial(measure_base, settled))
-        run_all([functools.partial(_carry_out, settled, folder, keys, job) for job in jobs_of(recipe)], parts)
+        settled, decided = settle_in(folder, recipe)
+        remaining = Remaining(settled, decided, len(parts), _done(recipe, folder, keys))
+        run_all(_tasks(settled, folder, keys, remaining), parts)
         report = assemble([load_run(folder)])
         with rescued(report), writing(folder, "report.json", "report.html"):
             write_report(report, folder)
@@ -92,21 +92,47 @@ def _stages(recipe: Recipe, folder: Path, keys: Keys) -> Iterator[tuple[Path, st
         yield folder / job.id / "eval", keys.evaluation(job)
 
 
+def _done(recipe: Recipe, folder: Path, keys: Keys) -> list[str]:
+    """What an earlier call finished, by the names of `Remaining`."""
+    stages = {PLANS: (folder / "plans", keys.plans), BASE: (folder / "base", keys.base)}
+    stages |= {job.id: (folder / job.id / "eval", keys.evaluation(job)) for job in jobs_of(recipe)}
+    return [name for name, (place, key) in stages.items() if finished(place, key)]
+
+
+def _tasks(recipe: Recipe, folder: Path, keys: Keys, remaining: Remaining) -> list[Task]:
+    """All work of a run: only adapters have to wait, for their plans."""
+
+    def told(name: str, work: Callable[[Share], object], after: tuple[Task, ...] = ()) -> Task:
+        def call(share: Share) -> None:
+            work(share)
+            remaining.finished(name)
+
+        return Task(call, after)
+
+    measure = functools.partial(run_stage, folder / "base", keys.base, functools.partial(measure_base, recipe))
+    plans = told(PLANS, functools.partial(_plan, recipe, folder, keys))
+    jobs = [
+        told(job.id, functools.partial(_carry_out, recipe, folder, keys, job), (plans,) if job.adapts else ())
+        for job in jobs_of(recipe)
+    ]
+    return [plans, told(BASE, measure), *jobs]
+
+
 def _carry_out(recipe: Recipe, folder: Path, keys: Keys, job: Job, share: Share) -> None:
     place = folder / job.id
     run_stage(place / "train", keys.training(job), functools.partial(train_job, recipe, job, folder / "plans"), share)
     run_stage(place / "eval", keys.evaluation(job), functools.partial(measure_job, recipe, job, place / "train"), share)
 
 
-def _plan(recipe: Recipe, folder: Path, keys: Keys) -> None:
+def _plan(recipe: Recipe, folder: Path, keys: Keys, share: Share) -> None:
     statistics = None
     if methods_needing(recipe, "curvature"):
         statistics = folder / "statistics"
-        run_stage(statistics, keys.statistics, functools.partial(collect_statistics, recipe))
+        run_stage(statistics, keys.statistics, functools.partial(collect_statistics, recipe), share)
     further = {kind: folder / kind for kind in STATISTICS if methods_needing(recipe, kind)}
     for kind, place in further.items():
-        run_stage(place, keys.gathered(kind), functools.partial(gather_statistics, recipe, kind))
-    run_stage(folder / "plans", keys.plans, functools.partial(plan_methods, recipe, statistics, further))
+        run_stage(place, keys.gathered(kind), functools.partial(gather_statistics, recipe, kind), share)
+    run_stage(folder / "plans", keys.plans, functools.partial(plan_methods, recipe, statistics, further), share)
 
 
 def compare(runs: list[Path], out: Path) -> dict[str, Any]:
