@@ -2,17 +2,15 @@ from __future__ import annotations
 
 import copy
 from dataclasses import replace
-from functools import partial
 
 import pytest
 import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-from farss.adapters.apply import DEFAULT, REFERENCE, apply
+from farss.adapters.apply import DEFAULT, apply
 from farss.adapters.factors import initial_factors
 from farss.adapters.layers import lora_layers, oriented, weight_shape
-from farss.adapters.pairs import activate
 from farss.errors import AdapterError, PlanError
 from farss.maths.spectrum import decompose
 from farss.model.targets import weight_matrix
@@ -77,12 +75,12 @@ def test_factors_that_do_not_fit_or_have_no_place_are_refused(llama, kit):
 
 def test_two_independent_dropouts_would_not_start_at_the_base_model(llama, kit):
     ids, before = kit.tokens(), kit.logits(llama, kit.tokens())
-    wrapped = apply(llama, kit.plan(llama), dropout=0.1)
+    wrapped, dropout, linear = apply(llama, kit.plan(llama)), nn.Dropout(0.1), nn.functional.linear
     for layer in lora_layers(wrapped).values():
-        layer.lora_dropout[REFERENCE] = nn.Dropout(0.1)
-        for part in (layer.lora_A, layer.lora_B):
-            for name in (DEFAULT, REFERENCE):
-                part[name].forward = partial(nn.functional.linear, weight=part[name].weight)
+        down, up = layer.lora_A[DEFAULT], layer.lora_B[DEFAULT]
+        layer.lora_dropout[DEFAULT] = nn.Identity()
+        down.forward = lambda x, d=down: (linear(dropout(x), d.factor), linear(dropout(x), d.start))
+        up.forward = lambda z, u=up: linear(z[0], u.factor) - linear(z[1], u.start)
     wrapped.train()
     difference = (wrapped(input_ids=ids).logits - before).abs().max()
     assert difference > 1e-2
@@ -100,7 +98,7 @@ def test_checkpointing_with_dropout_gives_the_gradients_of_a_plain_run(llama, ki
         x = torch.randn(3, 48, generator=torch.Generator().manual_seed(1), requires_grad=True)
         y = checkpoint(layer, x, use_reentrant=reentrant) if recompute else layer(x)
         y.square().sum().backward()
-        weights = [layer.lora_A[DEFAULT].weight, layer.lora_B[DEFAULT].weight]
+        weights = [layer.lora_A[DEFAULT].factor, layer.lora_B[DEFAULT].factor]
         gradients.append([x.grad, *(w.grad for w in weights)])
         for weight in weights:
             weight.grad = None
@@ -123,33 +121,27 @@ def test_training_moves_the_trained_adapter_and_nothing_else(model, kit):
     for name, tensor in before.items():
         assert torch.equal(after[name], tensor), name
     for name, tensor in start.items():
-        assert torch.equal(after[name], tensor) == (f".{DEFAULT}." not in name), name
+        assert torch.equal(after[name], tensor) == (not name.endswith(f".{DEFAULT}.factor")), name
 
 
-def test_switching_adapters_off_and_on_cannot_unfreeze_the_reference(llama, kit):
+@pytest.mark.parametrize("switched", ["off and on", "set", "all at once"])
+def test_what_an_adapter_started_from_cannot_be_unfrozen(llama, kit, switched):
     wrapped = apply(llama, kit.plan(llama))
     ids, start = kit.tokens(), bits(wrapped)
-    with wrapped.disable_adapter():
-        kit.logits(wrapped, ids)
+    learned = [name for name, p in wrapped.named_parameters() if p.requires_grad]
+    if switched == "off and on":
+        with wrapped.disable_adapter():
+            kit.logits(wrapped, ids)
+    elif switched == "set":
+        wrapped.set_adapter(DEFAULT)
+        wrapped.set_requires_grad(DEFAULT)
+    else:
+        wrapped.base_model.model.model.layers.requires_grad_(True)
+    if switched != "all at once":
+        assert [name for name, p in wrapped.named_parameters() if p.requires_grad] == learned
     kit.train(wrapped)
     after = bits(wrapped)
-    for name, tensor in start.items():
-        if f".{REFERENCE}." in name:
-            assert torch.equal(after[name], tensor), name
-    activate(wrapped)
-    assert not any(p.requires_grad for name, p in wrapped.named_parameters() if f".{REFERENCE}." in name)
-
-
-@pytest.mark.parametrize("active", [[DEFAULT], [REFERENCE, DEFAULT]])
-def test_switching_adapters_does_not_change_the_outputs(llama, kit, active):
-    ids = kit.tokens()
-    wrapped = apply(llama, kit.plan(llama), dropout=0.1)
-    kit.train(wrapped)
-    trained = kit.logits(wrapped, ids)
-    wrapped.base_model.set_adapter(active)
-    assert torch.equal(kit.logits(wrapped, ids), trained)
-    activate(wrapped)
-    assert wrapped.active_adapters == [DEFAULT, REFERENCE]
+    assert all(torch.equal(after[name], tensor) for name, tensor in start.items() if name.endswith(".start"))
 
 
 def test_stock_merging_gives_the_trained_model(llama, kit):
@@ -168,7 +160,7 @@ def test_only_the_trained_adapter_requires_gradients(model, kit):
     assert all(f".{DEFAULT}." in name for name in trainable)
     assert sum(p.numel() for p in trainable.values()) == plan.trainable_parameters
     assert wrapped.active_adapter == DEFAULT
-    assert wrapped.active_adapters == [DEFAULT, REFERENCE]
+    assert wrapped.active_adapters == [DEFAULT]
 
 
 def test_ranks_and_scales_are_those_of_the_plan(model, kit):
@@ -176,10 +168,11 @@ def test_ranks_and_scales_are_those_of_the_plan(model, kit):
     layers = lora_layers(apply(model, plan))
     assert list(layers) == [row.name for row in plan.targets]
     for row in plan.targets:
-        for adapter in (DEFAULT, REFERENCE):
-            assert layers[row.name].r[adapter] == row.rank
-            assert layers[row.name].scaling[adapter] == pytest.approx(row.scale)
-            assert layers[row.name].lora_A[adapter].weight.shape == (row.rank, row.shape[1])
+        layer = layers[row.name]
+        assert layer.r[DEFAULT] == 2 * row.rank  # to others: the difference of two products
+        assert layer.scaling[DEFAULT] == pytest.approx(row.scale)
+        assert layer.lora_A[DEFAULT].factor.shape == (row.rank, row.shape[1])
+        assert layer.lora_A[DEFAULT].weight.shape == (2 * row.rank, row.shape[1])
 
 
 @pytest.mark.parametrize("factor_scaling", ["divided", "published"])
@@ -192,7 +185,7 @@ def test_factors_rebuild_the_chosen_part_of_the_weight(model, kit, factor_scalin
         left, sigma, right = torch.linalg.svd(weight, full_matrices=False)
         chosen = list(row.indices)
         part = left[:, chosen] * sigma[chosen] @ right[chosen]
-        product = layer.lora_B[DEFAULT].weight @ layer.lora_A[DEFAULT].weight
+        product = layer.lora_B[DEFAULT].factor @ layer.lora_A[DEFAULT].factor
         scale = row.scale if factor_scaling == "divided" else 1.0
         torch.testing.assert_close(scale * product.double(), part, atol=1e-5, rtol=0)
 
@@ -203,7 +196,7 @@ def test_at_full_rank_the_product_is_the_weight(model, kit):
     layers = lora_layers(apply(model, replace(plan, targets=tuple(rows))))
     for row in rows:
         layer = layers[row.name]
-        product = row.scale * layer.lora_B[DEFAULT].weight @ layer.lora_A[DEFAULT].weight
+        product = row.scale * layer.lora_B[DEFAULT].factor @ layer.lora_A[DEFAULT].factor
         expected = oriented(layer.base_layer, layer.base_layer.weight)
         torch.testing.assert_close(product, expected, atol=1e-5, rtol=0)
 
@@ -261,10 +254,8 @@ def test_adapters_are_at_least_float32(llama, kit, dtype):
 
 def test_a_copy_of_a_training_model_can_be_made(llama, kit):
     wrapped = apply(llama, kit.plan(llama), dropout=0.1).train()
-    wrapped.base_model.set_adapter(DEFAULT)
-    wrapped(input_ids=kit.tokens())  # leaves the shared output unclaimed
+    wrapped(input_ids=kit.tokens())
     copied = copy.deepcopy(wrapped)
-    activate(copied)
     ids = kit.tokens()
     torch.testing.assert_close(copied(input_ids=ids).logits, kit.logits(copied, ids), atol=START, rtol=0)
 

@@ -11,8 +11,8 @@ from safetensors.torch import load_file, save_file
 from farss.adapters.apply import DEFAULT, apply
 from farss.adapters.files import base_name_of, load_adapter, save_adapter
 from farss.adapters.layers import lora_layers
-from farss.adapters.pairs import PairedDown
 from farss.adapters.provenance import provenance_of
+from farss.adapters.sides import PairedDown
 from farss.errors import AdapterError, StorageError
 
 SAME = 1e-5
@@ -46,7 +46,7 @@ def test_a_loaded_adapter_trains_on_as_the_first_one_would(llama, kit, tmp_path)
     torch.testing.assert_close(results[0], results[1], atol=SAME, rtol=0)
 
 
-def test_a_trainers_checkpoint_of_both_adapters_is_read_as_a_pair(llama, kit, tmp_path):
+def test_a_trainers_checkpoint_is_read_as_it_was_trained(llama, kit, tmp_path):
     original = copy.deepcopy(llama)
     wrapped = apply(llama, kit.plan(llama))
     kit.train(wrapped)
@@ -135,7 +135,7 @@ def test_the_configuration_names_modules_in_full(llama, kit, tmp_path):
     save_adapter(apply(llama, plan), tmp_path / "adapter")
     config = json.loads((tmp_path / "adapter" / "adapter_config.json").read_text())
     assert config["init_lora_weights"] is True
-    ranks = {row.name: row.rank for row in plan.targets}
+    ranks = {row.name: 2 * row.rank for row in plan.targets}  # to others a LoRA of twice the rank
     for key, rank in config["rank_pattern"].items():
         assert key.startswith("^") and ranks[key[1:].replace("\\", "")] == rank
     assert config["task_type"] == "CAUSAL_LM"

@@ -12,8 +12,9 @@ from peft import PeftModel
 from farss.adapters.apply import DEFAULT, apply
 from farss.adapters.export import export
 from farss.adapters.files import load_adapter, save_adapter
-from farss.adapters.gated import GatedDown, constrained_factors
+from farss.adapters.gated import constrained_factors
 from farss.adapters.layers import lora_layers
+from farss.adapters.sides import GatedDown
 from farss.adapters.trained import trained_updates
 from farss.adapters.update import scaled_update
 from farss.config import FarssConfig, ForaConfig

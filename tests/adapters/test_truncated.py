@@ -9,7 +9,7 @@ import pytest
 import torch
 from peft import KasaConfig, LoraConfig, PeftModel, get_peft_model
 
-from farss.adapters.apply import DEFAULT, REFERENCE, apply
+from farss.adapters.apply import DEFAULT, apply
 from farss.adapters.export import export
 from farss.adapters.files import load_adapter, save_adapter
 from farss.adapters.gated import constrained_factors
@@ -69,7 +69,7 @@ def test_what_is_dropped_has_the_documented_norm_in_tall_and_wide_modules(model)
     shapes = set()
     for row in made.targets:
         layer = lora_layers(wrapped)[row.name]
-        dropped = layer.scaling[REFERENCE] * layer.lora_B[REFERENCE].weight @ layer.lora_A[REFERENCE].weight
+        dropped = layer.scaling[DEFAULT] * layer.lora_B[DEFAULT].start @ layer.lora_A[DEFAULT].start
         sigma = torch.linalg.svdvals(before[row.name].double())
         k = len(sigma)
         assert row.indices == tuple(range(k - 4, k))
@@ -120,7 +120,7 @@ def test_d_is_normal_a_is_loras_and_b_zero(llama):
     for name, layer in lora_layers(wrapped).items():
         assert torch.equal(layer.lora_A[DEFAULT].factor, lora_layers(plain)[name].lora_A[DEFAULT].weight)
         assert torch.equal(layer.lora_A[DEFAULT].gate, lora_layers(same)[name].lora_A[DEFAULT].gate)
-        assert not layer.lora_B[DEFAULT].weight.any()
+        assert not layer.lora_B[DEFAULT].factor.any()
         diagonals.append(layer.lora_A[DEFAULT].gate.detach().flatten())
     assert float(torch.cat(diagonals).std()) == pytest.approx(1, rel=0.15)
     assert float(torch.cat(diagonals).mean()) == pytest.approx(0, abs=0.2)
@@ -179,7 +179,7 @@ def test_the_plain_lora_is_the_formula(llama, trained):
         gated, scale = layer.lora_A[DEFAULT], layer.scaling[DEFAULT]
         left, sigma, right = torch.linalg.svd(before[name].double(), full_matrices=False)
         diagonal = gated.gate.flatten().diag()
-        learned = scale * layer.lora_B[DEFAULT].weight @ diagonal @ gated.factor
+        learned = scale * layer.lora_B[DEFAULT].factor @ diagonal @ gated.factor
         expected = learned.double() - left[:, -4:] * sigma[-4:] @ right[-4:]
         got = update.scale * update.factors.up @ update.factors.down
         torch.testing.assert_close(got.double(), expected, atol=1e-5, rtol=0)
@@ -208,7 +208,7 @@ def test_it_starts_where_peft_does(llama, kit):
     for name, layer in lora_layers(ours).items():
         twin = lora_layers(theirs)[name]
         twin.lora_A[DEFAULT].weight.data.copy_(layer.lora_A[DEFAULT].factor)
-        twin.lora_B[DEFAULT].weight.data.copy_(layer.lora_B[DEFAULT].weight)
+        twin.lora_B[DEFAULT].weight.data.copy_(layer.lora_B[DEFAULT].factor)
         twin.lora_diag[DEFAULT].data.copy_(layer.lora_A[DEFAULT].gate.flatten())
     torch.testing.assert_close(kit.logits(ours, kit.tokens()), kit.logits(theirs, kit.tokens()), atol=CLOSE, rtol=0)
 

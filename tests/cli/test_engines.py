@@ -60,8 +60,7 @@ def test_what_kasa_drops_is_the_same_from_both_engines(farss, workshop, tmp_path
         code, _, err = init(farss, workshop, tmp_path / engine, "--engine", engine, method="kasa")
         assert code == 0, err
     one, other = (
-        load_file(tmp_path / engine / "adapter" / "reference" / "adapter_model.safetensors")
-        for engine in ("resident", "streamed")
+        load_file(tmp_path / engine / "adapter" / "adapter_model.safetensors") for engine in ("resident", "streamed")
     )
     assert one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
 

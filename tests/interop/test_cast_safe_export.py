@@ -23,7 +23,7 @@ def trained(tiny_llama, monkeypatch, tmp_path):
     with torch.no_grad():
         for layer in lora_layers(model).values():
             for part in (layer.lora_A, layer.lora_B):
-                weight = part["default"].weight
+                weight = part["default"].factor
                 weight += STEP * weight.abs().mean() * torch.randn(weight.shape, generator=generator)
     return model
 
@@ -36,8 +36,8 @@ def cast_error(up, down, exact):
 def test_a_cast_to_bfloat16_costs_a_rounding_not_the_update(trained):
     for name, layer in lora_layers(trained).items():
         update = trained_updates(trained)[name].factors
-        a, b = layer.lora_A["default"].weight.detach(), layer.lora_B["default"].weight.detach()
-        a0, minus_b0 = layer.lora_A["reference"].weight.detach(), layer.lora_B["reference"].weight.detach()
+        a, b = layer.lora_A["default"].factor.detach(), layer.lora_B["default"].factor.detach()
+        a0, minus_b0 = layer.lora_A["default"].start.detach(), -layer.lora_B["default"].start.detach()
         exact = b.double() @ a.double() + minus_b0.double() @ a0.double()
         torch.testing.assert_close(update.up.double() @ update.down.double(), exact, atol=1e-8, rtol=1e-4)
         assert cast_error(update.up, update.down, exact.float()) < 0.02

@@ -299,9 +299,7 @@ def test_product_and_residual_are_those_of_peft(model, targets, evidence, tmp_pa
     peft = get_peft_model(model, config).get_base_model()
     for name in weights:
         theirs = peft.get_submodule(name)
-        mine, other = (
-            layer.scaling["default"] * layer.lora_B["default"].weight @ layer.lora_A["default"].weight
-            for layer in (ours[name], theirs)
-        )
+        mine = ours[name].scaling["default"] * ours[name].lora_B["default"].factor @ ours[name].lora_A["default"].factor
+        other = theirs.scaling["default"] * theirs.lora_B["default"].weight @ theirs.lora_A["default"].weight
         torch.testing.assert_close(mine, other, rtol=0, atol=2e-4)
         torch.testing.assert_close(ours[name].base_layer.weight, theirs.base_layer.weight, rtol=0, atol=2e-4)

@@ -48,10 +48,10 @@ def test_it_is_pefts_after_the_normalisation(tiny_llama, normalise):
     config = LoraConfig(r=3, target_modules=names, kasa_config=TheirConfig(beta=STRONG.beta, gamma=STRONG.gamma))
     theirs = get_peft_model(tiny_llama, config)
     for name, layer in lora_layers(ours).items():
-        layer.lora_B[DEFAULT].weight.data.normal_()
+        layer.lora_B[DEFAULT].factor.data.normal_()
         twin = lora_layers(theirs)[name]
         twin.lora_A[DEFAULT].weight.data.copy_(layer.lora_A[DEFAULT].factor)
-        twin.lora_B[DEFAULT].weight.data.copy_(layer.lora_B[DEFAULT].weight)
+        twin.lora_B[DEFAULT].weight.data.copy_(layer.lora_B[DEFAULT].factor)
         twin.lora_diag[DEFAULT].data.copy_(layer.lora_A[DEFAULT].gate.flatten())
     expected = float(theirs.base_model._get_kasa_loss().detach()) / (len(names) if normalise == "modules" else 1)
     assert float(regulariser_of(ours)().detach()) == pytest.approx(expected, rel=1e-5)

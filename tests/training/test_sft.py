@@ -180,7 +180,7 @@ def test_a_checkpoint_cut_short_is_passed_over(tiny_llama, tiny_tokenizer, rows,
     assert largest_difference(expected, weights(model, trainable=True)) == 0.0
 
 
-def test_a_reference_pair_trains_resumes_and_stays_a_pair(tiny_llama, tiny_tokenizer, rows, settings, tmp_path):
+def test_an_adapter_with_a_start_trains_and_resumes(tiny_llama, tiny_tokenizer, rows, settings, tmp_path):
     from farss.adapters.apply import apply
     from farss.model.plan import Plan, TargetPlan
     from farss.model.sources import fingerprint
@@ -208,7 +208,7 @@ def test_a_reference_pair_trains_resumes_and_stays_a_pair(tiny_llama, tiny_token
                 train(model, tiny_tokenizer, rows, config, tmp_path / "b", progress=die)
         else:
             train(model, tiny_tokenizer, rows, config, tmp_path / "b")
-    assert model.base_model.active_adapters == ["default", "reference"]
+    assert model.base_model.active_adapters == ["default"]
     assert largest_difference(results[0], weights(model, trainable=True)) < 1e-6
 
 

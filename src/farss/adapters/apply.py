@@ -8,17 +8,19 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from farss.adapters import factors as initial
 from farss.adapters.configs import RankAndScale, check_injected, lora_config
 from farss.adapters.factors import Factors
+from farss.adapters.forms import Form, form_of_plan, mark_
 from farss.adapters.gated import constrain_, draw_diagonals_
-from farss.adapters.layers import DEFAULT, REFERENCE, lora_layers, refuse_adapters, set_mode
+from farss.adapters.layers import DEFAULT, lora_layers, refuse_adapters, set_mode
 from farss.adapters.magnitude import check_norms, start_magnitudes_
-from farss.adapters.pairs import add_reference, hold, write_factors
 from farss.adapters.provenance import Provenance, remember
-from farss.adapters.triplets import check_alike, triplet_config
+from farss.adapters.sides import Started, TruncatedDown
+from farss.adapters.trained import subtract_
+from farss.adapters.triplets import check_alike, refuse_another_, triplet_config
 from farss.errors import AdapterError, PlanError
 from farss.model import sources
 from farss.model.plan import BY_INDEX, Plan
@@ -29,7 +31,7 @@ if TYPE_CHECKING:
 
     from farss.maths.spectrum import Spectrum
 
-__all__ = ["DEFAULT", "REFERENCE", "apply", "check_plan"]
+__all__ = ["DEFAULT", "apply", "check_plan"]
 
 
 def apply(
@@ -44,15 +46,16 @@ def apply(
 ) -> PeftModel:
     """Wrap `model` with the adapter of `plan`; its outputs are those of `model` until training moves the adapter.
 
-    With `plan.base` "reference" the weight in use is `W + s (B A - B0 A0)`: W is untouched, adapter "default" holds
-    the trainable A and B, and a second, frozen adapter "reference" holds A0 and -B0. Both are active. With "residual"
-    the published form is made: **the weights of `model` change** to `W - s B0 A0`, computed in float32 and cast once,
-    and a single adapter holds A and B. Where B0 is zero there is nothing to subtract, and a single adapter holds A and
-    B. A constrained plan (FoRA) gives one adapter on untouched weights, with a gate of zero; an optimiser of your own
-    needs `farss.training.stiefel.hold_factors_`. A plan of magnitudes (DoRA) gives PEFT's DoRA on untouched weights. A
-    truncated plan (KaSA) starts from the base without the dropped directions, which the frozen adapter subtracts; its
-    regularisers belong to training (`farss.training.regularisers`). A plan of triplets gives PEFT's AdaLoRA, whose
-    ranks are cut by `farss.training`. As with any PEFT model, `model` itself now contains the adapter layers.
+    With `plan.base` "reference" the weight in use is `W + s (B A - B0 A0)`: W is untouched, and the adapter "default"
+    holds the trainable A and B beside the A0 and B0 it started from. To PEFT it is one ordinary LoRA of twice the rank,
+    which it may merge, save, copy or rename. With "residual" the published form is made: **the weights of `model`
+    change** to `W - s B0 A0`, computed in float32 and cast once, and the adapter adds `s B A`. Where B0 is zero there
+    is nothing to subtract, and the adapter is a plain one. A constrained plan (FoRA) gives an adapter on untouched
+    weights, with a gate of zero; an optimiser of your own needs `farss.training.stiefel.hold_factors_`. A plan of
+    magnitudes (DoRA) gives PEFT's DoRA on untouched weights. A truncated plan (KaSA) starts from the base without the
+    dropped directions, which the adapter subtracts; its regularisers belong to training
+    (`farss.training.regularisers`). A plan of triplets gives PEFT's AdaLoRA, whose ranks are cut by `farss.training`.
+    As with any PEFT model, `model` itself now contains the adapter layers.
 
     Args:
         model: the base model, in any float dtype. Adapters are float32, or float64 on a float64 model.
@@ -78,27 +81,32 @@ def apply(
     start = _start(model, plan, spectra, factors)
     training = model.training
     drawn_from = int(plan.settings.get("seed", 0)) if seed is None else seed
-    wrapped = _wrap(model, plan, dropout, drawn_from)
-    truncates = plan.initialisation == "truncated"
-    if truncates:
+    form = form_of_plan(plan, subtracts=start is not None and any(bool(part.up.any()) for part in start.values()))
+    wrapped = _wrap(model, plan, form, dropout, drawn_from)
+    layers = lora_layers(wrapped)
+    for name, part in (start or {}).items():
+        layer = layers[name]
+        _begin_(layer.lora_A[DEFAULT], part.down)
+        _begin_(layer.lora_B[DEFAULT], part.up)
+    if form.kind == "residual":
+        subtract_(wrapped)
+    if plan.initialisation == "truncated":
         draw_diagonals_(wrapped, drawn_from)
-    elif start is not None:
-        for name, layer in lora_layers(wrapped).items():
-            write_factors(layer, DEFAULT, start[name])
-    subtracts = start is not None and any(bool(part.up.any()) for part in start.values())
-    removed = start if subtracts and plan.base == "residual" and not truncates else None
-    if removed is not None:
-        subtract_(wrapped, plan, removed)
-    elif start is not None and (subtracts or truncates):
-        add_reference(wrapped, start)
-    if plan.initialisation == "constrained":
+    elif plan.initialisation == "constrained":
         constrain_(wrapped, plan, drawn_from)
     elif plan.initialisation == "magnitude":
         start_magnitudes_(wrapped)
-    hold(wrapped, plan.frozen)
-    remember(wrapped, Provenance(replace(plan, start=None), removed))
+    remember(wrapped, Provenance(replace(plan, start=None)))
     set_mode(wrapped, training)
     return wrapped
+
+
+def _begin_(side: nn.Module, factor: Tensor) -> None:
+    """Start one side from `factor`, in its own dtype; of KaSA's it is what is dropped."""
+    if isinstance(side, (Started, TruncatedDown)):
+        side.begin_(factor)
+    else:
+        side.weight.data = factor.clone()  # type: ignore[union-attr]  # a linear map
 
 
 def _start(
@@ -138,14 +146,7 @@ def check_plan(model: nn.Module, plan: Plan, fingerprint: str | None = None) -> 
         )
 
 
-def subtract_(model: PeftModel, plan: Plan, removed: Mapping[str, Factors]) -> None:
-    """Take `scale * B0 A0` out of the base weights of `model`, in float32 with one cast: the residual form."""
-    scales = {row.name: row.scale for row in plan.targets}
-    for name, layer in lora_layers(model).items():
-        initial.shift_weight_(layer.get_base_layer(), removed[name], -scales[name])
-
-
-def _wrap(model: nn.Module, plan: Plan, dropout: float, seed: int) -> PeftModel:
+def _wrap(model: nn.Module, plan: Plan, form: Form, dropout: float, seed: int) -> PeftModel:
     from peft import get_peft_model
 
     if plan.initialisation == "triplets":
@@ -153,12 +154,15 @@ def _wrap(model: nn.Module, plan: Plan, dropout: float, seed: int) -> PeftModel:
         modules = {row.name: RankAndScale(row.rank, row.scale * row.rank) for row in plan.targets}
         config = triplet_config(model, plan, dropout)
     else:
-        modules = {row.name: RankAndScale(row.rank, row.scale) for row in plan.targets}
-        config = lora_config(model, modules, dropout=dropout, magnitudes=plan.initialisation == "magnitude")
+        modules = {row.name: RankAndScale(form.width(row.rank), row.scale) for row in plan.targets}
+        magnitudes = plan.initialisation == "magnitude"
+        config = mark_(lora_config(model, modules, dropout=dropout, magnitudes=magnitudes), form)
     with _random_state(seed):
         wrapped = get_peft_model(model, config)  # type: ignore[arg-type]  # any nn.Module will do
     check_injected(wrapped, modules, DEFAULT)
-    return wrapped
+    if plan.initialisation == "triplets":
+        refuse_another_(wrapped)
+    return wrapped  # type: ignore[return-value]  # not a mixed model
 
 
 @contextmanager

@@ -94,11 +94,26 @@ def target_modules(model: nn.Module, names: list[str]) -> list[str] | str:
     return "|".join(re.escape(name) for name in names) if stray else names
 
 
-def short_names(model: nn.Module, names: list[str]) -> list[str] | str:
-    """The last parts of `names` where these hit exactly the same modules, as most servers expect; else the names."""
+def name_shortly_(config: LoraConfig, model: nn.Module, names: list[str]) -> None:
+    """Have `config` name modules by their last parts, as most servers expect, and by layers where not all have them.
+
+    Where that would hit other modules too, the whole names stay.
+    """
     kinds = sorted({name.rpartition(".")[2] for name in names})
-    hit = {name for name, _ in model.named_modules() if name.rpartition(".")[2] in kinds}
-    return kinds if hit == set(names) else target_modules(model, names)
+    alike = {name for name, _ in model.named_modules() if name.rpartition(".")[2] in kinds}
+    layers = {found for name in names if (found := _layer(name)) is not None}
+    if alike == set(names):
+        config.target_modules = kinds
+    elif {name for name in alike if _layer(name) in layers} == set(names):
+        config.target_modules, config.layers_to_transform = kinds, sorted(layers)
+    else:
+        config.target_modules = target_modules(model, names)
+
+
+def _layer(name: str) -> int | None:
+    """The layer of a module as PEFT reads it off the name."""
+    found = re.match(r".*\.[^.]*\.(\d+)\.", name)
+    return int(found[1]) if found else None
 
 
 def check_injected(model: nn.Module, modules: Mapping[str, RankAndScale], adapter: str) -> None:

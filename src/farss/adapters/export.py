@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,8 +12,9 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 from torch import Tensor, nn
 
-from farss.adapters.configs import RankAndScale, lora_config, short_names
-from farss.adapters.factors import Factors, add_to_weight_, shift_weight_
+from farss.adapters.accounting import changed_weights
+from farss.adapters.configs import RankAndScale, lora_config, name_shortly_
+from farss.adapters.factors import Factors, add_to_weight_, shift_weight_, weight_of
 from farss.adapters.files import load_adapter, write_lora_folder
 from farss.adapters.layers import lora_layers
 from farss.adapters.magnitude import change_mismatch, has_magnitudes, magnitudes, weight_changes
@@ -45,6 +47,12 @@ if TYPE_CHECKING:
 Form = Literal["peft", "portable", "merged", "residual"]
 FORMS: tuple[Form, ...] = ("peft", "portable", "merged", "residual")
 RESIDUAL_BASE = "base"
+NOTABLE_LOSS = 0.1
+"""The share of a training's change that rounding may take from merged weights before a warning says so."""
+
+
+class MergeWarning(UserWarning):
+    """Merged weights have lost part of what training changed."""
 
 
 @dataclass(frozen=True)
@@ -58,6 +66,10 @@ class ExportReport:
         tolerance: what was allowed; None where a truncation was asked for, whose effect is reported but not refused.
         rank: largest rank of a module, None for merged weights.
         recompression_error: relative Frobenius error over all modules of the truncation, None without one.
+        share_of_change: `max_logit_difference` as a share of what training changed of the same logits; None where it
+            changed nothing.
+        lost: what rounding to the dtype of merged weights leaves out of the change of the weights, as a share of it
+            (relative Frobenius norm over all modules); None for adapters.
     """
 
     path: Path
@@ -66,6 +78,8 @@ class ExportReport:
     tolerance: float | None
     rank: int | None
     recompression_error: float | None = None
+    share_of_change: float | None = None
+    lost: float | None = None
 
 
 def export(
@@ -109,6 +123,7 @@ def export(
     original = original_base(model) if base is None else copy.deepcopy(base)
     inputs = sample_inputs(original, sample)
     expected = logits(model, inputs)
+    change = max_difference(expected, logits(original, inputs))
     with new_folder(out) as folder:
         written = _write(model, original, folder, to, tokenizer, rank)
         loaded = _reload(original, folder, to)
@@ -117,7 +132,9 @@ def export(
         check_difference(difference, allowed, out)
         if to != "merged" and not written.truncated:
             check_difference(_mismatch(model, loaded, to), UPDATE_TOLERANCE, out, "updates")  # type: ignore[arg-type]  # PEFT loaded it
-    return ExportReport(Path(out), to, difference, allowed, written.rank, written.error)
+    _warn_of_loss(written.lost, out)
+    share = difference / change if change > 0 else None
+    return ExportReport(Path(out), to, difference, allowed, written.rank, written.error, share, written.lost)
 
 
 @dataclass(frozen=True)
@@ -125,6 +142,7 @@ class _Written:
     rank: int | None = None
     error: float | None = None
     truncated: bool = False
+    lost: float | None = None
 
 
 def _trained(source: nn.Module | str | Path, base: nn.Module | None) -> PeftModel:
@@ -139,7 +157,34 @@ def _trained(source: nn.Module | str | Path, base: nn.Module | None) -> PeftMode
     return load_adapter(copy.deepcopy(base), source, trainable=False)
 
 
+def _check_products(model: PeftModel, to: Form) -> None:
+    """Check that products BA on the user's base are all that the adapter changes; merged weights may hold more.
+
+    Raises:
+        AdapterError: naming the weights of the base that it changes beside them.
+    """
+    beside = changed_weights(model) if to != "merged" else []
+    if beside:
+        raise AdapterError(
+            "the adapter changes weights of the base beside its products, and an exported LoRA would lose them",
+            where=f"--to {to}",
+            got=f"{len(beside)} weights: {', '.join(beside[:3])}",
+            do="use `--to merged`, which writes them, or give the adapter away as PEFT saved it",
+        )
+
+
+def _warn_of_loss(lost: float | None, out: str | Path) -> None:
+    if lost is not None and lost > NOTABLE_LOSS:
+        warnings.warn(
+            f"{out}: rounding the merged weights loses {lost:.0%} of what training changed; "
+            "write them in float32 (`--dtype float32`), or export the adapter (`--to peft`, `--to portable`)",
+            MergeWarning,
+            stacklevel=3,
+        )
+
+
 def _write(model: PeftModel, original: nn.Module, folder: Path, to: Form, tokenizer: Any, rank: int | None) -> _Written:
+    _check_products(model, to)
     if to == "peft":
         return _write_peft(model, original, folder)
     if to == "portable":
@@ -197,8 +242,8 @@ def _write_portable(model: PeftModel, original: nn.Module, folder: Path, rank: i
     else:
         wanted, (factors, error, truncated) = rank, _recompressed(_one_by_one(model), rank)
     config = lora_config(original, {name: RankAndScale(wanted, 1.0) for name in factors}, inference=True)
-    config.target_modules = short_names(original, list(factors))
-    write_lora_folder(folder, config, factors, _fingerprint(model))
+    name_shortly_(config, original, list(factors))
+    write_lora_folder(folder, config, factors, _fingerprint(model), lean=True)
     return _Written(wanted, error, truncated)
 
 
@@ -238,15 +283,25 @@ def _recompressed(updates: Iterable[tuple[str, Update]], rank: int) -> tuple[dic
 
 
 def _write_merged(model: PeftModel, original: nn.Module, folder: Path, tokenizer: Any) -> _Written:
-    merged = copy.deepcopy(original)
-    if has_magnitudes(model):
-        for name, change in weight_changes(model):
-            add_to_weight_(merged.get_submodule(name), change)
-    else:
-        for name, update in trained_updates(model).items():
-            shift_weight_(merged.get_submodule(name), update.factors, update.scale)
+    merged, lost, size = copy.deepcopy(original), 0.0, 0.0
+    for name, change in _changes(model):
+        layer = merged.get_submodule(name)
+        before = weight_of(layer)
+        add_to_weight_(layer, change)
+        wide = change.to(before.device)
+        lost += float((weight_of(layer) - before - wide).double().norm()) ** 2
+        size += float(wide.double().norm()) ** 2
     _save_model(merged, folder, tokenizer)
-    return _Written()
+    return _Written(lost=(lost / size) ** 0.5 if size > 0 else None)
+
+
+def _changes(model: PeftModel) -> Iterator[tuple[str, Tensor]]:
+    """The change of one weight [m, n] after the other, in float32 or better."""
+    if has_magnitudes(model):
+        yield from weight_changes(model)
+        return
+    for name, update in trained_updates(model).items():
+        yield name, update.scale * (update.factors.up @ update.factors.down)
 
 
 def _write_residual(model: PeftModel, original: nn.Module, folder: Path, tokenizer: Any) -> _Written:

@@ -28,6 +28,7 @@ __all__ = [
     "given_factors",
     "initial_factors",
     "shift_weight_",
+    "weight_of",
 ]
 
 
@@ -159,6 +160,13 @@ def add_to_weight_(layer: nn.Module, change: Tensor) -> None:
     wide = adapter_dtype(weight)
     with torch.no_grad():
         weight.copy_((weight.to(wide) + oriented(layer, change.to(weight.device, wide))).to(weight.dtype))
+
+
+def weight_of(layer: nn.Module) -> Tensor:
+    """The weight of a linear layer, [m, n], detached, in float32 or better."""
+    weight = layer.weight
+    assert isinstance(weight, Tensor)
+    return oriented(layer, weight.detach()).to(adapter_dtype(weight), copy=True)
 
 
 def check_targets(model: nn.Module, plan: Plan) -> None:

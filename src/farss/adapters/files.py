@@ -1,8 +1,8 @@
-"""Adapters on disk in the form they are trained in: two PEFT folders and the plan.
+"""Adapters on disk in the form they are trained in: a PEFT folder and the plan.
 
-`FOLDER/` is the trainable adapter as PEFT writes it, `FOLDER/reference/` the frozen one (the layout PEFT itself gives
-the checkpoints of a trainer), `FOLDER/plan.json` the plan with the fingerprint of the base model, and, in the residual
-form, `FOLDER/removed.safetensors` what was taken out of the base weights.
+`FOLDER/` is the adapter as PEFT itself writes it, in the checkpoints of a trainer too: to any loader an ordinary LoRA
+on the original base model, with what it started from beside it, so that training can go on. `FOLDER/plan.json` is the
+plan with the fingerprint of the base model.
 """
 
 from __future__ import annotations
@@ -15,14 +15,17 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 
-from farss.adapters.apply import check_plan, subtract_
+from farss.adapters.accounting import check_accounted, check_vocabulary, note_changes, weight_sums
+from farss.adapters.apply import check_plan
+from farss.adapters.base_starts import check_start, with_start
 from farss.adapters.factors import Factors
 from farss.adapters.foreign_config import CONFIGURATION, check_config, check_patterns, check_sizes
-from farss.adapters.gated import restore_gates_
-from farss.adapters.layers import DEFAULT, REFERENCE, refuse_adapters, set_mode
-from farss.adapters.pairs import activate, hold, is_pair, join
+from farss.adapters.forms import Form, form_of_plan, form_of_tensors, mark_
+from farss.adapters.layers import refuse_adapters, set_mode, trained_adapter
+from farss.adapters.older import REFERENCE, Stored, upgraded
 from farss.adapters.provenance import Provenance, provenance_of, remember
-from farss.adapters.triplets import KIND, has_triplets, uncut
+from farss.adapters.trained import subtract_
+from farss.adapters.triplets import KIND, has_triplets, refuse_another_, uncut
 from farss.errors import AdapterError, PlanError, StorageError
 from farss.foreign import foreign
 from farss.model import sources
@@ -35,9 +38,10 @@ if TYPE_CHECKING:
 CONFIG_FILE = "adapter_config.json"
 WEIGHTS_FILE = "adapter_model.safetensors"
 PLAN_FILE = "plan.json"
-REMOVED_FILE = "removed.safetensors"
 UNUSABLE = "the adapter cannot be loaded on this model"
 BASE_FINGERPRINT = "farss.base_fingerprint"
+ASKED_FOR = ("peft_type", "task_type", "base_model_name_or_path", "r", "lora_alpha", "target_modules", "bias")
+"""What every reader of a LoRA's configuration asks for."""
 
 
 def write_lora_folder(
@@ -46,6 +50,8 @@ def write_lora_folder(
     factors: Mapping[str, Factors],
     fingerprint: str | None = None,
     magnitudes: Mapping[str, Tensor] | None = None,
+    *,
+    lean: bool = False,
 ) -> None:
     """Write an ordinary PEFT LoRA folder: configuration and safetensors, nothing else.
 
@@ -55,6 +61,7 @@ def write_lora_folder(
         factors: up [m, r] and down [r, n] per module name of the base model.
         fingerprint: of the base model, kept in the metadata of the tensor file.
         magnitudes: m [out] per module name, for DoRA.
+        lean: as for `write_config`.
 
     Raises:
         StorageError: if a file cannot be written.
@@ -67,11 +74,17 @@ def write_lora_folder(
         tensors[f"base_model.model.{name}.lora_magnitude_vector"] = norms
     metadata = {"format": "pt"} | ({BASE_FINGERPRINT: fingerprint} if fingerprint else {})
     write_tensors(folder / WEIGHTS_FILE, tensors, metadata)
-    write_config(folder, config)
+    write_config(folder, config, lean=lean)
 
 
-def write_config(folder: Path, config: PeftConfig) -> None:
+def write_config(folder: Path, config: PeftConfig, *, lean: bool = False) -> None:
     """Write a PEFT configuration as its own `save_pretrained` does, its sets in a fixed order.
+
+    Args:
+        folder: of the adapter.
+        config: of any kind.
+        lean: leave out the keys that have their default, but those that every reader asks for: older versions of PEFT
+            refuse a key that they do not know.
 
     Raises:
         StorageError: if the file cannot be written.
@@ -83,34 +96,32 @@ def write_config(folder: Path, config: PeftConfig) -> None:
         raise StorageError("the adapter configuration could not be written", where=folder, got=str(error)) from error
     if isinstance(content.get("target_modules"), list):
         content["target_modules"] = sorted(content["target_modules"])
+    if lean:
+        usual = type(config)().to_dict()
+        content = {key: value for key, value in content.items() if key in ASKED_FOR or value != usual.get(key)}
+        content.pop("peft_version", None)
     write_json(folder / CONFIG_FILE, content)
 
 
 def save_adapter(model: PeftModel, folder: str | Path) -> None:
-    """Write an adapter so that `load_adapter` brings back the same model, ready to train on.
+    """Write the adapter in use so that `load_adapter` brings back the same model, ready to train on.
 
     Args:
         model: a PEFT model made by `apply` or `load_adapter`, trained or not.
         folder: new or empty.
 
     Raises:
-        AdapterError: if the model has no adapter called "default".
+        AdapterError: if the model has no such adapter.
         StorageError: if the folder is not empty or cannot be written.
     """
-    if DEFAULT not in getattr(model, "peft_config", {}):
-        raise AdapterError(f"the model has no adapter `{DEFAULT}`", do="save the model returned by `farss.apply`")
+    adapter = trained_adapter(model)
+    if adapter not in getattr(model, "peft_config", {}):
+        raise AdapterError(f"the model has no adapter `{adapter}`", do="save the model returned by `farss.apply`")
     provenance = provenance_of(model)
     with new_folder(folder) as path:
-        _save_one(model, DEFAULT, path)
-        if is_pair(model):
-            (path / REFERENCE).mkdir()
-            _save_one(model, REFERENCE, path / REFERENCE)
+        _save_one(model, adapter, path)
         if provenance is not None:
             provenance.plan.save(path / PLAN_FILE)
-            if provenance.removed is not None:
-                tensors = {f"{name}.up": part.up for name, part in provenance.removed.items()}
-                tensors |= {f"{name}.down": part.down for name, part in provenance.removed.items()}
-                write_tensors(path / REMOVED_FILE, tensors)
 
 
 def load_adapter(
@@ -136,39 +147,80 @@ def load_adapter(
     Raises:
         AdapterError: if the folder is missing or damaged, or the adapter was made for another base model.
     """
-    from peft import PeftConfig, PeftModel
-
     folder = Path(folder)
     refuse_adapters(base)
     check_before_loading(base, folder)
     plan = Plan.load(folder / PLAN_FILE) if (folder / PLAN_FILE).exists() else None
-    stored = {DEFAULT: _stored(folder)}
-    if (folder / REFERENCE / CONFIG_FILE).exists():
-        stored[REFERENCE] = _stored(folder / REFERENCE)
-    removed = _removed(folder)
-    _check_base(base, folder, plan, stored[DEFAULT][1].get(BASE_FINGERPRINT), fingerprint)
-    training = base.training
+    stored = _read(folder)
+    _check_base(base, folder, plan, stored.base_fingerprint, fingerprint)
+    check_vocabulary(base, folder, stored.tensors)
     with foreign(AdapterError, UNUSABLE, where=folder):
-        config = PeftConfig.from_pretrained(str(folder))
-        if dropout is not None:
-            config.lora_dropout = dropout  # type: ignore[attr-defined]  # a LoRA folder holds a LoRA configuration
-        model = PeftModel.from_pretrained(base, str(folder), config=config, is_trainable=trainable)  # type: ignore[arg-type]
-    restore_gates_(model, stored[DEFAULT][0], trainable=trainable)
-    _check_loaded(model, folder, DEFAULT, stored[DEFAULT][0])
-    if REFERENCE in stored:
-        with foreign(AdapterError, UNUSABLE, where=folder / REFERENCE):
-            model.load_adapter(str(folder / REFERENCE), REFERENCE)
-        _check_loaded(model, folder / REFERENCE, REFERENCE, stored[REFERENCE][0])
-        join(model)
-        activate(model, trainable=trainable)
-    if plan is not None:
-        hold(model, plan.frozen)
+        stored = stored if plan is not None else with_start(base, stored)
+    form = _form(folder, plan, stored)
+    if dropout is not None:
+        stored.config.lora_dropout = dropout
+    training, before = base.training, weight_sums(base)
+    ours = plan is not None or form != Form("plain")
+    with foreign(AdapterError, UNUSABLE, where=folder):
+        model = _wrap(base, stored, form, trainable) if ours else _foreign(base, folder, stored.config, trainable)
+    check_accounted(model, folder, stored.tensors)
+    note_changes(model, before)
+    if form.kind == "residual":
+        subtract_(model)
     set_mode(model, training)
     if plan is not None:
-        if removed is not None:
-            subtract_(model, plan, removed)
-        remember(model, Provenance(plan, removed))
+        remember(model, Provenance(plan))
     return model
+
+
+def _read(folder: Path) -> Stored:
+    from peft import PeftConfig
+
+    tensors, metadata = _tensors(folder)
+    with foreign(AdapterError, UNUSABLE, where=folder):
+        stored = Stored(PeftConfig.from_pretrained(str(folder)), tensors, metadata.get(BASE_FINGERPRINT))
+    return upgraded(folder, stored, lambda part: _tensors(part)[0])
+
+
+def _form(folder: Path, plan: Plan | None, stored: Stored) -> Form:
+    """The form of a saved adapter, by its plan and its tensors.
+
+    Raises:
+        AdapterError: if the plan subtracts a start that is not in the file.
+    """
+    found = form_of_tensors(stored.tensors)
+    if plan is None:
+        return found or Form("plain")
+    form = form_of_plan(plan, subtracts=found is not None and found.kind == "pair")
+    lacks = form.kind == "plain" and plan.initialisation == "spectral"
+    if lacks or (form.kind in ("gated", "truncated") and (found is None or found.kind != form.kind)):
+        raise AdapterError(
+            "the folder holds the trained half of its adapter alone: what it started from is not there",
+            where=folder,
+            expected=f"the tensors of a plan of {plan.method}",
+            got="a plain LoRA",
+            do="use the folder as it was written; it cannot be put together again from this half",
+        )
+    return form
+
+
+def _foreign(base: nn.Module, folder: Path, config: PeftConfig, trainable: bool) -> PeftModel:
+    from peft import PeftModel
+
+    return PeftModel.from_pretrained(base, str(folder), config=config, is_trainable=trainable)  # type: ignore[arg-type]
+
+
+def _wrap(base: nn.Module, stored: Stored, form: Form, trainable: bool) -> PeftModel:
+    """`base` with the stored adapter, as `PeftModel.from_pretrained` makes it; only the form is ours."""
+    from peft import get_peft_model, set_peft_model_state_dict
+
+    stored.config.inference_mode = not trainable
+    config = mark_(stored.config, form) if stored.config.peft_type == "LORA" else stored.config
+    model = get_peft_model(base, config)  # type: ignore[arg-type]  # any nn.Module will do
+    set_peft_model_state_dict(model, stored.tensors)
+    if has_triplets(model):
+        refuse_another_(model)  # type: ignore[arg-type]  # not a mixed model
+    return model  # type: ignore[return-value]
 
 
 def base_name_of(folder: str | Path) -> str:
@@ -203,8 +255,9 @@ def check_before_loading(base: nn.Module, folder: Path) -> None:
     for part in (folder, folder / REFERENCE):
         if part == folder or (part / CONFIG_FILE).exists():
             config = read_config(part)
-            check_sizes(config, _stored(part)[0], part)
+            check_sizes(config, _tensors(part)[0], part)
             check_patterns(config, base, part)
+            check_start(config, part)
 
 
 def read_config(folder: Path) -> dict[str, Any]:
@@ -238,7 +291,7 @@ def read_any_config(folder: Path) -> dict[str, Any]:
     return config
 
 
-def _stored(folder: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+def _tensors(folder: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     try:
         return read_tensors(folder / WEIGHTS_FILE)
     except StorageError as error:
@@ -265,26 +318,3 @@ def _check_base(
     actual = (fingerprint or sources.fingerprint(base)) if made_for else None
     if made_for != actual:
         raise AdapterError("the adapter was made for another base model", where=folder, expected=made_for, got=actual)
-
-
-def _removed(folder: Path) -> dict[str, Factors] | None:
-    if not (folder / REMOVED_FILE).exists():
-        return None
-    tensors, _ = read_tensors(folder / REMOVED_FILE)
-    names = [key.removesuffix(".up") for key in tensors if key.endswith(".up")]
-    return {name: Factors(tensors[f"{name}.up"], tensors[f"{name}.down"]) for name in names}
-
-
-def _check_loaded(model: PeftModel, folder: Path, adapter: str, stored: dict[str, Tensor]) -> None:
-    """PEFT only warns when tensors are missing; an adapter that is half random must not pass."""
-    from peft import get_peft_model_state_dict
-
-    wanted = set(get_peft_model_state_dict(model, adapter_name=adapter, save_embedding_layers=False))
-    differing = sorted(wanted ^ set(stored))
-    if differing:
-        raise AdapterError(
-            "the adapter's weights do not match its configuration",
-            where=folder,
-            expected=f"{len(wanted)} tensors",
-            got=f"{len(stored)}; differing: {', '.join(differing[:3])}",
-        )

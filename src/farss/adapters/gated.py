@@ -1,23 +1,21 @@
 """Adapters with a gate: FoRA's `s g B A` and KaSA's `s B diag(d) A`.
 
 FoRA has one orthonormal factor and a trained number g that is zero at the start; KaSA a trained diagonal, on a
-truncated W. They are ordinary LoRA layers of PEFT whose A is `g A` or `diag(d) A`: merging, scaling and exporting see
-the folded product and need not know of the gate. Files hold the folded A, which any loader reads, beside A and g
-themselves.
+truncated W. Both are adapters whose A is `g A` or `diag(d) A` (`farss.adapters.sides`): merging, scaling and exporting
+see the folded product and need not know of the gate.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
-from farss.adapters.layers import DEFAULT, REFERENCE, lora_layers
+from farss.adapters.layers import DEFAULT, lora_layers, trained_adapter
 from farss.adapters.provenance import provenance_of
+from farss.adapters.sides import GatedDown, TruncatedDown
 from farss.config import ForaConfig
 from farss.errors import AdapterError, PlanError
 from farss.maths.stiefel import orthonormal
@@ -25,39 +23,6 @@ from farss.model.plan import Plan
 
 if TYPE_CHECKING:
     from peft import PeftModel
-
-FOLDED = "weight"
-
-
-class GatedDown(nn.Module):
-    """`x` through `g A` or `diag(g) A`: [..., n] to [..., r]; stands where PEFT keeps A.
-
-    Args:
-        factor: A [r, n].
-        gate: g [1, 1], or d [r, 1]; PEFT takes flat tensors of an adapter for damaged ones.
-    """
-
-    def __init__(self, factor: Tensor, gate: Tensor) -> None:
-        super().__init__()
-        self.out_features, self.in_features = factor.shape
-        self.factor, self.gate = nn.Parameter(factor), nn.Parameter(gate)
-
-    @property
-    def weight(self) -> Tensor:
-        """`g A`, [r, n], what PEFT takes for A; gradients pass to both parts."""
-        return self.gate * self.factor
-
-    def forward(self, x: Tensor) -> Tensor:
-        """`g A x`."""
-        return functional.linear(x, self.weight)
-
-    def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
-        super()._save_to_state_dict(destination, prefix, keep_vars)
-        destination[prefix + FOLDED] = self.weight.detach()
-
-    def _load_from_state_dict(self, state_dict: Any, prefix: str, *rest: Any) -> None:
-        state_dict.pop(prefix + FOLDED, None)  # follows from the other two
-        super()._load_from_state_dict(state_dict, prefix, *rest)
 
 
 @dataclass(frozen=True)
@@ -90,8 +55,9 @@ def constrain_(model: PeftModel, plan: Plan, seed: int) -> None:
     """
     constrained, generator = fora_settings(plan).factor, torch.Generator().manual_seed(seed)
     for layer in lora_layers(model).values():
-        down, up = layer.lora_A[DEFAULT].weight, layer.lora_B[DEFAULT].weight
-        assert isinstance(down, Tensor) and isinstance(up, Tensor)
+        gated, up = layer.lora_A[DEFAULT], layer.lora_B[DEFAULT].weight
+        assert isinstance(gated, GatedDown) and isinstance(up, Tensor)
+        down = gated.factor
         rank = down.shape[0]
         # Drawn and orthonormalised in float64, so that the float32 factor is as orthonormal as its rounding allows.
         a, b = (torch.randn(part.shape, generator=generator, dtype=torch.float64) for part in (down, up))
@@ -100,40 +66,21 @@ def constrain_(model: PeftModel, plan: Plan, seed: int) -> None:
         else:
             a, b = orthonormal(a.T).T.contiguous(), b / rank**0.5
         up.data.copy_(b)
-        layer.lora_A[DEFAULT] = GatedDown(a.to(down), torch.zeros(1, 1).to(down))
+        down.data.copy_(a)
 
 
 def draw_diagonals_(model: PeftModel, seed: int) -> None:
     """Give every LoRA layer of `model` KaSA's start: A and B as they are, d ~ N(0, 1).
 
     Args:
-        model: a PEFT model with the adapter "default", not yet joined to a reference.
+        model: a PEFT model with the adapter "default" of the form "truncated".
         seed: of the diagonals.
     """
     generator = torch.Generator().manual_seed(seed)
     for layer in lora_layers(model).values():
-        down = layer.lora_A[DEFAULT].weight
-        assert isinstance(down, Tensor)
-        diagonal = torch.randn(down.shape[0], 1, generator=generator).to(down)
-        layer.lora_A[DEFAULT] = GatedDown(down.detach(), diagonal)
-
-
-def restore_gates_(model: PeftModel, stored: Mapping[str, Tensor], *, trainable: bool) -> None:
-    """Put A and g of a file in the place of their product, which PEFT has loaded; without gates nothing changes.
-
-    Args:
-        model: a PEFT model as its own loader made it.
-        stored: the tensors of the file.
-        trainable: whether A and g require gradients.
-    """
-    for name, layer in lora_layers(model).items():
-        prefix = f"base_model.model.{name}.lora_A"
-        if f"{prefix}.gate" not in stored:
-            continue
-        like = layer.lora_A[DEFAULT].weight
-        assert isinstance(like, Tensor)
-        gated = GatedDown(stored[f"{prefix}.factor"].to(like), stored[f"{prefix}.gate"].to(like))
-        layer.lora_A[DEFAULT] = gated.requires_grad_(trainable)
+        gate = layer.lora_A[DEFAULT].gate
+        assert isinstance(gate, Tensor)
+        gate.data.copy_(torch.randn(gate.shape, generator=generator))
 
 
 def constrained_factors(model: nn.Module) -> dict[str, Constrained]:
@@ -142,24 +89,29 @@ def constrained_factors(model: nn.Module) -> dict[str, Constrained]:
     Raises:
         AdapterError: if the adapter has gates but its plan is not known.
     """
-    layers = {name: layer for name, layer in lora_layers(model).items() if is_gated(layer) and not truncates(layer)}
+    adapter = trained_adapter(model)
+    layers = {
+        name: layer
+        for name, layer in lora_layers(model).items()
+        if is_gated(layer, adapter) and not truncates(layer, adapter)
+    }
     if not layers:
         return {}
     rows = training_settings(model).factor == "A"
     parts = {
-        name: layer.lora_A[DEFAULT].factor if rows else layer.lora_B[DEFAULT].weight for name, layer in layers.items()
+        name: layer.lora_A[adapter].factor if rows else layer.lora_B[adapter].weight for name, layer in layers.items()
     }
     return {name: Constrained(parameter, rows) for name, parameter in parts.items()}  # type: ignore[arg-type]  # parameters
 
 
-def is_gated(layer: Any) -> bool:
-    """Whether a LoRA layer has a gate."""
-    return DEFAULT in layer.lora_A and isinstance(layer.lora_A[DEFAULT], GatedDown)
+def is_gated(layer: Any, adapter: str = DEFAULT) -> bool:
+    """Whether an adapter of a LoRA layer has a gate."""
+    return adapter in layer.lora_A and isinstance(layer.lora_A[adapter], GatedDown)
 
 
-def truncates(layer: Any) -> bool:
-    """Whether a LoRA layer is KaSA's: a gate, and a frozen adapter beside it that subtracts what is dropped."""
-    return is_gated(layer) and REFERENCE in layer.lora_A
+def truncates(layer: Any, adapter: str = DEFAULT) -> bool:
+    """Whether an adapter of a LoRA layer is KaSA's: a gate, and a part of the weight that it drops."""
+    return adapter in layer.lora_A and isinstance(layer.lora_A[adapter], TruncatedDown)
 
 
 def training_settings(model: nn.Module) -> ForaConfig:

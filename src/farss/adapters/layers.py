@@ -14,7 +14,6 @@ if TYPE_CHECKING:
     from peft.tuners.lora import LoraLayer
 
 DEFAULT = "default"
-REFERENCE = "reference"
 
 
 def base_of(model: nn.Module) -> nn.Module:
@@ -29,6 +28,14 @@ def lora_layers(model: nn.Module) -> dict[str, LoraLayer]:
     from peft.tuners.lora import LoraLayer
 
     return {name: module for name, module in base_of(model).named_modules() if isinstance(module, LoraLayer)}
+
+
+def trained_adapter(model: nn.Module) -> str:
+    """The name of the adapter that is in use: `default`, unless it was renamed or another one was activated."""
+    from peft import PeftModel
+
+    names = list(model.active_adapters) if isinstance(model, PeftModel) else []
+    return names[0] if len(names) == 1 else DEFAULT
 
 
 def refuse_adapters(model: nn.Module) -> None:

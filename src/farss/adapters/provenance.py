@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 
 from torch import nn
 
-from farss.adapters.factors import Factors
 from farss.model.plan import Plan
 
 if TYPE_CHECKING:
@@ -19,15 +18,13 @@ _ATTRIBUTE = "farss_provenance"
 
 @dataclass(frozen=True)
 class Provenance:
-    """The plan of an adapter, and in the residual form what was taken out of the base weights.
+    """What an adapter was made from.
 
     Attributes:
-        plan: the plan that was applied.
-        removed: per module, B0 and A0 with `scale * B0 A0` subtracted from the weight; None unless residual.
+        plan: the plan that was applied, without its factors.
     """
 
     plan: Plan
-    removed: dict[str, Factors] | None = None
 
 
 def remember(model: PeftModel, provenance: Provenance) -> None:

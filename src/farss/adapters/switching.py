@@ -7,11 +7,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import torch
 from torch import nn
 
-from farss.adapters.files import PLAN_FILE, REMOVED_FILE, load_adapter
+from farss.adapters.accounting import base_weights, kept
+from farss.adapters.files import PLAN_FILE, WEIGHTS_FILE, load_adapter, read_config
 from farss.model.plan import Plan
+from farss.storage import read_tensors
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -28,36 +29,48 @@ def adapted(base: nn.Module, folder: str | Path, *, fingerprint: str | None = No
 
     Raises:
         AdapterError: if the folder is missing or damaged, or the adapter was made for another base model.
+        NumericalError: if the base could not be brought back.
     """
-    kept = _weights_it_changes(base, Path(folder))
-    model = load_adapter(base, folder, trainable=False, fingerprint=fingerprint)
-    replaced = _modules_it_replaces(base)
-    try:
-        yield model
-    finally:
-        model.unload()
-        for name, module in replaced.items():  # PEFT leaves the adapter's own ones in their places
-            parent, _, child = name.rpartition(".")
-            setattr(base.get_submodule(parent), child, module)
-        with torch.no_grad():
-            for name, weight in kept.items():
-                base.get_parameter(name).copy_(weight)
+    frozen = {name: parameter.requires_grad for name, parameter in base.named_parameters()}
+    with kept(base, names=_weights_it_changes(base, Path(folder))):
+        try:
+            model = load_adapter(base, folder, trainable=False, fingerprint=fingerprint)
+            yield model
+        finally:
+            _take_off(base)
+            for name, parameter in base.named_parameters():
+                parameter.requires_grad_(frozen.get(name, False))
 
 
-def _weights_it_changes(base: nn.Module, folder: Path) -> dict[str, torch.Tensor]:
-    """Copies of the weights that an adapter may change when it is loaded: those of the residual form, and biases."""
-    names = [name for name, _ in base.named_parameters() if "bias" in name]  # PEFT loads trained ones in place
-    if (folder / REMOVED_FILE).exists():
-        names += [f"{row.name}.weight" for row in Plan.load(folder / PLAN_FILE).targets]
-    return {name: base.get_parameter(name).detach().clone() for name in names}
+def _weights_it_changes(base: nn.Module, folder: Path) -> set[str] | None:
+    """The weights that an adapter may change when it is loaded; None where that is not known, and may be any."""
+    config = read_config(folder)
+    if config.get("kasa_config") or config.get("target_parameters"):
+        return None
+    # PEFT loads trained biases and embeddings in place.
+    stored, _ = read_tensors(folder / WEIGHTS_FILE)
+    names = set(base_weights(base, stored).values()) | {name for name, _ in base.named_parameters() if "bias" in name}
+    plan = Plan.load(folder / PLAN_FILE) if (folder / PLAN_FILE).exists() else None
+    if plan is not None and plan.base == "residual":
+        names |= {f"{row.name}.weight" for row in plan.targets}
+    return names
 
 
-def _modules_it_replaces(base: nn.Module) -> dict[str, nn.Module]:
-    """The base's own modules of those that an adapter brings whole (`modules_to_save`), by name."""
-    from peft.utils.other import ModulesToSaveWrapper
+def _take_off(base: nn.Module) -> None:
+    """Put the base's own modules back in their places, whatever PEFT has put around them, to the same objects."""
+    from peft.tuners.tuners_utils import BaseTunerLayer
+    from peft.utils.other import AuxiliaryTrainingWrapper
 
-    return {
-        name: module.original_module
-        for name, module in base.named_modules()
-        if isinstance(module, ModulesToSaveWrapper)
-    }
+    wrapped: dict[str, nn.Module] = {}
+    for name, module in base.named_modules():
+        if isinstance(module, (BaseTunerLayer, AuxiliaryTrainingWrapper)) and not name.startswith(
+            tuple(f"{outer}." for outer in wrapped)
+        ):
+            wrapped[name] = module  # type: ignore[assignment]  # PEFT's layers are modules
+    for name, own in wrapped.items():
+        while isinstance(own, (BaseTunerLayer, AuxiliaryTrainingWrapper)):
+            own = own.get_base_layer() if isinstance(own, BaseTunerLayer) else own.original_module
+        parent, _, child = name.rpartition(".")
+        setattr(base.get_submodule(parent), child, own)
+    if hasattr(base, "peft_config"):
+        del base.peft_config

@@ -10,16 +10,26 @@ import torch
 from torch import Tensor, nn
 
 from farss.adapters.factors import Factors, shift_weight_
-from farss.adapters.gated import truncates
-from farss.adapters.layers import DEFAULT, REFERENCE, copy_base, lora_layers
-from farss.adapters.pairs import is_pair
-from farss.adapters.provenance import provenance_of
+from farss.adapters.layers import copy_base, lora_layers, trained_adapter
+from farss.adapters.sides import ResidualDown, Side, plain_weight
 from farss.adapters.triplets import has_triplets, triplet_products
 from farss.errors import AdapterError
 
 if TYPE_CHECKING:
     from peft import PeftModel
     from peft.tuners.lora import LoraLayer
+
+
+BESIDE = (
+    "use_dora",
+    "modules_to_save",
+    "lora_bias",
+    "trainable_token_indices",
+    "layer_replication",
+    "target_parameters",
+    "kasa_config",
+)
+"""Settings of PEFT with which an adapter holds more than products of two factors."""
 
 
 @dataclass(frozen=True)
@@ -55,55 +65,59 @@ def trained_updates(model: PeftModel) -> dict[str, Update]:
     if has_triplets(model):
         return {name: Update(part, scale) for name, (part, scale) in triplet_products(model).items()}
     check_plain_lora(model)
-    provenance = provenance_of(model)
-    removed = provenance.removed if provenance is not None else None
     updates = {}
     for name, layer in lora_layers(model).items():
         names = [adapter for adapter in contributing(model) if adapter in layer.r]
         if not names:
             continue
         parts = [adapter_factors(layer, adapter) for adapter in names]
-        scales = [layer.scaling[adapter] for adapter in names]
-        if is_pair(model) and not truncates(layer):
-            updates[name] = Update(_difference(parts[0], Factors(-parts[1].up, parts[1].down)), scales[0])
-        elif removed is not None:
-            like = parts[0].up
-            initial = Factors(removed[name].up.to(like), removed[name].down.to(like))
-            updates[name] = Update(_difference(parts[0], initial), scales[0])
-        else:
-            updates[name] = _joined(parts, scales)
+        updates[name] = _joined(parts, [layer.scaling[adapter] for adapter in names])
     return updates
 
 
 def contributing(model: PeftModel) -> list[str]:
-    """The adapters whose sum is the trained update: the pair of farss, or whatever is active."""
-    return [DEFAULT, REFERENCE] if is_pair(model) else list(model.active_adapters)
+    """The adapters whose sum is the trained update: those that are active."""
+    return list(model.active_adapters)
 
 
 def adapter_factors(layer: LoraLayer, adapter: str) -> Factors:
-    """B [m, r] and A [r, n] of one adapter of one layer, detached."""
-    up, down = layer.lora_B[adapter].weight, layer.lora_A[adapter].weight
-    assert isinstance(up, Tensor) and isinstance(down, Tensor)
+    """B [m, R] and A [R, n] of one adapter of one layer as an ordinary LoRA on the original base, detached."""
+    up, down = plain_weight(layer.lora_B[adapter]), plain_weight(layer.lora_A[adapter])
     return Factors(up.detach(), down.detach())
 
 
 def trained_part(model: PeftModel) -> dict[str, Update]:
-    """`s B A` of the trainable adapter alone, without what is subtracted from it."""
+    """`s B A` of the trained adapter alone, without what is subtracted from it."""
+    adapter = trained_adapter(model)
     return {
-        name: Update(adapter_factors(layer, DEFAULT), layer.scaling[DEFAULT])
+        name: Update(Factors(_learned(layer.lora_B[adapter]), _learned(layer.lora_A[adapter])), layer.scaling[adapter])
         for name, layer in lora_layers(model).items()
     }
 
 
 def initial_part(model: PeftModel) -> dict[str, Factors] | None:
     """B0 and A0 of every module, or None where the adapter did not start from a part of the weights."""
-    provenance = provenance_of(model)
-    if provenance is not None and provenance.removed is not None:
-        return provenance.removed
-    if not is_pair(model):
-        return None
-    parts = {name: adapter_factors(layer, REFERENCE) for name, layer in lora_layers(model).items()}
-    return {name: Factors(-part.up, part.down) for name, part in parts.items()}
+    adapter, parts = trained_adapter(model), {}
+    for name, layer in lora_layers(model).items():
+        starts = [getattr(part[adapter], "start", None) for part in (layer.lora_B, layer.lora_A)]
+        if any(start is None for start in starts):
+            return None
+        parts[name] = Factors(*(start.detach() for start in starts))  # type: ignore[union-attr]  # parameters
+    return parts
+
+
+def is_residual(model: nn.Module) -> bool:
+    """Whether the adapter in use stands beside a base from which its start was taken."""
+    adapter = trained_adapter(model)
+    sides = (layer.lora_A[adapter] for layer in lora_layers(model).values() if adapter in layer.lora_A)
+    return any(isinstance(side, ResidualDown) for side in sides)
+
+
+def subtract_(model: PeftModel) -> None:
+    """Take the adapter's start out of the base weights of `model`, in float32 with one cast: the residual form."""
+    adapter, starts = trained_adapter(model), initial_part(model) or {}
+    for name, layer in lora_layers(model).items():
+        shift_weight_(layer.get_base_layer(), starts[name], -layer.scaling[adapter])
 
 
 def original_base(model: PeftModel) -> nn.Module:
@@ -112,11 +126,15 @@ def original_base(model: PeftModel) -> nn.Module:
     In the residual form `s B0 A0` is added back, which restores the weights up to the rounding of their dtype.
     """
     base = copy_base(model)
-    provenance = provenance_of(model)
-    if provenance is not None and provenance.removed is not None:
-        for row in provenance.plan.targets:
-            shift_weight_(base.get_submodule(row.name), provenance.removed[row.name], row.scale)
+    if is_residual(model):
+        adapter, layers = trained_adapter(model), lora_layers(model)
+        for name, start in (initial_part(model) or {}).items():
+            shift_weight_(base.get_submodule(name), start, layers[name].scaling[adapter])
     return base
+
+
+def _learned(side: nn.Module) -> Tensor:
+    return (side.learned() if isinstance(side, Side) else plain_weight(side)).detach()
 
 
 def check_plain_lora(model: PeftModel, *, magnitudes: bool = False) -> None:
@@ -136,7 +154,7 @@ def check_plain_lora(model: PeftModel, *, magnitudes: bool = False) -> None:
         config = model.peft_config[adapter]
         odd += [
             f"{adapter}.{key}"
-            for key in ("use_dora", "modules_to_save", "lora_bias", "trainable_token_indices", "layer_replication")
+            for key in BESIDE
             if getattr(config, key, None) and not (magnitudes and key == "use_dora")
         ]
         odd += [f"{adapter}: {config.peft_type}"] if str(getattr(config.peft_type, "value", "")) != "LORA" else []
@@ -173,12 +191,6 @@ def update_mismatch(expected: Mapping[str, Update], got: Mapping[str, Update]) -
         gap = float((first.scale * (one.up @ one.down) - second.scale * (other.up @ other.down)).norm())
         worst = max(worst, gap / size if size > 0 else float(gap > 0))
     return worst
-
-
-def _difference(trained: Factors, initial: Factors) -> Factors:
-    """`B A - B0 A0` as `(B - B0) A + B0 (A - A0)`, one product of twice the rank."""
-    up = torch.cat([trained.up - initial.up, initial.up], 1)
-    return Factors(up, torch.cat([trained.down, trained.down - initial.down], 0))
 
 
 def _joined(parts: list[Factors], scales: list[float]) -> Update:

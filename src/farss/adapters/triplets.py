@@ -66,6 +66,13 @@ def check_alike(plan: Plan) -> None:
         )
 
 
+def refuse_another_(model: PeftModel) -> None:
+    """Make `model` refuse a second adapter by an error that says why, before PEFT's own."""
+    from farss.adapters.one_budget import OneBudget
+
+    model.base_model.__class__ = OneBudget
+
+
 def has_triplets(model: nn.Module) -> bool:
     """Whether the adapter of `model` is AdaLoRA's."""
     configs: Mapping[str, Any] = getattr(model, "peft_config", {})

@@ -9,17 +9,15 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from farss.adapters.layers import DEFAULT, lora_layers
+from farss.adapters.layers import lora_layers, trained_adapter
 from farss.adapters.magnitude import has_magnitudes, scaled_magnitudes
-from farss.adapters.provenance import provenance_of
-from farss.adapters.trained import check_plain_lora, contributing
+from farss.adapters.sides import Started
+from farss.adapters.trained import check_plain_lora, contributing, is_residual
 from farss.adapters.triplets import has_triplets
 from farss.errors import AdapterError
 
 if TYPE_CHECKING:
     from peft import PeftModel
-
-    from farss.adapters.factors import Factors
 
 
 @contextmanager
@@ -53,9 +51,7 @@ def scaled_update(model: nn.Module, t: float, initial: Mapping[str, Tensor] | No
             yield
     else:
         check_plain_lora(model)  # type: ignore[arg-type]  # it has a peft_config
-        provenance = provenance_of(model)
-        removed = None if provenance is None else provenance.removed
-        with _scalings(model, t) if removed is None else _mixed_factors(model, removed, t):  # type: ignore[arg-type]
+        with _mixed_factors(model, t) if is_residual(model) else _scalings(model, t):  # type: ignore[arg-type]
             yield
 
 
@@ -76,24 +72,26 @@ def _scalings(model: PeftModel, t: float) -> Iterator[None]:
 
 
 @contextmanager
-def _mixed_factors(model: PeftModel, removed: Mapping[str, Factors], t: float) -> Iterator[None]:
+def _mixed_factors(model: PeftModel, t: float) -> Iterator[None]:
     """Residual form: `s (t B A + (1 - t) B0 A0)` on the residual weight, as one product of rank 2r."""
-    saved: list[tuple[nn.Module, nn.Parameter]] = []
+    adapter, layers = trained_adapter(model), list(lora_layers(model).values())
+    saved = [(layer, layer.lora_A[adapter], layer.lora_B[adapter]) for layer in layers]
     try:
-        for name, layer in lora_layers(model).items():
-            for module, first, second, axis in (
-                (layer.lora_A[DEFAULT], 1.0, removed[name].down, 0),
-                (layer.lora_B[DEFAULT], t, (1 - t) * removed[name].up, 1),
-            ):
-                weight = module.weight
-                assert isinstance(weight, nn.Parameter)
-                saved.append((module, weight))
-                mixed = torch.cat([first * weight.detach(), second.to(weight.device, weight.dtype)], axis)
-                module.weight = nn.Parameter(mixed, requires_grad=False)
+        for layer, down, up in saved:
+            assert isinstance(down, Started) and isinstance(up, Started)
+            a, a0, b, b0 = (part.detach() for part in (down.factor, down.initial, up.factor, up.initial))
+            layer.lora_A[adapter] = _linear(torch.cat([a, a0]))
+            layer.lora_B[adapter] = _linear(torch.cat([t * b, (1 - t) * b0], 1))
         yield
     finally:
-        for module, weight in saved:
-            module.weight = weight
+        for layer, down, up in saved:
+            layer.lora_A[adapter], layer.lora_B[adapter] = down, up
+
+
+def _linear(weight: Tensor) -> nn.Linear:
+    linear = nn.Linear(*reversed(weight.shape), bias=False, device="meta")
+    linear.weight = nn.Parameter(weight, requires_grad=False)
+    return linear
 
 
 @contextmanager

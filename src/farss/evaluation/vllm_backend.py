@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from farss.adapters.files import REFERENCE, read_config
+from farss.adapters.files import read_config
 from farss.errors import AdapterError, ConfigError, DataError, NumericalError
 from farss.evaluation.generation import Ending
 from farss.evaluation.likelihood import Continuation, TokenScores, continuations
@@ -175,7 +175,7 @@ def _served_rank(folder: Path) -> int:
         AdapterError: if the folder holds no LoRA adapter, or none that vLLM serves.
     """
     config = read_config(folder)
-    if config.get("peft_type") != "LORA" or (folder / REFERENCE).is_dir():
+    if config.get("peft_type") != "LORA":
         raise AdapterError("vLLM serves plain LoRA only", where=folder, got=config.get("peft_type"), do=PORTABLE)
     odd = [name for name in ("rank_pattern", "alpha_pattern", "use_dora", "modules_to_save") if config.get(name)]
     if odd:

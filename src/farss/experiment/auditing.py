@@ -12,7 +12,8 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
-from farss.adapters.files import UNUSABLE, load_adapter, read_any_config
+from farss.adapters.accounting import check_accounted
+from farss.adapters.files import UNUSABLE, WEIGHTS_FILE, load_adapter, read_any_config
 from farss.adapters.foreign_config import check_patterns
 from farss.config import Recipe
 from farss.datasets.files import is_data_file
@@ -38,7 +39,7 @@ from farss.model.devices import place
 from farss.model.sources import LoadedModel, load
 from farss.processes import require_one_process
 from farss.report.audit import interval_text, write_audit
-from farss.storage import held, write_json
+from farss.storage import held, read_tensors, write_json
 from farss.storage.owned import take, writing
 
 Gate = Literal["K", "K_p"]
@@ -220,7 +221,9 @@ def any_adapter(base: nn.Module, folder: Path) -> nn.Module:
         return load_adapter(base, folder, trainable=False)
     check_patterns(config, base, folder)
     with foreign(AdapterError, UNUSABLE, where=folder):
-        return PeftModel.from_pretrained(base, str(folder))  # type: ignore[arg-type]  # any nn.Module will do
+        model = PeftModel.from_pretrained(base, str(folder))  # type: ignore[arg-type]  # any nn.Module will do
+    check_accounted(model, folder, read_tensors(folder / WEIGHTS_FILE)[0])
+    return model
 
 
 def _report(recipe: Recipe, subject: Subject, before: Measurement, after: Measurement) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from typing import Any
 
 from farss.adapters.export import Form, export
 from farss.adapters.files import base_name_of, load_adapter, save_adapter
-from farss.config import ModelConfig, Recipe
+from farss.config import Dtype, ModelConfig, Recipe
 from farss.errors import AdapterError, ConfigError
 from farss.experiment import materials
 from farss.experiment.accounts import rank_account
@@ -144,7 +144,13 @@ def base_recipe(adapter: str | Path, model: str | None = None) -> Recipe:
 
 
 def export_adapter(
-    adapter: str | Path, out: str | Path, to: Form, base: ModelConfig | None = None, rank: int | None = None
+    adapter: str | Path,
+    out: str | Path,
+    to: Form,
+    base: ModelConfig | None = None,
+    rank: int | None = None,
+    *,
+    dtype: Dtype = "checkpoint",
 ) -> dict[str, Any]:
     """Write a trained adapter in a form other tools load, and check its outputs.
 
@@ -154,6 +160,7 @@ def export_adapter(
         to: the form.
         base: the base model; None takes that of `base_recipe`.
         rank: only for `portable`: the rank to recompress every module to.
+        dtype: only for `merged`: of the weights.
 
     Raises:
         OutputError: if `out` is not empty, or part of what is read.
@@ -168,9 +175,11 @@ def export_adapter(
     if rank is not None and rank < 1:
         raise ConfigError("the rank must be at least 1", got=rank)
     require_adapter(adapter)
+    if dtype != "checkpoint" and to != "merged":
+        raise ConfigError("only merged weights have a dtype of their own", got=f"--to {to} --dtype {dtype}")
     # An adapter is checked in float32, where a wrong one cannot hide in the rounding of the base's own dtype; a whole
     # model is written in the base's dtype, and so checked in it.
-    dtype = "float32" if to in ADAPTER_FORMS else "checkpoint"
+    dtype = "float32" if to in ADAPTER_FORMS else dtype
     base = base or base_recipe(adapter).model
     keep_apart(out, {"the base model": base.name})
     loaded = load(base, dtype=dtype)

@@ -22,7 +22,7 @@ class Kasa:
     A is drawn as LoRA's, B = 0, d ~ N(0, 1). Of the k = min(m, n) components the r smallest are dropped; `kasa.drop`
     also knows what the published code does, and dropping nothing. The start is the truncated model: its outputs differ
     from the base's by the dropped part, of spectral norm `sigma_{k-r+1}` in each module. Small models can depend on
-    what is small: training warns where the loss rises. The weights themselves stay as they are: a frozen adapter
+    what is small: training warns where the loss rises. The weights themselves stay as they are: the adapter
     subtracts what is dropped.
     """
 

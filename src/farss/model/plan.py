@@ -66,7 +66,7 @@ class Plan:
             starts random, with a trained diagonal, on W without the indexed directions), "triplets" (AdaLoRA: a
             diagonal of zeros between random factors; training cuts the rank) or "none" (all weights are trained, no
             adapter).
-        base: "reference" (base untouched, B0 A0 subtracted by a frozen adapter) or "residual" (subtracted from W).
+        base: "reference" (base untouched, B0 A0 subtracted by the adapter) or "residual" (subtracted from W).
         factor_scaling: "divided" makes `scale * B0 A0` the chosen part of W; "published" takes sqrt(sigma) as is, so
             that `scale` times the chosen part is subtracted (methods of the published code).
         model_fingerprint: `farss.model.sources.fingerprint` of the weights it was made for.

@@ -42,7 +42,7 @@ def save_learned(model: nn.Module, folder: str | Path) -> None:
 
 
 def load_learned_(model: nn.Module, folder: str | Path) -> None:
-    """Copy the learned weights in `folder` into `model`; frozen ones and which adapters are active stay as they are.
+    """Copy the learned weights in `folder` into `model`; frozen ones stay as they are.
 
     Raises:
         StorageError: if the file is missing or damaged, or holds other weights than `model` learns.

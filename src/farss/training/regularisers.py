@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from farss.adapters.gated import truncates
-from farss.adapters.layers import DEFAULT, lora_layers
+from farss.adapters.layers import lora_layers, trained_adapter
 from farss.adapters.provenance import provenance_of
 from farss.adapters.triplets import has_triplets
 from farss.config import AdaloraConfig, KasaConfig
@@ -27,14 +27,15 @@ def regulariser_of(model: nn.Module) -> Regulariser | None:
     Raises:
         AdapterError: if the adapter needs one and its plan, which has the weights of it, is not known.
     """
+    adapter = trained_adapter(model)
     if has_triplets(model):
-        pairs = [(layer.lora_B[DEFAULT], layer.lora_A[DEFAULT]) for layer in lora_layers(model).values()]
+        pairs = [(layer.lora_B[adapter], layer.lora_A[adapter]) for layer in lora_layers(model).values()]
         weight = AdaloraConfig.from_mapping(_settings(model, "adalora"), "settings.adalora").orthogonality
         return lambda: adalora(pairs, weight)  # type: ignore[arg-type]  # parameters
     parts = [
-        (layer.lora_B[DEFAULT].weight, layer.lora_A[DEFAULT].gate, layer.lora_A[DEFAULT].factor)
+        (layer.lora_B[adapter].factor, layer.lora_A[adapter].gate, layer.lora_A[adapter].factor)
         for layer in lora_layers(model).values()
-        if truncates(layer)
+        if truncates(layer, adapter)
     ]
     if not parts:
         return None

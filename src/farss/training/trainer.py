@@ -185,7 +185,7 @@ class SupervisedTrainer(Trainer):
             drop_older(out)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
-        # The Trainer would load a PEFT folder and switch adapters, which leaves a reference adapter out.
+        # The Trainer would look for a PEFT folder; ours holds what is learned, of a model without adapters too.
         if self.is_fsdp_enabled or self.is_deepspeed_enabled:
             super()._load_from_checkpoint(resume_from_checkpoint, model)
         else:

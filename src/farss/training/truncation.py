@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from farss.adapters.gated import truncates
-from farss.adapters.layers import lora_layers
+from farss.adapters.layers import lora_layers, trained_adapter
 from farss.adapters.update import scaled_update
 from farss.training.tasks import TrainingTask
 
@@ -39,7 +39,8 @@ def check_truncated_start(
         in_bfloat16: whether to compute under bfloat16 autocast, as the training will.
         rows: how many.
     """
-    if not any(truncates(layer) for layer in lora_layers(model).values()):
+    adapter = trained_adapter(model)
+    if not any(truncates(layer, adapter) for layer in lora_layers(model).values()):
         return
     first = list(examples[:rows])
     inputs = task.collator(pad_id)(first)

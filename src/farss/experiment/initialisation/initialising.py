@@ -321,7 +321,7 @@ def _decide(
 def _streamed(request: Request) -> tuple[Plan, None]:
     """The plan, and None: no forward pass sees the whole model, so no outputs are compared.
 
-    What the adapter adds is zero to the bit before training (`farss.adapters.pairs`).
+    What the adapter adds is zero to the bit before training (`farss.adapters.sides`).
     """
     dtype = None if request.config.dtype == "auto" else request.config.dtype
     source = StreamedModel(request.recipe.model, dtype=dtype, device=place(request.recipe.device))
