@@ -111,7 +111,8 @@ def _patterns(config: Mapping[str, Any]) -> Iterable[_Pattern]:
 def _ranks(config: Mapping[str, Any]) -> list[int]:
     pattern = config.get("rank_pattern") or {}
     listed = [rank for rank in pattern.values() if not isinstance(rank, list)]  # AdaLoRA keeps masks there
-    return [rank for rank in [config.get("r"), *listed] if rank is not None]
+    blocks = config.get("peft_type") == "OFT" and config.get("oft_block_size")  # the size of a block, in place of r = 0
+    return [rank for rank in [None if blocks else config.get("r"), *listed] if rank is not None]
 
 
 def _check_ranks(config: Mapping[str, Any], folder: Path) -> None:
