@@ -172,3 +172,81 @@ def test_a_wrong_recipe_is_refused_before_anything_is_measured(farss, workshop, 
         code, _, err = farss("run", workshop.recipe(), "--set", change, "--out", tmp_path / "run")
         assert code == 2 and message in err and "Traceback" not in err
         assert not done_at(tmp_path / "run")
+
+
+BOMB = gzip.compress(b"0" * (300 << 20), compresslevel=6)
+DEEP = b"[" * 5000 + b"]" * 5000
+
+
+def edited(change):
+    """A file of samples or an account with `change` made to its first record."""
+
+    def edit(content: bytes) -> bytes:
+        packed = content.startswith(b"\x1f\x8b")
+        first, *rest = (gzip.decompress(content) if packed else content).decode().split("\n" if packed else "\0")
+        record = json.loads(first)
+        change(record)
+        text = "\n".join([json.dumps(record), *rest])
+        return gzip.compress(text.encode()) if packed else text.encode()
+
+    return edit
+
+
+def doubled(content: bytes) -> bytes:
+    first, *rest = gzip.decompress(content).decode().split("\n")
+    return gzip.compress("\n".join([first, first, *rest]).encode())
+
+
+DAMAGES = {
+    "recipe.yaml: deep": ("recipe.yaml", lambda _: b"name: " + DEEP),
+    "recipe.yaml: bytes": ("recipe.yaml", lambda _: b"\xff\xfe"),
+    "recipe.yaml: gone": ("recipe.yaml", None),
+    "base/done.json: a list": ("base/done.json", lambda _: b"[]"),
+    "base/done.json: bytes": ("base/done.json", lambda _: b"\xff"),
+    "base/done.json: cut": ("base/done.json", lambda c: c[:-9]),
+    "base/done.json: gone": ("base/done.json", None),
+    "plans/done.json: no model": ("plans/done.json", edited(lambda r: r.pop("model"))),
+    "plans/done.json: a text for a number": ("plans/done.json", edited(lambda r: r.update(peak_bytes="much"))),
+    "plans/done.json: a method's time gone": ("plans/done.json", edited(lambda r: r["seconds"].pop("farss"))),
+    "plans/done.json: no parameters": ("plans/done.json", edited(lambda r: r["model"].update(parameters=0))),
+    "train/done.json: no curve": (f"{JOBS[1]}/train/done.json", edited(lambda r: r.pop("curve"))),
+    "train/done.json: a curve of texts": (f"{JOBS[1]}/train/done.json", edited(lambda r: r.update(curve=[["a", 1]]))),
+    "train/done.json: deep": (f"{JOBS[1]}/train/done.json", lambda _: DEEP),
+    "eval/done.json: null": (f"{JOBS[1]}/eval/done.json", edited(lambda r: r.update(eval_seconds=None))),
+    "spectra.json: cut": ("plans/spectra.json", lambda _: b"{"),
+    "spectra.json: an object": ("plans/spectra.json", lambda _: b'{"a": 1}'),
+    "spectra.json: gone": ("plans/spectra.json", None),
+    "samples: no gzip": ("base/samples.jsonl.gz", lambda _: b"{}"),
+    "samples: cut": ("base/samples.jsonl.gz", lambda c: c[:-9]),
+    "samples: a bomb": ("base/samples.jsonl.gz", lambda _: BOMB),
+    "samples: a number": ("base/samples.jsonl.gz", lambda _: gzip.compress(b"7")),
+    "samples: of no kind": ("base/samples.jsonl.gz", edited(lambda r: r.update(kind="other"))),
+    "samples: a field gone": ("base/samples.jsonl.gz", edited(lambda r: r.pop("gold"))),
+    "samples: a field more": ("base/samples.jsonl.gz", edited(lambda r: r.update(extra=1))),
+    "samples: too probable": ("base/samples.jsonl.gz", edited(lambda r: r.update(log_prob=1e9))),
+    "samples: a text for a number": ("base/samples.jsonl.gz", edited(lambda r: r.update(log_prob="-1"))),
+    "samples: infinite": ("base/samples.jsonl.gz", edited(lambda r: r.update(log_prob=float("inf")))),
+    "samples: no tokens": ("base/samples.jsonl.gz", edited(lambda r: r.update(tokens=0))),
+    "samples: a number for yes or no": ("base/samples.jsonl.gz", edited(lambda r: r.update(hit=2))),
+    "samples: a list for a name": ("base/samples.jsonl.gz", edited(lambda r: r.update(set=["capitals"]))),
+    "samples: one twice": ("base/samples.jsonl.gz", doubled),
+    "samples: other questions": ("base/samples.jsonl.gz", edited(lambda r: r.update(id="another"))),
+    "samples of a job: too probable": (f"{JOBS[0]}/eval/samples.jsonl.gz", edited(lambda r: r.update(log_prob=1e9))),
+}
+
+
+@pytest.mark.case("a damaged run folder")
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_run_folder_is_refused_by_name(farss, run_folder, tmp_path, damage):
+    file, edit = DAMAGES[damage]
+    copy = tmp_path / "run"
+    shutil.copytree(run_folder, copy, ignore=shutil.ignore_patterns("checkpoints", "adapter", "peft", "*.safetensors"))
+    path = copy / file
+    if edit is None:
+        path.unlink()
+    else:
+        path.write_bytes(edit(path.read_bytes()))
+    code, _, err = farss("compare", copy, "--out", tmp_path / "report")
+    assert code in (1, 2) and len(err) < 2000 and "Traceback" not in err
+    assert Path(file).name in err or "not a run folder" in err or "not finished" in err or "questions" in err
+    assert not (tmp_path / "report" / "report.html").exists()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -117,7 +118,10 @@ class Panel:
         Raises:
             Undefined, NumericalError: if it does not exist for these models.
         """
-        return float(statistic(lambda _, column: float(column.mean())))
+        found = float(statistic(lambda _, column: float(column.mean())))
+        if not math.isfinite(found):
+            raise NumericalError("the measure is not finite", got=found)
+        return found
 
     def replicates(self, statistic: Statistic) -> Column:
         """[resamples] float64, a statistic on every resample; NaN where it is undefined."""

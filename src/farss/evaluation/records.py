@@ -6,13 +6,21 @@ import dataclasses
 import gzip
 import json
 import zlib
+from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from farss.errors import DataError, StorageError
+from farss.reading import Document, open_ordinary
 from farss.storage import write_atomically
+
+MOST_BYTES = 256 << 20
+"""Of the text of one file of samples, where thousands of answers take a few million."""
+MOST_SAID = 200
+SAMPLES_FILE = Document("file of samples", StorageError)
+RANGES = {"log_prob": (-1e5, 1e-3), "loss": (-1e-3, 1e9), "tokens": (1, 1e9)}
+"""What can have been measured; a probability of 1 may come out above it by rounding."""
 
 Progress = Callable[[int, int], None]
 """Called now and then by long measurements with how much is done, of how much."""
@@ -123,17 +131,20 @@ class Measurement:
         """The measurement that `save` wrote.
 
         Raises:
-            StorageError: if the file is missing, cut short or not a measurement.
+            StorageError: if the file is missing, cut short, far too large or not a measurement: a field is missing, of
+                another type, or a number that cannot have been measured. The line is named.
         """
-        try:
-            text = gzip.decompress(Path(path).read_bytes()).decode("utf-8")
-            # A model's words may hold characters that `splitlines` takes for line ends, such as U+2028.
-            records = [json.loads(line) for line in text.split("\n") if line]
-            knowledge = [KnowledgeSample(**_fields(r)) for r in records if r["kind"] == "knowledge"]
-            task = [TaskSample(**_fields(r)) for r in records if r["kind"] == "task"]
-        except (OSError, EOFError, zlib.error, ValueError, KeyError, TypeError) as error:
-            raise StorageError("the samples cannot be read", where=path, got=str(error)) from error
+        # A model's words may hold characters that `splitlines` takes for line ends, such as U+2028.
+        lines = enumerate(_text(path).split("\n"), start=1)
+        found = [_sample(line, f"{path}, line {number}") for number, line in lines if line]
+        knowledge = [sample for sample in found if isinstance(sample, KnowledgeSample)]
+        task = [sample for sample in found if isinstance(sample, TaskSample)]
+        _require_once([*map(question_key, knowledge)], path)
+        _require_once([*map(row_key, task)], path)
         return cls(knowledge, task)
+
+
+KINDS: dict[str, type[KnowledgeSample] | type[TaskSample]] = {"knowledge": KnowledgeSample, "task": TaskSample}
 
 
 def question_key(sample: KnowledgeSample) -> tuple[str, str]:
@@ -146,5 +157,50 @@ def row_key(sample: TaskSample) -> tuple[str, str]:
     return (sample.task, sample.id)
 
 
-def _fields(record: dict[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in record.items() if name != "kind"}
+def _text(path: str | Path) -> str:
+    try:
+        with open_ordinary(path) as file, gzip.GzipFile(fileobj=file) as packed:
+            content = packed.read(MOST_BYTES + 1)
+        if len(content) > MOST_BYTES:
+            raise StorageError("the samples are larger than any can be", where=path, expected=f"{MOST_BYTES:,} bytes")
+        return content.decode("utf-8")
+    except (OSError, EOFError, zlib.error, ValueError) as error:
+        raise StorageError("the samples cannot be read", where=path, got=str(error)) from error
+
+
+def _sample(line: str, where: str) -> KnowledgeSample | TaskSample:
+    record = SAMPLES_FILE.parse_json(line, where)
+    kind = record.pop("kind", None) if isinstance(record, dict) else None
+    if kind not in KINDS:
+        raise StorageError("a line is no sample", where=where, expected=f"kind: {' | '.join(KINDS)}", got=repr(kind))
+    sample = KINDS[kind]
+    fields = {field.name: field for field in dataclasses.fields(sample)}
+    needed = {name for name, field in fields.items() if field.default is dataclasses.MISSING}
+    if not needed <= record.keys() <= fields.keys():
+        odd = sorted((needed - record.keys()) | (record.keys() - fields.keys()))
+        raise StorageError("a sample has missing or unknown fields", where=where, got=", ".join(odd)[:MOST_SAID])
+    for name, value in record.items():
+        if not _fits(value, str(fields[name].type)) or (
+            name in RANGES and not RANGES[name][0] <= value <= RANGES[name][1]
+        ):
+            expected = " to ".join(map(str, RANGES[name])) if name in RANGES else fields[name].type
+            raise StorageError(
+                f"a sample's `{name}` cannot be", where=where, expected=expected, got=repr(value)[:MOST_SAID]
+            )
+    return sample(**record)
+
+
+def _fits(value: object, declared: str) -> bool:
+    """Whether a value of JSON is of a declared type of the samples; a whole number is a float too."""
+    kind, _, optional = declared.partition(" | ")
+    if value is None:
+        return optional == "None"
+    if kind in ("int", "float"):
+        return isinstance(value, int | float if kind == "float" else int) and not isinstance(value, bool)
+    return isinstance(value, bool if kind == "bool" else str)
+
+
+def _require_once(keys: list[tuple[str, str]], path: str | Path) -> None:
+    twice = next((key for key, count in Counter(keys).items() if count > 1), None)
+    if twice is not None:
+        raise StorageError("a question is answered twice in one file of samples", where=path, got=" ".join(twice))

@@ -8,6 +8,7 @@ from farss.errors import FarssError
 from farss.methods.look import COLOUR, LONGEST_LABEL, MARKS
 
 SCHEMA_VERSION = 1
+LONGEST = 300  # characters of a value that a message repeats
 
 NUMBER: dict[str, Any] = {"type": ["number", "null"]}
 COUNT: dict[str, Any] = {"type": ["integer", "null"], "minimum": 0}
@@ -179,6 +180,7 @@ SPECTRUM = _record(
     },
     ("name",),
 )
+SPECTRA = _list(SPECTRUM)
 REPORT_SCHEMA: dict[str, Any] = {
     "$schema": "https://json-schema.org/draft/2020-12/schema",
     "title": "farss report",
@@ -196,7 +198,7 @@ REPORT_SCHEMA: dict[str, Any] = {
             "runs": {"type": "array", "items": RUN},
             "comparisons": _list(COMPARISON),
             "differences": DIFFERENCES,
-            "spectra": _list(SPECTRUM),
+            "spectra": SPECTRA,
         },
         ("schema_version", "name", "runs"),
     ),
@@ -209,22 +211,30 @@ def validate(report: Any) -> None:
     Raises:
         FarssError: naming the place in the report, what was expected and what came.
     """
-    from jsonschema import Draft202012Validator
-    from jsonschema.exceptions import best_match
-
-    checker = Draft202012Validator(REPORT_SCHEMA)
-    mistake = best_match(checker.iter_errors(report))
+    mistake = first_mistake(report, REPORT_SCHEMA)
     if mistake is None:
         _check_ids(report)
         return
-    place = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in mistake.absolute_path)
+    place, expected, got = mistake
     raise FarssError(
         "the report is malformed",
-        where=place.lstrip(".") or "report",
-        expected=f"{mistake.validator}: {mistake.validator_value}",
-        got=mistake.message[:300],
+        where=place or "report",
+        expected=expected,
+        got=got,
         do="write reports with farss of this version, or compare with farss.report.schema.REPORT_SCHEMA",
     )
+
+
+def first_mistake(value: Any, schema: dict[str, Any]) -> tuple[str, str, str] | None:
+    """Where `value` is not as `schema` says: the place, what was expected and what came; None if it is."""
+    from jsonschema import Draft202012Validator
+    from jsonschema.exceptions import best_match
+
+    mistake = best_match(Draft202012Validator(schema).iter_errors(value))
+    if mistake is None:
+        return None
+    place = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in mistake.absolute_path)
+    return place.lstrip("."), f"{mistake.validator}: {mistake.validator_value}"[:LONGEST], mistake.message[:LONGEST]
 
 
 def _check_ids(report: dict[str, Any]) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
-import json
 from collections import Counter
 from collections.abc import Sequence
 from typing import Any
@@ -22,6 +21,7 @@ from farss.experiment.jobs import jobs_of
 from farss.experiment.measuring import SAMPLES, VALIDATION, frontier_file
 from farss.experiment.runs.finished import FinishedJob, FinishedRun
 from farss.experiment.runs.groups import describe, groups_of
+from farss.experiment.runs.records import spectra
 from farss.experiment.runs.speeds import speeds_to_lora
 from farss.experiment.validation import require_apart
 from farss.methods import get_method, look_of
@@ -79,7 +79,7 @@ def assemble(runs: list[FinishedRun]) -> dict[str, Any]:
         ],
         "comparisons": compare_runs({name: measured[name] for name in chosen}, before, full, **intervals),
         "differences": differences,
-        "spectra": json.loads((first.folder / "plans" / "spectra.json").read_text()),
+        "spectra": spectra(first.folder / "plans" / "spectra.json"),
     }
 
 

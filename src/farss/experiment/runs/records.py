@@ -1,0 +1,117 @@
+"""What a run folder's small files must hold, read with limits: the accounts that stages leave, and the spectra."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from farss.config import Recipe
+from farss.errors import StorageError
+from farss.experiment.jobs import Job
+from farss.experiment.stages import DONE
+from farss.methods import get_method
+from farss.reading import Document
+from farss.report.schema import SPECTRA, first_mistake
+
+ACCOUNT = Document("account of a stage", StorageError)
+SPECTRA_FILE = Document("file of spectra", StorageError, most_bytes=256 << 20)
+AGAIN = "delete the folder it stands in and run the recipe again: only this stage is done anew"
+
+AMOUNT: dict[str, Any] = {"type": "number", "minimum": 0}
+COUNT: dict[str, Any] = {"type": "integer", "minimum": 0}
+TEXT: dict[str, Any] = {"type": "string"}
+
+
+def _object(**properties: Any) -> dict[str, Any]:
+    """An object with all of these, and perhaps more."""
+    return {"type": "object", "properties": properties, "required": list(properties)}
+
+
+STATISTICS = _object(seconds=AMOUNT, peak_bytes=AMOUNT)
+BASE = _object()
+PLANS = _object(
+    seconds={"type": "object", "additionalProperties": AMOUNT},
+    peak_bytes=AMOUNT,
+    calibration_rows=COUNT,
+    calibration_tokens=COUNT,
+    model=_object(
+        name=TEXT, fingerprint=TEXT, parameters={"type": "integer", "minimum": 1}, layers={"type": "integer"}
+    ),
+)
+TRAINING = _object(
+    trainable_params=COUNT,
+    train_seconds=AMOUNT,
+    train_tokens=COUNT,
+    train_tokens_per_second=AMOUNT,
+    train_peak_bytes=AMOUNT,
+    curve={
+        "type": "array",
+        "items": {"type": "array", "items": {"type": "number"}, "minItems": 2, "maxItems": 2},
+    },
+)
+TRAINING["properties"]["machine"] = _object(name=TEXT) | {"type": ["object", "null"]}
+TRAINING["properties"]["apply_seconds"] = AMOUNT
+MEASURING = _object(eval_seconds=AMOUNT)
+VALIDATION = {"validation_loss": AMOUNT, "validation_rows": COUNT}
+MEASURING["properties"] |= VALIDATION
+
+
+def plans_of(recipe: Recipe) -> dict[str, Any]:
+    """The schema of the account of a recipe's plans: it has the time of every method that was planned."""
+    methods = [method for name in recipe.methods if (method := get_method(name)).trains == "adapter"]
+    timed = [m.name for m in methods] + sorted({"spectrum", "layer_fisher"} & {n for m in methods for n in m.needs})
+    seconds = PLANS["properties"]["seconds"] | {"required": timed}
+    return {**PLANS, "properties": PLANS["properties"] | {"seconds": seconds}}
+
+
+def training_of(job: Job) -> dict[str, Any]:
+    """The schema of the account of a job's training."""
+    applied = ["apply_seconds"] if get_method(job.method).trains == "adapter" else []
+    return {**TRAINING, "required": [*TRAINING["required"], *applied]}
+
+
+def measuring_of(recipe: Recipe) -> dict[str, Any]:
+    """The schema of the account of a job's evaluation: with a validation loss where trials are chosen by it."""
+    chosen = list(VALIDATION) if recipe.select == "validation" else []
+    return {**MEASURING, "required": [*MEASURING["required"], *chosen]}
+
+
+def account(folder: Path, key: str, schema: dict[str, Any]) -> dict[str, Any] | None:
+    """What a stage left when it was done with this key; None if it was not.
+
+    Args:
+        folder: of the stage.
+        key: as `farss.experiment.stages.stage_key` gives it.
+        schema: what it must hold.
+
+    Raises:
+        StorageError: if the account is damaged, naming the file and the place in it.
+    """
+    path = folder / DONE
+    if not path.exists():
+        return None
+    content = ACCOUNT.read_object(path)
+    if content.get("key") != key:
+        return None
+    _require(content, schema, path)
+    return content
+
+
+def spectra(path: Path) -> list[dict[str, Any]]:
+    """The spectra that a run's report shows.
+
+    Raises:
+        StorageError: if the file is missing or damaged.
+    """
+    found = SPECTRA_FILE.read_json(path)
+    _require(found, SPECTRA, path)
+    return found or []
+
+
+def _require(content: Any, schema: dict[str, Any], path: Path) -> None:
+    mistake = first_mistake(content, schema)
+    if mistake is not None:
+        place, expected, got = mistake
+        raise StorageError(
+            f"a file of the run is damaged at `{place or 'the top'}`", where=path, expected=expected, got=got, do=AGAIN
+        )
