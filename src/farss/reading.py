@@ -55,7 +55,7 @@ class Document:
                 content = file.read(self.most_bytes + 1)
         except FileNotFoundError:
             raise self.error(f"the {self.name} file does not exist", where=path, do=self.missing) from None
-        except (OSError, ValueError) as error:
+        except OSError as error:
             raise self.error(f"the {self.name} file cannot be read", where=path, got=str(error)) from None
         if len(content) > self.most_bytes:
             raise self.error(
@@ -92,20 +92,12 @@ class Document:
                 integer of too many digits, a lone surrogate, or (with `finite`) a number that is none.
         """
         try:
-            value = json.loads(
-                text, parse_int=_integer, object_pairs_hook=_each_key_once, parse_constant=self._constant
-            )
-            if text.count("[") + text.count("{") > DEPTH:  # else it cannot be that deep
-                check_depth(value)
+            return loads(text, finite=self.finite)
         except json.JSONDecodeError as error:
             raise self.error(f"the {self.name} is not valid JSON", where=where, got=str(error)) from None
-        except RecursionError:
-            raise self._refusal(TOO_DEEP, where) from None
         except Refused as refused:
-            raise self._refusal(refused, where) from None
-        if any(mark in text for mark in _SURROGATES) and not encodable(value):
-            raise self.error(f"the {self.name} holds half of a character", where=where, got="a lone surrogate")
-        return value
+            what = f"the {self.name} cannot be used: {refused.what}"
+            raise self.error(what, where=where, expected=refused.expected, got=refused.got) from None
 
     def read_object(self, path: str | Path) -> dict[str, Any]:
         """The object in a JSON file.
@@ -117,16 +109,6 @@ class Document:
         if not isinstance(value, dict):
             raise self.error(f"the {self.name} must be a JSON object", where=path, got=type(value).__name__)
         return value
-
-    def _constant(self, text: str) -> float:
-        if self.finite:
-            raise Refused("a number is NaN or infinite", text)
-        return float(text)
-
-    def _refusal(self, refused: Refused, where: object) -> FarssError:
-        return self.error(
-            f"the {self.name} cannot be used: {refused.what}", where=where, expected=refused.expected, got=refused.got
-        )
 
 
 class Refused(ValueError):
@@ -140,14 +122,40 @@ class Refused(ValueError):
 TOO_DEEP = Refused("it is nested too deeply", expected=f"at most {DEPTH} levels")
 
 
+def loads(text: str, *, finite: bool = False) -> Any:
+    """The value that a JSON text stands for.
+
+    Args:
+        text: one value.
+        finite: whether NaN and Infinity, which JSON itself does not know, are refused.
+
+    Raises:
+        JSONDecodeError: if it is not JSON.
+        Refused: if it is nested too deeply, or holds a key twice in one object, an integer of too many digits, a lone
+            surrogate, or (with `finite`) a number that is none.
+    """
+    constant = _no_constant if finite else float
+    try:
+        value = json.loads(text, parse_int=_integer, object_pairs_hook=_each_key_once, parse_constant=constant)
+    except RecursionError:
+        raise TOO_DEEP from None
+    if text.count("[") + text.count("{") > DEPTH:  # else it cannot be that deep
+        check_depth(value)
+    if any(mark in text for mark in _SURROGATES) and not encodable(value):
+        raise Refused("it holds half of a character", "a lone surrogate")
+    return value
+
+
 def open_ordinary(path: str | Path) -> BinaryIO:
     """An ordinary file opened for reading; a pipe or device is not waited for.
 
     Raises:
         OSError: if it cannot be opened, or is something else than a file.
-        ValueError: if the name cannot be one of a file.
     """
-    number = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0))
+    try:
+        number = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0))
+    except ValueError as error:  # the name holds NUL, or cannot be encoded
+        raise OSError(str(error)) from None
     if not stat.S_ISREG(os.fstat(number).st_mode):
         os.close(number)
         raise OSError("it is no ordinary file (a folder, a pipe or a device)")
@@ -155,8 +163,13 @@ def open_ordinary(path: str | Path) -> BinaryIO:
 
 
 def is_folder(name: str | Path) -> bool:
-    """Whether a folder has this name; False too for what can be the name of nothing (NUL, far too long)."""
+    """Whether a folder has this name; False too, where pathlib raises, of what can be the name of nothing."""
     return os.path.isdir(name)
+
+
+def is_file(name: str | Path) -> bool:
+    """Whether a file has this name; False too, where pathlib raises, of what can be the name of nothing."""
+    return os.path.isfile(name)
 
 
 def stays_inside(name: object) -> bool:
@@ -196,6 +209,10 @@ def _parts(value: object) -> Iterable[object]:
     if isinstance(value, dict):
         return value.values()
     return value if isinstance(value, (list, tuple)) else ()
+
+
+def _no_constant(text: str) -> float:
+    raise Refused("a number is NaN or infinite", text)
 
 
 def _integer(text: str) -> int:

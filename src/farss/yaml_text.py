@@ -31,13 +31,13 @@ def parse_yaml(text: str, document: Document, where: object) -> Any:
     try:
         value = yaml.load(text, _Loader)  # a safe loader, with limits
         _check_size(value)
+        if not encodable(value):
+            raise Refused("it holds half of a character", "a lone surrogate")
     except Refused as refused:
         what = f"the {name} cannot be used: {refused.what}"
         raise document.error(what, where=where, expected=refused.expected, got=refused.got) from None
     except (yaml.YAMLError, ValueError, OverflowError, RecursionError) as error:
         raise document.error(f"the {name} is not valid YAML", where=where, got=str(error)) from None
-    if not encodable(value):
-        raise document.error(f"the {name} holds half of a character", where=where, got="a lone surrogate")
     return value
 
 

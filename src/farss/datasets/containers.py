@@ -8,21 +8,56 @@ from __future__ import annotations
 
 import csv
 import json
+from collections.abc import Iterator
 from itertools import chain
 from pathlib import Path
 from typing import IO, Any
 
 from farss.errors import DataError
+from farss.foreign import foreign
+from farss.reading import Document, Refused, is_file, loads, stays_inside
+
+SAVED = Document("saved data set", DataError)
 
 Row = dict[str, Any]
 
+LONGEST_LINE = 1 << 28
+"""Characters; a whole data set may be one line of JSON."""
 WRAPPERS = ("data", "rows", "examples")
 """Keys of a document under which a list of rows is looked for."""
 CELL_LIMIT = 2**31 - 1
 """Most characters of one cell; the csv module's own limit (131,072) is below long documents."""
 
 
-def json_rows(file: IO[str], name: str) -> list[Row]:
+class Lines:
+    """The lines of an open text, each of bounded length: a small compressed file may unpack to one without end.
+
+    Args:
+        file: the text.
+        name: of the file, for messages.
+    """
+
+    def __init__(self, file: IO[str], name: str) -> None:
+        self.file, self.name, self.number = file, name, 0
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.readline, "")
+
+    def readline(self) -> str:
+        """The next line with its end; empty behind the last.
+
+        Raises:
+            DataError: if it is longer than `LONGEST_LINE`.
+        """
+        self.number += 1
+        line = self.file.readline(LONGEST_LINE + 1)
+        if len(line) > LONGEST_LINE:
+            where = f"{self.name}, line {self.number}"
+            raise DataError("a line is longer than a row can be", where=where, expected=f"{LONGEST_LINE:,} characters")
+        return line
+
+
+def json_rows(file: Lines, name: str) -> list[Row]:
     """The rows of JSON text: lines, a list, columns, or a document with the list under `data`.
 
     Raises:
@@ -34,7 +69,7 @@ def json_rows(file: IO[str], name: str) -> list[Row]:
         return []
     second = next(lines, None)
     rest = lines if second is None else chain([second], lines)
-    head, problem = _first_object(first[1])
+    head, problem = _first_object(first[1], f"{name}, line {first[0]}")
     if second is not None and isinstance(head, dict):
         return [head, *(_object(line, f"{name}, line {number}") for number, line in rest)]
     if problem is None and second is None:
@@ -44,7 +79,7 @@ def json_rows(file: IO[str], name: str) -> list[Row]:
     return _whole([first, *rest], name, problem if second is not None and "}" in first[1] else None)
 
 
-def table_rows(file: IO[str], name: str) -> list[Row]:
+def table_rows(file: Lines, name: str) -> list[Row]:
     """The rows of a table whose first line names the columns, divided by comma, semicolon or tab.
 
     Raises:
@@ -80,20 +115,17 @@ def columnar_rows(path: Path, kind: str) -> list[Row]:
     import pyarrow.ipc
     import pyarrow.parquet
 
-    try:
+    what = "the Parquet file is damaged" if kind == ".parquet" else "the Arrow file is damaged"
+    with foreign(DataError, what, where=path):
         if kind == ".parquet":
             return pyarrow.parquet.read_table(path).to_pylist()
         with pyarrow.memory_map(str(path)) as file:
             return pyarrow.ipc.open_stream(file).read_all().to_pylist()
-    except pyarrow.ArrowInvalid as error:
-        what = "the Parquet file is damaged" if kind == ".parquet" else "the Arrow file is damaged"
-        raise DataError(what, where=path, got=str(error)) from None
 
 
 def is_saved_folder(folder: str | Path) -> bool:
     """Whether `datasets` wrote the folder (`save_to_disk`)."""
-    place = Path(folder)
-    return (place / "dataset_dict.json").is_file() or (place / "state.json").is_file()
+    return any(is_file(f"{folder}/{name}") for name in ("dataset_dict.json", "state.json"))
 
 
 def saved_splits(folder: str | Path) -> tuple[str, ...]:
@@ -105,10 +137,10 @@ def saved_splits(folder: str | Path) -> tuple[str, ...]:
     listed = Path(folder) / "dataset_dict.json"
     if not listed.is_file():
         return ()
-    try:
-        return tuple(json.loads(listed.read_text(encoding="utf-8"))["splits"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise DataError("the saved data set is damaged", where=listed, got=repr(error)) from None
+    splits = SAVED.read_object(listed).get("splits")
+    if not isinstance(splits, list) or not all(map(stays_inside, splits)):
+        raise DataError("the saved data set is damaged", where=listed, expected="names of splits", got=repr(splits))
+    return tuple(splits)
 
 
 def saved_rows(folder: str | Path, split: str | None) -> list[Row]:
@@ -118,25 +150,30 @@ def saved_rows(folder: str | Path, split: str | None) -> list[Row]:
         DataError: if the folder is damaged.
     """
     import datasets
-    from pyarrow import ArrowInvalid
 
     place = Path(folder) if split is None else Path(folder) / split
-    try:
+    with foreign(DataError, "the saved data set is damaged", where=place):
         return datasets.Dataset.load_from_disk(str(place)).to_list()
-    except (OSError, ValueError, ArrowInvalid) as error:
-        raise DataError("the saved data set is damaged", where=place, got=str(error)) from None
 
 
-def _first_object(line: str) -> tuple[Any, json.JSONDecodeError | None]:
+def _loads(text: str, where: str) -> Any:
     try:
-        return json.loads(line), None
+        return loads(text)
+    except Refused as refused:
+        what = f"a row cannot be used: {refused.what}"
+        raise DataError(what, where=where, expected=refused.expected, got=refused.got) from None
+
+
+def _first_object(line: str, where: str) -> tuple[Any, json.JSONDecodeError | None]:
+    try:
+        return _loads(line, where), None
     except json.JSONDecodeError as error:
         return None, error
 
 
 def _object(text: str, where: str) -> Row:
     try:
-        row = json.loads(text)
+        row = _loads(text, where)
     except json.JSONDecodeError as error:
         raise DataError("a line is not valid JSON", where=where, got=str(error)) from None
     return _checked(row, where)
@@ -151,7 +188,7 @@ def _checked(row: object, where: str) -> Row:
 def _whole(lines: list[tuple[int, str]], name: str, of_a_line: json.JSONDecodeError | None) -> list[Row]:
     """The rows of a document that spans lines; `of_a_line` is the damage to report if it is none, but lines."""
     try:
-        return _document(json.loads("".join(line for _, line in lines)), name)
+        return _document(_loads("".join(line for _, line in lines), name), name)
     except json.JSONDecodeError as error:
         if of_a_line is not None:
             where = f"{name}, line {lines[0][0]}"

@@ -14,7 +14,9 @@ from pathlib import Path
 from typing import IO, Any
 
 from farss.datasets import containers
+from farss.datasets.containers import Lines
 from farss.errors import DataError
+from farss.reading import is_file, open_ordinary
 
 Row = dict[str, Any]
 
@@ -22,7 +24,7 @@ SPLIT_SUFFIX = ".jsonl.gz"
 """How a split's file in a data directory ends."""
 
 OPENERS: dict[str, Callable[..., IO[Any]]] = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
-READERS: dict[str, Callable[[IO[str], str], list[Row]]] = {
+READERS: dict[str, Callable[[Lines, str], list[Row]]] = {
     ".jsonl": containers.json_rows,
     ".ndjson": containers.json_rows,
     ".json": containers.json_rows,
@@ -53,7 +55,7 @@ def data_file(data_dir: str | Path, stem: str) -> Path:
 def is_data_file(name: str | Path) -> bool:
     """Whether the name is a file's: it ends like one, read here or refused with advice, or a file is there."""
     kind, _ = _kind(name)
-    return kind in READERS or kind in (PARQUET, ARROW) or kind in UNREAD or Path(name).is_file()
+    return kind in READERS or kind in (PARQUET, ARROW) or kind in UNREAD or is_file(name)
 
 
 def read_rows(path: str | Path) -> list[Row]:
@@ -66,11 +68,12 @@ def read_rows(path: str | Path) -> list[Row]:
     path = Path(path)
     kind, opener = _kind(path)
     try:
+        open_ordinary(path).close()  # a pipe would be waited for
         if kind in (PARQUET, ARROW):
             rows = containers.columnar_rows(path, kind)
         elif kind in READERS:
             with _text(path, opener) as file:
-                rows = READERS[kind](file, str(path))
+                rows = READERS[kind](Lines(file, str(path)), str(path))
         else:
             raise _unknown(path, kind)
     except FileNotFoundError:
@@ -94,6 +97,7 @@ def count_rows(path: str | Path) -> int:
         DataError: if the file cannot be read or is damaged.
     """
     try:
+        open_ordinary(path).close()
         with gzip.open(path, "rb") as file:
             return sum(1 for line in file if not line.isspace())
     except DAMAGED as error:

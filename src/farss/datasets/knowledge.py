@@ -5,7 +5,6 @@ What is scored is `prefix + prompt + " " + answer`; prompts never end in a space
 
 from __future__ import annotations
 
-import json
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -15,6 +14,10 @@ from typing import Any, Literal
 from farss.datasets.facts import balanced, draw_distractors, same_answer
 from farss.datasets.resolve import has_split, load_rows
 from farss.errors import DataError
+from farss.reading import loads
+
+LONGEST_QUESTION = 32_768
+"""Characters of a question or of one answer: all of them are read at once, and attention grows with their square."""
 
 Row = Mapping[str, Any]
 
@@ -242,6 +245,14 @@ def _entry(row: Row, source: Source, number: int, where: str) -> Entry:
         raise DataError(
             "a row has no answer", where=where, expected=", ".join(source.answers), got=str(dict(row))[:200]
         )
+    longest = max(len(part) for part in (text, *answers))
+    if longest > LONGEST_QUESTION:
+        raise DataError(
+            "a question is longer than can be asked",
+            where=where,
+            expected=f"at most {LONGEST_QUESTION:,} characters, and as many for an answer",
+            got=f"{longest:,}",
+        )
     own = row.get("distractors")
     return Entry(
         id=str(row["id"]) if source.rows else str(number),
@@ -260,8 +271,8 @@ def _texts(value: object, where: str) -> list[str]:
     if isinstance(value, str):
         if value.startswith('["') and value.endswith('"]'):
             try:
-                return _texts(json.loads(value), where)
-            except json.JSONDecodeError:
+                return _texts(loads(value), where)
+            except ValueError:  # no JSON, or none that is read
                 return [value]
         return [value.strip()] if value.strip() else []
     if isinstance(value, (int, float)):

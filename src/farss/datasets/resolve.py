@@ -13,6 +13,7 @@ from farss.datasets.containers import is_saved_folder, saved_rows, saved_splits
 from farss.datasets.files import OPENERS, PARQUET, READERS, SPLIT_SUFFIX, is_data_file, read_rows
 from farss.datasets.slices import Part
 from farss.errors import DataError, did_you_mean
+from farss.reading import is_file, is_folder
 
 EMBEDDED: dict[str, Callable[[str], list[dict[str, Any]]]] = {"facts": facts.rows, "word_problems": word_problems.rows}
 
@@ -99,7 +100,7 @@ def split_stem(name: str, split: str, data_dir: str | Path) -> str | None:
 def _all_rows(name: str, split: str, data_dir: Path | None, subset: str | None) -> list[dict[str, Any]]:
     if is_data_file(name):
         return read_rows(name)
-    if data_dir is not None and not data_dir.is_dir():
+    if data_dir is not None and not is_folder(data_dir):
         raise DataError("the data directory does not exist", where=data_dir, do="check --data-dir")
     folder = _folder(name, data_dir)
     if folder is not None:
@@ -117,7 +118,7 @@ def _all_rows(name: str, split: str, data_dir: Path | None, subset: str | None) 
 def _folder(name: str, data_dir: Path | None) -> Path | None:
     """The folder with a file per split for `name`: in the data directory, or named outright."""
     for folder in ([data_dir / name] if data_dir is not None else []) + [Path(name)]:
-        if folder.is_dir() and (any(folder.glob(f"*{SPLIT_SUFFIX}")) or _split_file(folder, "train") is not None):
+        if is_folder(folder) and (any(folder.glob(f"*{SPLIT_SUFFIX}")) or _split_file(folder, "train") is not None):
             return folder
     return None
 
@@ -126,7 +127,7 @@ def _split_file(folder: Path, split: str) -> Path | None:
     for stem in dict.fromkeys((split, *SPLIT_ALIASES.get(split, ()))):
         for suffix in SUFFIXES:
             path = folder / f"{stem}{suffix}"
-            if path.is_file():
+            if is_file(path):
                 return path
     return None
 
@@ -163,7 +164,7 @@ def _hub_source(name: str, subset: str | None) -> HubSource | None:
     if name in CATALOGUE:
         return CATALOGUE[name].hub
     # A bare unknown word is a misspelling far more often than one of the hub's few unowned names.
-    return HubSource(name, subset) if "/" in name or Path(name).is_dir() else None
+    return HubSource(name, subset) if "/" in name or is_folder(name) else None
 
 
 def _hub_rows(name: str, split: str, source: HubSource, data_dir: Path | None) -> list[dict[str, Any]]:

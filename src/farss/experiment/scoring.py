@@ -46,6 +46,7 @@ from farss.experiment.unchanged import model_input
 from farss.model.fingerprints import files_hash
 from farss.model.sources import LoadedModel, resolve
 from farss.processes import require_one_process
+from farss.reading import is_folder
 from farss.storage import held
 from farss.storage.owned import LOCK, MARK, check_own, take
 
@@ -113,7 +114,7 @@ def _refuse_near_miss(name: str, data_dir: str | None) -> None:
     if name in CATALOGUE or is_data_file(name):
         return
     near = [f"{PREFIX}{name}"] if name in SOURCES else []
-    if not near and not Path(name).is_dir() and not (data_dir and Path(data_dir, name).is_dir()):
+    if not near and not is_folder(name) and not (data_dir and is_folder(Path(data_dir, name))):
         near = near_names(name, [*CATALOGUE, *BENCHMARKS])
     if near and near[0] not in CATALOGUE:
         raise ConfigError(

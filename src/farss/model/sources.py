@@ -17,6 +17,7 @@ from farss.model.conversion import check_digest, convert
 from farss.model.fingerprints import fingerprint, weight_hash
 from farss.model.lazy import stored_dtype
 from farss.model.packages import KNOWN_MODELS, KnownModel, available_models, require_package_files
+from farss.reading import is_file, is_folder
 
 __all__ = [
     "KNOWN_MODELS",
@@ -113,7 +114,8 @@ def name_model(model: Any, name: str, folder: Path) -> None:
 
     A short name or hub id means the same model everywhere, a cache's folder on this machine does not.
     """
-    model.name_or_path = model.config._name_or_path = str(folder) if Path(name).expanduser().exists() else name
+    place = Path(name).expanduser()
+    model.name_or_path = model.config._name_or_path = str(folder) if is_folder(place) or is_file(place) else name
 
 
 def resolve(name: str, revision: str | None = None) -> Path:
@@ -130,9 +132,9 @@ def resolve(name: str, revision: str | None = None) -> Path:
     if name in KNOWN_MODELS:
         return _packaged(name)
     path = Path(name).expanduser()
-    if path.is_dir():
+    if is_folder(path):
         return path
-    if path.is_file():
+    if is_file(path):
         if path.suffix == ".gguf":
             return convert([path], path.stem, _converted())
         raise ModelError("a file is not a model", where=path, expected="a model folder or a .gguf file")
