@@ -42,7 +42,7 @@ import torch
 from shapes import SHAPES, random_examples, random_model
 from torch import Tensor, nn
 
-from farss.config import DataConfig, Device, FarssConfig, ModelConfig, Recipe
+from farss.config import MOST_ROWS, DataConfig, Device, FarssConfig, ModelConfig, Recipe
 from farss.datasets.formats import formatter
 from farss.datasets.resolve import load_rows
 from farss.experiment.environment import device, peak_bytes, versions
@@ -376,7 +376,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16", "auto"])
     parser.add_argument("--task", default=DataConfig().task)
     parser.add_argument("--data-dir")
-    parser.add_argument("--rows", type=int, default=DataConfig().calibration_rows)
+    parser.add_argument("--rows", type=int, default=MOST_ROWS)
     parser.add_argument("--length", type=int, default=DataConfig().max_length, help="tokens per row with --shape")
     parser.add_argument("--max-length", type=int, default=DataConfig().max_length)
     parser.add_argument("--batch-tokens", type=int, default=FarssConfig().batch_tokens)

@@ -53,6 +53,9 @@ Match = Literal["rank", "params"]
 Select = Literal["none", "validation"]
 Device = Literal["auto", "cpu", "cuda"]
 
+MOST_ROWS = 256
+"""Calibration rows that are read at most where their number is "auto": those of the publication."""
+
 
 @dataclass(frozen=True)
 class ModelConfig(Settings):
@@ -72,6 +75,9 @@ class ModelConfig(Settings):
 class DataConfig(Settings):
     """The task data. A name is a file, else `NAME/SPLIT.jsonl.gz` in `data_dir`, else embedded, else a hub data set.
 
+    `calibration_rows` is how many rows statistics are taken of. "auto" reads rows until two halves of them ask for the
+    same plan, at most 256; statistics beside the curvature are then taken of 256.
+
     `knowledge_calibration` names the knowledge set whose questions some methods take statistics from, the first of
     `eval.knowledge` by default; questions that are evaluated are never taken.
     """
@@ -79,15 +85,20 @@ class DataConfig(Settings):
     task: str = "word_problems"
     data_dir: str | None = None
     train_rows: int | None = None
-    calibration_rows: int = 256
+    calibration_rows: int | Literal["auto"] = "auto"
     knowledge_calibration: str | None = None
     max_length: int = 512
     template: Template = "auto"
     seed: int = 0
 
     def __post_init__(self) -> None:
-        require(self.calibration_rows >= 1, "at least one calibration row is needed", got=self.calibration_rows)
+        require(self.most_rows >= 1, "at least one calibration row is needed", got=self.calibration_rows)
         require(self.max_length >= 8, "max_length is too short for a prompt and a response", got=self.max_length)
+
+    @property
+    def most_rows(self) -> int:
+        """The most calibration rows that may be read."""
+        return MOST_ROWS if self.calibration_rows == "auto" else self.calibration_rows
 
 
 @dataclass(frozen=True)

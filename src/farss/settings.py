@@ -101,7 +101,7 @@ def _coerce(value: object, hint: Any, where: str) -> Any:
         if value is None and type(None) in args:
             return None
         inner = [a for a in args if a is not type(None)]
-        return _coerce(value, inner[0], where)
+        return _coerce(value, inner[0], where) if len(inner) == 1 else _coerce_beside_words(value, inner, where)
     if origin is Literal:
         if value not in args:
             raise ConfigError(
@@ -147,6 +147,19 @@ def _within_bounds(value: Any, where: str) -> Any:
             got=repr(value),
         )
     return value
+
+
+def _coerce_beside_words(value: object, hints: list[Any], where: str) -> Any:
+    """A value of a setting that is of one type, or one of a few words instead."""
+    words = [word for hint in hints if get_origin(hint) is Literal for word in get_args(hint)]
+    (kind,) = (hint for hint in hints if get_origin(hint) is not Literal)
+    if value in words:
+        return value
+    if isinstance(value, str):
+        raise ConfigError(
+            "wrong type", where=where, expected=" | ".join([kind.__name__, *words]), got=f"{value!r} (str)"
+        )
+    return _coerce(value, kind, where)
 
 
 def _schema(hint: Any) -> dict[str, Any]:

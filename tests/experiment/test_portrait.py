@@ -8,6 +8,7 @@ import pytest
 from torch import nn
 
 from farss.config import FarssConfig
+from farss.experiment.initialisation.settling import Agreed
 from farss.experiment.inspection.portrait import describe_boundary, describe_layers, describe_stability, warnings_of
 from farss.model.targets import Target
 
@@ -63,11 +64,11 @@ def test_a_layer_adds_importances_and_counts_a_shared_input_once():
 
 
 def test_an_unsteady_choice_and_too_few_tokens_are_said_with_their_numbers():
-    unsteady = describe_stability([row(0, overlap=0.4), row(1, overlap=0.5), row(2, overlap=1.0)], [120, 100])
+    rows = [row(0, overlap=0.4), row(1, overlap=0.5), row(2, overlap=1.0)]
+    unsteady = describe_stability(rows, [120, 100], Agreed(ranks=0.25, low=0.62, high=0.95))
     assert unsteady["overlap"] == 0.5 and unsteady["least"]["name"] == "layers.0.a"
     (said,) = warnings_of(unsteady)
-    assert "50 %" in said and "25 %" in said and "100 tokens" in said and "16 directions" in said
-    steady = describe_stability([row(0, overlap=0.95)], [120, 100])
-    assert warnings_of(steady) == []
-    (few,) = warnings_of(describe_stability([row(0, overlap=0.95)], [120, 15]))
+    assert "0.62" in said and "25 %" in said and "100 tokens" in said and "16 directions" in said
+    assert warnings_of(describe_stability(rows, [120, 15], Agreed(ranks=0.05, low=0.93, high=0.95))) == []
+    _, few = warnings_of(describe_stability(rows, [120, 15], Agreed(ranks=0.2, low=None, high=None)))
     assert "Too few tokens" in few and "15" in few

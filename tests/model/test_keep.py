@@ -7,7 +7,7 @@ import torch
 
 from farss.errors import DataError, StorageError
 from farss.model.calibration import Example, batches
-from farss.model.curvature import Keep, collect
+from farss.model.curvature import Growing, Keep, collect
 from farss.model.moments import Curvature, notes_of
 from farss.model.targets import find_targets
 
@@ -90,3 +90,30 @@ def test_a_header_that_is_no_header_is_said(tmp_path):
     save_file({"a": torch.zeros(2)}, path, metadata={"curvature": "{broken"})
     with pytest.raises(StorageError, match="no curvature"):
         Curvature.load(path)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+def test_a_longer_queue_reads_only_what_is_new(tiny_gqa, queue, tmp_path, dtype):
+    model = tiny_gqa.to(getattr(torch, dtype))
+    targets = find_targets(model)
+    whole = collect(model, queue, targets, fisher="sampled", seed=5)
+    growing = Growing(tmp_path / "sums.safetensors", "this", seconds=0)
+    read = []
+    for count in (1, 2, len(queue)):
+        sums = collect(model, queue[:count], targets, keep=growing, progress=lambda *_: read.append(1),
+                       fisher="sampled", seed=5)  # fmt: skip
+        assert int(notes_of(growing.path)["batches"]) == count
+    assert len(read) == len(queue)
+    assert equal(sums, whole)
+
+
+def test_a_longer_queue_goes_on_from_the_file_of_a_shorter_one(tiny_gqa, queue, tmp_path):
+    targets = find_targets(tiny_gqa)
+    whole = collect(tiny_gqa, queue, targets)
+    collect(tiny_gqa, queue[:2], targets, keep=Growing(tmp_path / "sums.safetensors", "this", seconds=0))
+    with pytest.raises(Stop):
+        keep = Growing(tmp_path / "sums.safetensors", "this", seconds=0)
+        collect(tiny_gqa, queue, targets, keep=keep, progress=stop_after(1))
+    read, again = [], Growing(tmp_path / "sums.safetensors", "this")
+    assert equal(collect(tiny_gqa, queue, targets, keep=again, progress=lambda *_: read.append(1)), whole)
+    assert len(read) == len(queue) - 3

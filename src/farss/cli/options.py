@@ -15,6 +15,21 @@ from farss.yaml_text import parse_yaml
 
 ASSIGNED = Document("value of --set", ConfigError)
 
+
+def rows_or_auto(text: str) -> int | str:
+    """A number of rows, or the word that leaves it to the data.
+
+    Raises:
+        argparse.ArgumentTypeError: for anything else.
+    """
+    if text == "auto":
+        return text
+    try:
+        return int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"expected a number of rows or auto, got {text!r}") from None
+
+
 # flag, recipe key, type, help
 FLAGS: dict[str, tuple[str, Any, str]] = {
     "--model": ("model.name", str, "short name (see `farss models`), folder or hub id"),
@@ -28,7 +43,11 @@ FLAGS: dict[str, tuple[str, Any, str]] = {
     "--data": ("data.task", str, "task data: file, name in the data directory, embedded set or hub data set"),
     "--data-dir": ("data.data_dir", str, "folder laid out as NAME/SPLIT.jsonl.gz"),
     "--train-rows": ("data.train_rows", int, "train on a seeded sample of this many rows"),
-    "--calibration-rows": ("data.calibration_rows", int, "rows the statistics are taken from"),
+    "--calibration-rows": (
+        "data.calibration_rows",
+        rows_or_auto,
+        "rows the statistics are taken from: a number, or auto (until two halves of them agree, at most 256)",
+    ),
     "--max-length": ("data.max_length", int, "longest prompt plus response, in tokens"),
     "--rank": ("init.rank", int, "R, the rank of deep modules"),
     "--match": ("match", str, "what adapters have in common: rank, or params (ranks solved for one number of them)"),

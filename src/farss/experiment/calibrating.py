@@ -2,24 +2,70 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from farss.config import Recipe
 from farss.experiment import materials
-from farss.experiment.initialisation.planning import calibration_batches
+from farss.experiment.initialisation.crew import Crew
+from farss.experiment.initialisation.growing import Growth
+from farss.experiment.initialisation.planning import calibration_batches, resolved
+from farss.experiment.initialisation.settling import settles
+from farss.experiment.stages import stage_key
 from farss.methods.base import KNOWLEDGE
 from farss.model.calibration import Batch, Example, data_fingerprint, pad_token
 from farss.model.calibration import batches as in_batches
 
 
 def calibration_of(recipe: Recipe, tokenizer: Any) -> list[Example]:
-    """The recipe's calibration examples."""
+    """The recipe's calibration examples: as many as may be read at most."""
     training = materials.training_examples(recipe, tokenizer)
-    return materials.calibration_examples(training, recipe.data.calibration_rows, recipe.data.seed)
+    return materials.calibration_examples(training, recipe.data.most_rows, recipe.data.seed)
+
+
+def growth_of(
+    recipe: Recipe, tokenizer: Any, kept: Path, model: Sequence[str], hands: Crew | None = None
+) -> Growth | None:
+    """The calibration examples to be read as far as it takes; None where it is fixed how many are.
+
+    One example alone has no halves: it is read, whatever it says.
+
+    Args:
+        recipe: data and init settings.
+        tokenizer: of the model.
+        kept: a folder from which an interrupted reading goes on.
+        model: fingerprint of the weights, and their dtype.
+        hands: this process among those that read together.
+    """
+    if not settles(recipe):
+        return None
+    training = materials.training_examples(recipe, tokenizer)
+    drawn = materials.draw(training, recipe.data.most_rows, recipe.data.seed)
+    if len(drawn.rows) == 1:
+        return None
+    config = resolved(recipe.init)
+    read = data_fingerprint(drawn.rows, recipe.data.seed)
+    crew = hands or Crew()
+    return Growth(
+        drawn,
+        functools.partial(
+            calibration_batches, config=recipe.init, tokenizer=tokenizer, max_length=materials.longest(recipe)
+        ),
+        functools.partial(data_fingerprint, seed=recipe.data.seed),
+        config,
+        kept,
+        stage_key(list(model), read, config.to_mapping(), crew.size),
+        crew,
+    )
 
 
 def batches_of(recipe: Recipe, tokenizer: Any, kind: str = "curvature") -> tuple[list[Batch], dict[str, Any]]:
     """The batches that statistics of one kind are taken from, and their fingerprint.
+
+    Where the data decide how many rows the curvature takes, these are all that it may take: the other statistics, of
+    which nothing says when they are steady, take them all.
 
     Raises:
         DataError: if there are no rows, or no knowledge question is left.

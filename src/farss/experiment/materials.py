@@ -5,10 +5,11 @@ from __future__ import annotations
 import random
 import warnings
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic
 
-from farss.config import Dtype, Recipe
+from farss.config import MOST_ROWS, Dtype, Recipe
 from farss.datasets.formats import formatter, task_format
 from farss.datasets.knowledge import KnowledgeSet, load_knowledge, unasked_prompts
 from farss.datasets.resolve import lists_split, load_rows
@@ -159,14 +160,40 @@ def _configuration(recipe: Recipe) -> Any:
     return load_config(resolve(named.name, named.revision), named.trust_remote_code)
 
 
+@dataclass(frozen=True)
+class Drawn(Generic[Row]):
+    """Calibration rows in the order in which they are drawn: the first of them are a random sample, however many.
+
+    Attributes:
+        rows: in that order.
+        places: of each among the rows they are drawn from.
+    """
+
+    rows: list[Row]
+    places: list[int]
+
+    def first(self, count: int) -> list[Row]:
+        """The first `count` of them, in the order of the rows they are drawn from."""
+        return [self.rows[i] for i in sorted(range(min(count, len(self.rows))), key=self.places.__getitem__)]
+
+
+def draw(examples: list[Row], rows: int, seed: int) -> Drawn[Row]:
+    """A seeded random sample of the training examples, `rows` of them or all there are.
+
+    Samples of up to `MOST_ROWS` rows are the beginnings of one.
+    """
+    count = len(examples)
+    places = random.Random(seed).sample(range(count), min(max(rows, MOST_ROWS), count))[:rows]
+    return Drawn([examples[i] for i in places], places)
+
+
 def calibration_examples(examples: list[Row], rows: int, seed: int) -> list[Row]:
-    """A seeded random sample of the training examples, `rows` of them or all there are."""
-    chosen = random.Random(seed).sample(range(len(examples)), min(rows, len(examples)))
-    return [examples[i] for i in sorted(chosen)]
+    """The sample that `draw` draws, in the order of `examples`."""
+    return draw(examples, rows, seed).first(rows)
 
 
 def knowledge_prompts(recipe: Recipe) -> list[str]:
-    """Knowledge questions that the recipe does not ask: `data.calibration_rows` of them, or all there are.
+    """Knowledge questions that the recipe does not ask: as many as calibration rows may be read, or all there are.
 
     Raises:
         ConfigError: if no knowledge set is named.
@@ -178,7 +205,7 @@ def knowledge_prompts(recipe: Recipe) -> list[str]:
         raise ConfigError("a knowledge set is needed to take statistics from", where="data.knowledge_calibration")
     return unasked_prompts(
         name,
-        data.calibration_rows,
+        data.most_rows,
         asked=settings.knowledge_rows if name in settings.knowledge else 0,
         shots=settings.shots,
         data_dir=data.data_dir,

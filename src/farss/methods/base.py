@@ -59,6 +59,7 @@ class Evidence:
         spectra: target -> Spectrum, usually `SpectrumCache.get`; None where no spectrum is available.
         curvature: second moments of the calibration pass, or None.
         data: fingerprint of the calibration data, written into plans that used it.
+        curvature_data: of the part of it that the curvature is of, where that is not all.
         layer_fisher: squared gradients of a calibration pass, or None.
         inputs: second moments of inputs on the task's data, or None.
         knowledge: second moments of inputs on knowledge questions, or None.
@@ -75,6 +76,7 @@ class Evidence:
     knowledge: InputMoments | None = None
     gradients: Gradients | None = None
     knowledge_data: dict[str, Any] | None = None
+    curvature_data: dict[str, Any] | None = None
     _sigma: dict[str, Tensor] = field(default_factory=dict, init=False, repr=False)
     _scores: dict[str, DirectionScores] = field(default_factory=dict, init=False, repr=False)
 
@@ -251,7 +253,7 @@ class SpectralMethod:
             model_fingerprint=evidence.model_fingerprint,
             settings=config.to_mapping(),
             targets=planned,
-            data=evidence.data if fisher else None,
+            data=(evidence.curvature_data or evidence.data) if fisher else None,
             factor_scaling="published" if fisher and config.compat == "published-code" else "divided",
             requested_rank_total=self._requested(len(shallow), config),
             realised_rank_total=sum(target.rank for target in shallow),

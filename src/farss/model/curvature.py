@@ -22,7 +22,7 @@ from farss.model.observing import DataPass, Observer, Progress, observe
 from farss.model.readers import reader_for
 from farss.model.targets import Target, weight_matrix
 
-__all__ = ["Curvature", "CurvaturePass", "Keep", "collect"]
+__all__ = ["Curvature", "CurvaturePass", "Growing", "Keep", "collect"]
 
 HALF = (torch.float16, torch.bfloat16)
 
@@ -68,15 +68,12 @@ def collect(
     """
     settings = {"tokens": tokens, "loss_norm": loss_norm, "fisher": fisher}
     queue = list(batches)[:max_batches]
+    reader = reader_for(queue, model, loss_norm, fisher, seed)
     run = observe(
-        model,
-        queue,
-        targets,
-        lambda inputs: CurvaturePass(targets, inputs, settings),
-        reader_for(queue, model, loss_norm, fisher, seed),
-        progress,
-        keep,
+        model, queue, targets, lambda inputs: CurvaturePass(targets, inputs, settings), reader, progress, keep
     )
+    if keep is not None:
+        keep.end(run, reader, len(queue))
     return run.finished()
 
 
@@ -115,6 +112,34 @@ class Keep:
         run.curvature.save(self.path, notes)
         self.last = time.monotonic()
 
+    def end(self, run: CurvaturePass, reader: SupervisedLoss, batches: int) -> None:
+        """Called when a pass has read all its batches, and before gradients are freed of the loss scale."""
+
+
+class Growing(Keep):
+    """The sums of a pass whose batches become more: the next pass, over a longer queue, reads the new ones alone.
+
+    The sums stay in memory between two passes and are written as `Keep` writes them, so that an interrupted row of
+    passes goes on too, and ends with the same bits.
+    """
+
+    sums: Curvature | None = None
+    batches = 0
+    random_state = b""
+
+    def restore(self, run: CurvaturePass, reader: SupervisedLoss) -> int:
+        """Let a pass about to begin add to the sums in memory, or else to those in the file."""
+        if self.sums is None:
+            return super().restore(run, reader)
+        run.adopt(self.sums)
+        reader.set_random_state(self.random_state)
+        return self.batches
+
+    def end(self, run: CurvaturePass, reader: SupervisedLoss, batches: int) -> None:
+        """Remember the sums for the next pass, and write them unless that was done a moment ago."""
+        self.sums, self.batches, self.random_state = run.curvature, batches, reader.random_state()
+        self.offer(run, reader, batches)
+
 
 class CurvaturePass(DataPass):
     """Sums of the second moments that score directions.
@@ -128,20 +153,33 @@ class CurvaturePass(DataPass):
     def __init__(self, targets: Sequence[Target], inputs: dict[str, str], settings: dict[str, Any]) -> None:
         super().__init__(targets, inputs, settings["tokens"])
         tall_or_square = {inputs[t.name] for t in targets if t.shape[0] >= t.shape[1]}
-        self.observers = [_Moments(self, t, inputs[t.name] in tall_or_square) for t in targets]
-        sums = {key: s for observer in self.observers for key, s in observer.sums.items()}
+        self.moments = [_Moments(self, t, inputs[t.name] in tall_or_square) for t in targets]
+        self.observers = self.moments
+        sums = {key: s for observer in self.moments for key, s in observer.sums.items()}
         self.curvature = Curvature(sums, inputs, {t.name: t.shape for t in targets}, settings)
 
     def count(self, batch: Batch) -> None:
         """Add the batch to the counts of the curvature."""
         self.curvature.count(self.row_count, batch)
 
+    def adopt(self, curvature: Curvature) -> None:
+        """Add to these sums, which an earlier pass of the same settings has finished, instead of to new ones."""
+        self.curvature.check_like(curvature)
+        self.curvature = curvature
+        self._scale(self.loss_scale**2)
+        for moments in self.moments:
+            moments.place({key: curvature.sums[key] for key in moments.sums})
+
     def finished(self) -> Curvature:
         """The sums, gradients freed of the loss scale."""
-        for key, sums in self.curvature.sums.items():
-            if self.loss_scale != 1.0 and key.startswith(("delta/", "g/")):
-                sums.packed.div_(self.loss_scale**2)
+        self._scale(self.loss_scale**-2)
         return self.curvature
+
+    def _scale(self, factor: float) -> None:
+        """Multiply what is quadratic in the gradient; the scales are powers of two, so nothing is rounded."""
+        for key, sums in self.curvature.sums.items():
+            if factor != 1.0 and key.startswith(("delta/", "g/")):
+                sums.packed.mul_(factor)
 
 
 class _Moments(Observer):
@@ -157,10 +195,14 @@ class _Moments(Observer):
             kinds["h"] = n
         if m < n and not shared_h:
             kinds["y"] = m
-        self.sums = {f"{kind}/{target.name}": SymmetricSum(k, dtype, weight.device) for kind, k in kinds.items()}
-        self.h, self.y = self.sums.get(f"h/{target.name}"), self.sums.get(f"y/{target.name}")
-        self.delta, self.g = self.sums.get(f"delta/{target.name}"), self.sums.get(f"g/{target.name}")
+        self.place({f"{kind}/{target.name}": SymmetricSum(k, dtype, weight.device) for kind, k in kinds.items()})
         self.wants_product = self.y is not None
+
+    def place(self, sums: dict[str, SymmetricSum]) -> None:
+        """Add to these sums from now on."""
+        self.sums, name = sums, self.target.name
+        self.h, self.y = sums.get(f"h/{name}"), sums.get(f"y/{name}")
+        self.delta, self.g = sums.get(f"delta/{name}"), sums.get(f"g/{name}")
 
     def see_input(self, h: Tensor, weight: Tensor, product: Tensor) -> None:
         """Count h, or product = Wh where that is kept."""

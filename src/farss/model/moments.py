@@ -108,7 +108,7 @@ class Moments:
         Raises:
             DataError: if the two were collected for different modules or with different settings.
         """
-        self._check_like(other)
+        self.check_like(other)
         sums = {}
         for key, mine in self.sums.items():
             sums[key] = SymmetricSum(mine.k, mine.packed.dtype, mine.packed.device)
@@ -120,18 +120,36 @@ class Moments:
         )
         return type(self)(sums, dict(self.inputs), dict(self.shapes), dict(self.settings), *counts)
 
+    def add_(self, other: Self) -> None:
+        """Add the moments of other data, in place.
+
+        Raises:
+            DataError: if the two were collected for different modules or with different settings.
+        """
+        self.check_like(other)
+        for key, mine in self.sums.items():
+            mine.packed.add_(other.sums[key].packed.to(mine.packed.device))
+        self.tokens += other.tokens
+        self.supervised += other.supervised
+        self.sequences += other.sequences
+
     def take(self, other: Self) -> None:
         """Become equal to `other`, in place, on the own device.
 
         Raises:
             DataError: if `other` is of other modules or settings.
         """
-        self._check_like(other)
+        self.check_like(other)
         for key, mine in self.sums.items():
             mine.packed.copy_(other.sums[key].packed)
         self.tokens, self.supervised, self.sequences = other.tokens, other.supervised, other.sequences
 
-    def _check_like(self, other: Self) -> None:
+    def check_like(self, other: Self) -> None:
+        """Check that `other` is of the same modules and settings.
+
+        Raises:
+            DataError: if it is not.
+        """
         if (self.shapes, self.inputs, self.settings) != (other.shapes, other.inputs, other.settings):
             raise DataError(
                 "statistics of different modules or settings cannot be merged",
@@ -226,6 +244,17 @@ class Curvature(Moments):
         if not all(bool(torch.isfinite(moment).all()) for moment in pair):
             raise NumericalError("a second moment is not finite", where=target, do="run the model in float32")
         return pair[0].cpu(), pair[1].cpu()
+
+    def of(self, name: str) -> Curvature:
+        """A copy of the sums that score one module, and of the counts."""
+        own = {f"h/{self.inputs[name]}", *(f"{kind}/{name}" for kind in ("delta", "y", "g"))}
+        sums = {}
+        for key in sorted(own & set(self.sums)):
+            k, packed = self.sums[key].k, self.sums[key].packed
+            sums[key] = SymmetricSum(k, packed.dtype, packed.device)
+            sums[key].packed.copy_(packed)
+        inputs, shapes = {name: self.inputs[name]}, {name: self.shapes[name]}
+        return Curvature(sums, inputs, shapes, self.settings, self.tokens, self.supervised, self.sequences)
 
     def input_moment(self, name: str) -> Tensor | None:
         """S_h of the hidden states that a module reads, [n, n] float64; None where only S_y was kept."""

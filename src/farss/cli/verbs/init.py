@@ -94,6 +94,9 @@ def _announce(expected: Forecast) -> None:
 
     time = "" if expected.seconds is None else f", {format_duration(expected.seconds)} with nothing cached"
     tokens = f" for {expected.tokens:,} tokens" if expected.tokens else ""
+    if expected.least is not None:
+        seconds, fewest = expected.least
+        tokens += f" if all rows are read, {format_duration(seconds)} for {fewest:,} if the first step is enough"
     print(
         f"predicted: peak memory {format_bytes(expected.peak_bytes)} on {expected.device}{time}{tokens}, "
         f"{expected.engine} engine",

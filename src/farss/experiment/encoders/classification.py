@@ -23,9 +23,11 @@ from farss.evaluation.glue import predict, samples_of, save_samples
 from farss.experiment.accounts import rank_account
 from farss.experiment.arithmetic import ARITHMETIC, settle_in
 from farss.experiment.encoders.glue_results import SAMPLES, assemble
-from farss.experiment.initialisation.planning import Preparation, prepare, spectrum_folder
+from farss.experiment.initialisation.growing import Growth, forget, grow
+from farss.experiment.initialisation.planning import Preparation, check_boundary, prepare, resolved, spectrum_folder
+from farss.experiment.initialisation.settling import settles
 from farss.experiment.jobs import Job, jobs_of
-from farss.experiment.materials import calibration_examples
+from farss.experiment.materials import Drawn, draw
 from farss.experiment.outputs import begin_again, check_output, inputs_on_disk, rescued
 from farss.experiment.progress import ProgressLine
 from farss.experiment.stages import check_stage, run_stage, stage_key
@@ -39,6 +41,7 @@ from farss.model.devices import place
 from farss.model.heads import load_classifier
 from farss.model.sources import LoadedModel, resolve
 from farss.model.spectra import SpectrumCache
+from farss.model.targets import find_targets
 from farss.processes import require_one_process
 from farss.report.glue import markdown
 from farss.storage import held, write_atomically, write_json
@@ -241,7 +244,8 @@ def fine_tune(recipe: Recipe, job: GlueJob, folder: Path) -> dict[str, Any]:
     shutil.rmtree(folder / "adapter", ignore_errors=True)  # of an earlier try that was cut short
     encode = functools.partial(_encoded, tokenizer=loaded.tokenizer, max_length=recipe.data.max_length)
     training = encode(_rows(recipe, job.learned, "train"))
-    calibration = calibration_examples(training, recipe.data.calibration_rows, recipe.data.seed)
+    drawn = draw(training, recipe.data.most_rows, recipe.data.seed)
+    calibration = drawn.first(len(drawn.rows))
     pad = pad_token(loaded.tokenizer)
     started = time.perf_counter()
     warmed = warm_up_head_(loaded.model, calibration, job.head, pad_id=pad, seed=job.job.seed)
@@ -257,7 +261,7 @@ def fine_tune(recipe: Recipe, job: GlueJob, folder: Path) -> dict[str, Any]:
         loaded.model.save_pretrained(folder / "model")
         loaded.tokenizer.save_pretrained(folder / "model")
     else:
-        trained, report, adapted = _adapt(recipe, job, loaded, training, calibration, folder)
+        trained, report, adapted = _adapt(recipe, job, loaded, training, drawn, folder)
         account |= adapted
     outputs: list[Any] = []
     for split in job.splits:
@@ -278,13 +282,13 @@ def _adapt(
     job: GlueJob,
     loaded: LoadedModel,
     training: list[LabelledExample],
-    calibration: list[LabelledExample],
+    drawn: Drawn[LabelledExample],
     folder: Path,
 ) -> tuple[nn.Module, TrainReport, dict[str, Any]]:
     """The classifier with its trained adapter and head, which `folder` then holds in PEFT's form."""
     pad, method = pad_token(loaded.tokenizer), job.job.method
-    queue = labelled_batches(calibration, batch_tokens=recipe.init.batch_tokens, pad_id=pad)
-    ready = _prepared(recipe, method, loaded, queue, labels_fingerprint(calibration, recipe.data.seed))
+    queue = labelled_batches(drawn.first(len(drawn.rows)), batch_tokens=recipe.init.batch_tokens, pad_id=pad)
+    ready = _prepared(recipe, job, loaded, queue, drawn, folder)
     plan = ready.plans[method]
     check_apart(loaded.model, plan)
     plan.save(folder / "plan.json")
@@ -309,7 +313,8 @@ def _adapt(
             "trainable_params": plan.trainable_parameters,
             "head_params": head,
             "init_seconds": ready.seconds,
-            "calibration_rows": len(calibration),
+            "calibration_rows": plan.data and plan.data["rows"],
+            "settled": plan.data and plan.data.get("settled"),
             "start_max_logit_difference": difference,
             "encoder_unchanged": True if untouched else None,
             "ranks": {row.name: row.rank for row in plan.targets},
@@ -318,17 +323,44 @@ def _adapt(
 
 
 def _prepared(
-    recipe: Recipe, method: str, loaded: LoadedModel, queue: Sequence[Any], data: dict[str, Any]
+    recipe: Recipe,
+    job: GlueJob,
+    loaded: LoadedModel,
+    queue: Sequence[Any],
+    drawn: Drawn[LabelledExample],
+    folder: Path,
 ) -> Preparation:
-    return prepare(
+    """The plan of the job's method; the curvature is taken of as many rows as it takes, everything else of all."""
+    method = job.job.method
+    fingerprint = functools.partial(labels_fingerprint, seed=recipe.data.seed)
+    cache = SpectrumCache(spectrum_folder())
+    statistics, read, seconds = None, None, 0.0
+    if settles(recipe) and "curvature" in get_method(method).needs and len(drawn.rows) > 1:
+        pad = pad_token(loaded.tokenizer)
+        in_batches = functools.partial(labelled_batches, batch_tokens=recipe.init.batch_tokens, pad_id=pad)
+        growth = Growth(drawn, in_batches, fingerprint, resolved(recipe.init), folder, job.key(recipe))
+        targets = find_targets(loaded.model, recipe.init.targets, recipe.init.exclude)
+        check_boundary(targets, growth.config, [method])
+        started = time.perf_counter()
+        with ProgressLine(f"statistics for {method}") as line:
+            (statistics, other), found = grow(loaded.model, targets, growth, cache, line)
+        statistics.add_(other)
+        read, seconds = growth.account(found), time.perf_counter() - started
+    ready = prepare(
         loaded.model,
         queue,
         recipe.init,
         [method],
-        data=data,
+        data=fingerprint(drawn.first(len(drawn.rows))),
+        statistics=statistics,
+        curvature_data=read,
+        spectra=cache,
         match=recipe.match,
         budget_params=recipe.budget_params,
     )
+    forget(folder)
+    ready.seconds["curvature"] += seconds
+    return ready
 
 
 def _train(

@@ -58,6 +58,23 @@ class Crew:
         distributed.all_reduce(counts)
         curvature.tokens, curvature.supervised, curvature.sequences = counts.tolist()
 
+    def total(self, curvature: Curvature, name: str) -> Curvature:
+        """The sums that score one module, of all processes together."""
+        if self.size == 1:
+            return curvature
+        found = curvature.of(name)
+        self.add_up_(found)
+        return found
+
+    def told(self, value: Item | None) -> Item:
+        """What the process that leads says; the others' value is not read."""
+        heard = [value]
+        if self.size > 1:
+            distributed.broadcast_object_list(heard)
+        (said,) = heard
+        assert said is not None, "the process that leads always says something"
+        return said
+
     def wait(self) -> None:
         """Until every process is here."""
         if self.size > 1:

@@ -19,21 +19,25 @@ from farss.config import FarssConfig, Recipe
 from farss.errors import ConfigError
 from farss.experiment import materials
 from farss.experiment.arithmetic import settle
-from farss.experiment.calibrating import batches_of, calibration_of
+from farss.experiment.calibrating import batches_of, calibration_of, growth_of
 from farss.experiment.environment import peak_bytes
 from farss.experiment.initialisation.budget import budget_of, plan_for
 from farss.experiment.initialisation.crew import Crew, crew
+from farss.experiment.initialisation.growing import GROWING, grow_streamed
+from farss.experiment.initialisation.halves import Halved, HalvedBlocks
 from farss.experiment.initialisation.outlook import (
     ChosenEngine,
     Engine,
     Forecast,
     Outlook,
+    for_halves,
     for_method,
     forecast,
     outlook,
 )
-from farss.experiment.initialisation.planning import prepare, resolved, spectrum_folder
-from farss.experiment.initialisation.sharding import shard_batches, take_statistics
+from farss.experiment.initialisation.planning import check_boundary, prepare, resolved, spectrum_folder
+from farss.experiment.initialisation.settling import settles, sizes
+from farss.experiment.initialisation.sharding import shard_batches, take_enough_statistics
 from farss.experiment.initialisation.statistics import STATISTICS as STATISTICS_FILE
 from farss.experiment.initialisation.statistics import Origin, check_usable, load_statistics, save_statistics
 from farss.experiment.initialisation.streaming import StreamedModel, check_streamable, streamable
@@ -41,7 +45,7 @@ from farss.experiment.outputs import check_new_output, inputs_on_disk
 from farss.experiment.progress import ProgressLine
 from farss.experiment.steps import RECIPE
 from farss.methods import get_method
-from farss.methods.base import FROM_DATA, KNOWLEDGE, STATISTICS
+from farss.methods.base import FROM_DATA, KNOWLEDGE, STATISTICS, Evidence
 from farss.model.calibration import Batch, data_fingerprint
 from farss.model.coverage import coverage
 from farss.model.curvature import Curvature
@@ -56,7 +60,7 @@ from farss.storage import new_folder
 from farss.storage.folders import work_folder, work_place
 
 SAMPLE_TOKENS = 32
-KEPT = ("partial*.safetensors",)
+KEPT = ("partial*.safetensors", *GROWING)
 """What is kept beside the output until it is done: the sums so far."""
 
 
@@ -130,6 +134,8 @@ def initialise(
         "method": plan.method,
         "engine": chosen,
         "modules": len(plan.targets),
+        "calibration_rows": plan.data and plan.data["rows"],
+        "settled": plan.data and plan.data.get("settled"),
         "trainable_params": plan.trainable_parameters,
         "requested_params": plan.requested_parameters,
         "coverage": plan.coverage,
@@ -137,6 +143,7 @@ def initialise(
         "seconds": time.perf_counter() - started,
         "predicted_peak_bytes": expected.peak_bytes,
         "predicted_seconds": expected.seconds,
+        "predicted_least_seconds": expected.least and expected.least[0],
         "peak_bytes": peak_bytes(),
         "max_logit_difference": difference,
         "plan": str(Path(out) / "plan.json"),
@@ -214,7 +221,10 @@ def engine_for(
         )
     if engine == "streamed" and method is not None:
         check_streamable(method)
-    seen = for_method(outlook(recipe, batches), method, resolved(recipe.init))
+    seen = outlook(recipe, batches)
+    if settles(recipe) and batches:
+        seen = for_halves(seen)
+    seen = for_method(seen, method, resolved(recipe.init))
     streams = processes() == 1 and (method is None or streamable(method))
     return seen.choose(engine, streams=streams), seen
 
@@ -229,20 +239,22 @@ def _queue(request: Request) -> list[Batch]:
 
 
 def _forecast(request: Request, engine: ChosenEngine, seen: Outlook, queue: Sequence[Batch]) -> Forecast:
-    tokens, hands = 0, request.hands.size
+    tokens, hands, steps = 0, request.hands.size, list[int]()
     if "curvature" in request.to_take:
+        if settles(request.recipe):
+            steps = sizes(sum(batch.input_ids.shape[0] for batch in queue))
         most = request.config.max_batches
         read = queue if most is None else queue[: most * hands]
         tokens = sum(batch.tokens for batch in read) // hands
     decomposes = request.given is None and "spectrum" in get_method(request.method).needs
-    return forecast(seen, engine, tokens, decomposes=decomposes, route=request.config.route)
+    return forecast(seen, engine, tokens, decomposes=decomposes, route=request.config.route, steps=steps)
 
 
 def _resident(request: Request) -> tuple[Plan, float]:
     loaded = materials.load_for_statistics(request.recipe)
     cache = SpectrumCache(spectrum_folder())
-    found = _statistics(request, loaded)
     _decompose(request, loaded, cache)
+    found = _statistics(request, loaded, cache)
     with new_folder(request.out, "init") as folder:
         plan = request.given or _decide(request, loaded, cache, found, folder)
         if found is not None:
@@ -258,11 +270,12 @@ def _resident(request: Request) -> tuple[Plan, float]:
 def _help(request: Request) -> None:
     """The part of a process that does not lead: its shard of the statistics and of the decompositions."""
     loaded = materials.load_for_statistics(request.recipe)
-    _statistics(request, loaded)
-    _decompose(request, loaded, SpectrumCache(spectrum_folder()))
+    cache = SpectrumCache(spectrum_folder())
+    _decompose(request, loaded, cache)
+    _statistics(request, loaded, cache)
 
 
-def _statistics(request: Request, loaded: LoadedModel) -> tuple[Curvature, Origin] | None:
+def _statistics(request: Request, loaded: LoadedModel, cache: SpectrumCache) -> tuple[Curvature, Origin] | None:
     if request.statistics is not None:
         found = load_statistics(request.statistics)
         check_usable(found[1], loaded.fingerprint, request.statistics)
@@ -271,8 +284,7 @@ def _statistics(request: Request, loaded: LoadedModel) -> tuple[Curvature, Origi
         return None
     hands = request.hands
     with ProgressLine("statistics", quiet=not hands.leads) as line:
-        kept = request.work / f"partial-{hands.rank}.safetensors"
-        curvature, origin = take_statistics(request.recipe, loaded, hands.shard, kept, line)
+        curvature, origin = take_enough_statistics(request.recipe, loaded, request.work, cache, line, hands)
         hands.add_up_(curvature)
     return curvature, dataclasses.replace(origin, shards=(1,), count=1)
 
@@ -292,7 +304,7 @@ def _decide(
     """The plan; statistics beside the curvature are taken here, by the process that leads, and kept in `folder`."""
     curvature, origin = found or (None, None)
     further = request.to_take - {"curvature"}
-    task, data = batches_of(request.recipe, loaded.tokenizer) if further & FROM_DATA else ([], origin and origin.data)
+    task, data = batches_of(request.recipe, loaded.tokenizer) if further & FROM_DATA else ([], None)
     questions, asked = batches_of(request.recipe, loaded.tokenizer, KNOWLEDGE) if KNOWLEDGE in further else ([], None)
     parts = [part for part in (data, asked) if part]
     rows, tokens = (sum(part[count] for part in parts) for count in ("rows", "tokens"))
@@ -304,6 +316,7 @@ def _decide(
             [request.method],
             data=data,
             statistics=curvature,
+            curvature_data=origin and origin.data,
             spectra=cache,
             progress=line,
             knowledge=questions,
@@ -334,11 +347,7 @@ def _streamed(request: Request) -> tuple[Plan, None]:
             do="leave --stats out, or use the resident engine",
         )
     if plan is None:
-        batches, data = _streamed_calibration(request, source)
-        with ProgressLine(f"walk over the blocks of {request.recipe.model.name}") as line:
-            evidence = source.evidence(
-                request.method, batches, request.config, cache, data=data, work=request.work / "walk", progress=line
-            )
+        evidence = _streamed_evidence(request, source, cache)
         targets = source.targets(request.config)
         budget = budget_of(targets, evidence, request.config, request.recipe.match, request.recipe.budget_params)
         made = plan_for(get_method(request.method), targets, evidence, request.config, budget)
@@ -350,6 +359,29 @@ def _streamed(request: Request) -> tuple[Plan, None]:
         model = apply(source.model, plan, seed=seed, fingerprint=source.fingerprint, factors=factors)
         request.finish(plan, model, folder)
     return plan, None
+
+
+def _streamed_evidence(request: Request, source: StreamedModel, cache: SpectrumCache) -> Evidence:
+    identity, growth = (source.fingerprint, str(source.dtype)), None
+    if "curvature" in request.to_take:
+        growth = growth_of(request.recipe, source.tokenizer, request.work, identity)
+    if growth is None:
+        batches, data = _streamed_calibration(request, source)
+        with ProgressLine(f"walk over the blocks of {request.recipe.model.name}") as line:
+            return source.evidence(
+                request.method, batches, request.config, cache, data=data, work=request.work / "walk", progress=line
+            )
+    check_streamable(request.method)
+    targets = source.targets(request.config)
+    check_boundary(targets, request.config, [request.method])
+
+    def blocks(work: Path, data: dict[str, Any]) -> HalvedBlocks:
+        return HalvedBlocks(Halved.empty(source.fingerprint, data), targets, cache, request.config, work)
+
+    received, found = grow_streamed(source, growth, blocks)
+    evidence = received.found.whole
+    evidence.data = growth.account(found)
+    return evidence
 
 
 def _streamed_calibration(request: Request, source: StreamedModel) -> tuple[list[Batch], dict[str, Any] | None]:

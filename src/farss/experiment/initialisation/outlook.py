@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from farss.config import FarssConfig, Recipe
+from farss.experiment.initialisation.halves import HALVES
 from farss.experiment.initialisation.planning import reached, resolved
 from farss.maths.choice import Choice
 from farss.methods import get_method
@@ -102,6 +103,8 @@ class Forecast:
         device: where the model is computed.
         seconds: of the pass and the decompositions, with no spectrum in the cache; None where neither is needed.
         tokens: of the calibration examples, 0 where none are read.
+        least: seconds and tokens if the first step is enough, where the data decide how many rows are read; `seconds`
+            and `tokens` are then those of all steps. None where it is fixed.
     """
 
     engine: ChosenEngine
@@ -109,9 +112,18 @@ class Forecast:
     device: torch.device
     seconds: float | None
     tokens: int
+    least: tuple[float, int] | None = None
 
 
-def forecast(seen: Outlook, engine: ChosenEngine, tokens: int, *, decomposes: bool, route: Choice = "gram") -> Forecast:
+def forecast(
+    seen: Outlook,
+    engine: ChosenEngine,
+    tokens: int,
+    *,
+    decomposes: bool,
+    route: Choice = "gram",
+    steps: Sequence[int] = (),
+) -> Forecast:
     """What the chosen engine will need; measures the machine's speed for about a second if time is asked for.
 
     Args:
@@ -120,12 +132,32 @@ def forecast(seen: Outlook, engine: ChosenEngine, tokens: int, *, decomposes: bo
         tokens: of the calibration examples, 0 if none are read.
         decomposes: whether weights are decomposed.
         route: by which.
+        steps: rows at each step, the last one those of `tokens`, where the data decide how many are read. Every step is
+            scored, and walked from its first row on by the streamed engine.
     """
     peak = seen.memory(engine).peak
     if not tokens and not decomposes:
         return Forecast(engine, peak, seen.device, None, 0)
     cost = seen.time(engine, tokens, route)
-    return Forecast(engine, peak, seen.device, cost.statistics + decomposes * cost.decomposition, tokens)
+    fixed = decomposes * cost.decomposition
+    if not steps:
+        return Forecast(engine, peak, seen.device, cost.statistics + fixed, tokens)
+    most = sum(steps) / steps[-1] if engine == "streamed" else 1.0
+    first = steps[0] / steps[-1]
+    seconds = most * cost.statistics + len(steps) * cost.scoring + fixed
+    least = first * cost.statistics + cost.scoring + fixed, round(first * tokens)
+    return Forecast(engine, peak, seen.device, seconds, round(most * tokens), least)
+
+
+def for_halves(seen: Outlook) -> Outlook:
+    """The outlook with the moments of two halves kept apart."""
+    streamed = None if seen.streamed is None else doubled(seen.streamed)
+    return replace(seen, resident=doubled(seen.resident), streamed=streamed)
+
+
+def doubled(cost: MemoryCost) -> MemoryCost:
+    """The memory of an initialisation with the moments of two halves kept apart."""
+    return replace(cost, moments=len(HALVES) * cost.moments)
 
 
 def for_method(seen: Outlook, method: str | None, config: FarssConfig) -> Outlook:

@@ -91,6 +91,7 @@ def prepare(
     *,
     data: dict[str, Any] | None = None,
     statistics: Curvature | None = None,
+    curvature_data: dict[str, Any] | None = None,
     spectra: SpectrumCache | None = None,
     progress: Any = None,
     keep: Keep | None = None,
@@ -109,6 +110,7 @@ def prepare(
         methods: names of `farss methods`.
         data: fingerprint of `calibration`.
         statistics: curvature collected before.
+        curvature_data: fingerprint of the data it is of; None is `data`.
         spectra: where decompositions are kept.
         progress: called with (real tokens done, real tokens in total) after every batch of a pass.
         keep: where the sums of the curvature's pass are kept, so that an interrupted one goes on.
@@ -163,6 +165,7 @@ def prepare(
         spectra=lambda target: cache.get(target, settings.route),
         curvature=statistics,
         data=data,
+        curvature_data=curvature_data,
         layer_fisher=layer_fisher,
         inputs=cast("InputMoments | None", gathered.get("input_covariance")),
         knowledge=cast("InputMoments | None", gathered.get(KNOWLEDGE)),

@@ -9,8 +9,11 @@ from farss.config import Recipe
 from farss.errors import ConfigError
 from farss.experiment import materials
 from farss.experiment.arithmetic import settle
-from farss.experiment.calibrating import calibration_of
+from farss.experiment.calibrating import calibration_of, growth_of
+from farss.experiment.initialisation.crew import Crew
+from farss.experiment.initialisation.growing import grow
 from farss.experiment.initialisation.planning import calibration_batches, collect_with, reached, resolved
+from farss.experiment.initialisation.settling import settles
 from farss.experiment.initialisation.statistics import STATISTICS, Origin, Shard, save_statistics
 from farss.experiment.outputs import check_new_output, inputs_on_disk
 from farss.experiment.progress import ProgressLine
@@ -19,6 +22,7 @@ from farss.experiment.steps import RECIPE
 from farss.model.calibration import Batch, Example, data_fingerprint
 from farss.model.curvature import Curvature, Keep
 from farss.model.sources import LoadedModel
+from farss.model.spectra import SpectrumCache
 from farss.model.targets import find_targets
 from farss.processes import processes, require_one_process
 from farss.storage import new_folder
@@ -65,6 +69,38 @@ def take_statistics(
     return collect_with(loaded.model, batches, targets, config, progress, keep), origin
 
 
+def take_enough_statistics(
+    recipe: Recipe,
+    loaded: LoadedModel,
+    kept: Path,
+    spectra: SpectrumCache,
+    progress: ProgressLine,
+    hands: Crew | None = None,
+) -> tuple[Curvature, Origin]:
+    """The second moments of the recipe's calibration examples: of as many as it takes, or as the recipe says.
+
+    Args:
+        recipe: data and init settings.
+        loaded: the model.
+        kept: a folder from which an interrupted call goes on.
+        spectra: decompositions, by which it is judged what is enough.
+        progress: told how far it is.
+        hands: this process among those that read together; each gets the sums of its own share.
+
+    Raises:
+        ConfigError, DataError: as `take_statistics`.
+    """
+    crew = hands or Crew()
+    growth = growth_of(recipe, loaded.tokenizer, kept, (loaded.fingerprint, str(loaded.dtype)), crew)
+    if growth is None:
+        return take_statistics(recipe, loaded, crew.shard, kept / f"partial-{crew.rank}.safetensors", progress)
+    targets = find_targets(loaded.model, growth.config.targets, growth.config.exclude)
+    reached(loaded.model, targets)
+    (curvature, other), found = grow(loaded.model, targets, growth, spectra, progress)
+    curvature.add_(other)
+    return curvature, Origin(loaded.fingerprint, str(loaded.dtype), growth.account(found))
+
+
 def shard_batches(recipe: Recipe, tokenizer: Any, examples: list[Example], shard: Shard) -> list[Batch]:
     """The batches of a shard.
 
@@ -86,12 +122,20 @@ def initialise_shard(recipe: Recipe, out: str | Path, shard: Shard) -> dict[str,
 
     Raises:
         DataError: if rows are missing or lack fields, or there are fewer than shards.
-        ConfigError: if `out` is not empty.
+        ConfigError: if `out` is not empty, or the number of calibration rows is not given.
         StorageError: if `out` cannot be written, or another process initialises there.
     """
     if processes() > 1:
         require_one_process("farss init --shard")
     check_new_output(out, inputs_on_disk(recipe))
+    if settles(recipe):
+        raise ConfigError(
+            "a shard sees its own rows alone and cannot tell when all shards have read enough",
+            where="data.calibration_rows",
+            expected="a number of rows",
+            got="auto",
+            do="give the same number to every shard, or start one `farss init` with torchrun",
+        )
     materials.training_rows(recipe)
     settled, decided = settle(recipe)
     loaded = materials.load_for_statistics(settled)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from farss.errors import ConfigError, DataError, StorageError
-from farss.model.calibration import Example
+from farss.model.calibration import Example, Row
 from farss.model.moments import Curvature, notes_of
 from farss.processes import require_one_process
 from farss.storage.places import check_file_place
@@ -40,13 +40,17 @@ class Shard:
             raise ConfigError("there is no such shard", expected=f"1/{count} to {count}/{count}", got=text)
         return cls(number, count)
 
+    def among(self, rows: Sequence[Row]) -> list[Row]:
+        """This part of any rows; there may be none."""
+        return list(rows[self.number - 1 :: self.count])
+
     def of(self, examples: Sequence[Example]) -> list[Example]:
         """This shard's examples.
 
         Raises:
             DataError: if it gets none.
         """
-        mine = list(examples[self.number - 1 :: self.count])
+        mine = self.among(examples)
         if not mine:
             raise DataError("there are fewer calibration examples than shards", expected=self.count, got=len(examples))
         return mine

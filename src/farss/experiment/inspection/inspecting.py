@@ -6,7 +6,7 @@ import dataclasses
 import datetime
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,16 +16,18 @@ from farss.experiment import materials
 from farss.experiment.arithmetic import settle
 from farss.experiment.calibrating import calibration_of
 from farss.experiment.environment import device, peak_bytes, versions
-from farss.experiment.initialisation.outlook import ChosenEngine, Engine, Outlook, outlook
+from farss.experiment.initialisation.growing import GROWING
+from farss.experiment.initialisation.halves import HALVES
+from farss.experiment.initialisation.outlook import ChosenEngine, Engine, Outlook, for_halves, outlook
 from farss.experiment.initialisation.planning import check_boundary, resolved
+from farss.experiment.initialisation.settling import agreed, settles, sizes
 from farss.experiment.initialisation.sharding import shard_batches
 from farss.experiment.inspection import portrait
-from farss.experiment.inspection.looking import HALVES, Found, look, look_streamed
+from farss.experiment.inspection.looking import Found, look, look_streamed
 from farss.experiment.outputs import check_new_output, inputs_on_disk, rescued
 from farss.experiment.steps import RECIPE
 from farss.methods import get_method
 from farss.methods.base import RankCapWarning
-from farss.model.calibration import data_fingerprint
 from farss.model.cost import MemoryCost
 from farss.model.plan import Plan
 from farss.model.timing import TimeCost
@@ -34,7 +36,6 @@ from farss.report.inspection import SCHEMA_VERSION, write_inspection
 from farss.storage import new_folder
 from farss.storage.folders import work_folder
 
-KEPT = ("half-*.safetensors",)
 """What is kept beside the page until it is done: the sums of each half."""
 Announce = Callable[[dict[str, Any]], None]
 
@@ -89,32 +90,18 @@ def inspect(
     seen = outlook(recipe, queue)
     chosen = for_halves(seen).choose(engine)
     check_boundary(seen.targets, resolved(recipe.init), [portrait.METHOD])
-    predicted = _predicted(recipe, seen, chosen, sum(batch.tokens for batch in queue))
+    steps = sizes(len(examples)) if settles(recipe) else [len(examples)]
+    predicted = _predicted(recipe, seen, chosen, sum(batch.tokens for batch in queue), steps)
     if announce is not None:
         announce(predicted)
-    with work_folder(out, KEPT) as work:
-        data = data_fingerprint(examples, recipe.data.seed)
-        if chosen == "streamed":
-            found = look_streamed(recipe, halves, data, work)
-        else:
-            found = look(recipe, examples, data, work)
+    with work_folder(out, GROWING) as work:
+        found = (look_streamed if chosen == "streamed" else look)(recipe, examples, work)
         report = _report(recipe, found, predicted, time.perf_counter() - started)
         report["arithmetic"] = decided.to_mapping()
         with rescued(report), new_folder(out, "inspect") as folder:
             write_inspection(report, folder)
             (folder / RECIPE).write_text(asked.to_yaml(), encoding="utf-8")
     return report
-
-
-def for_halves(seen: Outlook) -> Outlook:
-    """The outlook with the moments of two halves kept apart."""
-    streamed = None if seen.streamed is None else doubled(seen.streamed)
-    return dataclasses.replace(seen, resident=doubled(seen.resident), streamed=streamed)
-
-
-def doubled(cost: MemoryCost) -> MemoryCost:
-    """The memory of an initialisation with the moments of two halves kept apart."""
-    return dataclasses.replace(cost, moments=len(HALVES) * cost.moments)
 
 
 def _plans(found: Found, config: FarssConfig) -> tuple[Plan, Plan, Plan]:
@@ -139,7 +126,8 @@ def _report(recipe: Recipe, found: Found, predicted: dict[str, Any], seconds: fl
         for target, planned in zip(found.targets, zip(*(plan.targets for plan in plans), strict=True), strict=True)
     ]
     layers = portrait.describe_layers(rows, found.inputs)
-    stability = portrait.describe_stability(rows, [count["tokens"] for count in found.counts])
+    steady = agreed(found.targets, found.halves, config)
+    stability = portrait.describe_stability(rows, [count["tokens"] for count in found.counts], steady)
     return {
         "schema_version": SCHEMA_VERSION,
         "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
@@ -169,9 +157,25 @@ def _report(recipe: Recipe, found: Found, predicted: dict[str, Any], seconds: fl
     }
 
 
-def _predicted(recipe: Recipe, seen: Outlook, engine: ChosenEngine, tokens: int) -> dict[str, Any]:
-    """Memory and time of this inspection, and memory of an initialisation by either engine, as JSON."""
+def _predicted(
+    recipe: Recipe, seen: Outlook, engine: ChosenEngine, tokens: int, steps: Sequence[int]
+) -> dict[str, Any]:
+    """Memory and time of this inspection, and memory of an initialisation by either engine, as JSON.
+
+    Args:
+        recipe: model and init settings.
+        seen: of the model.
+        engine: that will be used.
+        tokens: of all rows that may be read.
+        steps: rows at each step; where the data decide how many are read, all steps are counted, and `least_seconds`
+            is for the first alone.
+    """
     memory = for_halves(seen).memory(engine)
+    route = recipe.init.route
+    most = sum(steps) / steps[-1] if engine == "streamed" else 1.0
+    cost = seen.time(engine, round(most * tokens), route)
+    cost = dataclasses.replace(cost, scoring=len(steps) * cost.scoring)
+    least = seen.time(engine, round(tokens * steps[0] / steps[-1]), route).total if len(steps) > 1 else None
     return {
         "tokens": tokens,
         "device": str(seen.device),
@@ -182,7 +186,8 @@ def _predicted(recipe: Recipe, seen: Outlook, engine: ChosenEngine, tokens: int)
             "resident": _bytes(seen.resident),
             "streamed": None if seen.streamed is None else _bytes(seen.streamed),
         },
-        "seconds": _seconds(seen.time(engine, tokens, recipe.init.route)),
+        "seconds": _seconds(cost),
+        "least_seconds": least,
     }
 
 

@@ -6,43 +6,39 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor
 
-from farss.config import Recipe
+from farss.config import FarssConfig, Recipe
 from farss.experiment import materials
 from farss.experiment.accounts import describe_model
-from farss.experiment.initialisation.kept_blocks import KeptBlocks, packed, unpack
+from farss.experiment.calibrating import growth_of
+from farss.experiment.initialisation.growing import grow, grow_streamed
+from farss.experiment.initialisation.halves import HALVES, Halved, HalvedBlocks, together
 from farss.experiment.initialisation.planning import resolved, spectrum_folder
-from farss.experiment.initialisation.sharding import take_statistics
-from farss.experiment.initialisation.statistics import Shard
+from farss.experiment.initialisation.sharding import shard_batches, take_statistics
 from farss.experiment.initialisation.streaming import StreamedModel
 from farss.experiment.progress import ProgressLine
 from farss.maths.choice import Choice
 from farss.maths.energy import eigenvalue_share, energy_share
-from farss.methods.base import Evidence
-from farss.model.calibration import Batch, Example
+from farss.model.calibration import Example, data_fingerprint
 from farss.model.curvature import Curvature
 from farss.model.devices import place
+from farss.model.sources import LoadedModel
 from farss.model.spectra import SpectrumCache
-from farss.model.targets import Target, find_targets, weight_matrix
-
-HALVES = (Shard(1, 2), Shard(2, 2))
+from farss.model.targets import Target, find_targets
 
 
-@dataclass
-class Found:
+@dataclass(kw_only=True)
+class Found(Halved):
     """What a look at a model found, before it is put into words.
 
     Attributes:
         model: its account, of `describe_model`.
         dtype: of its weights.
         targets: its modules.
-        whole: scores of all examples.
-        halves: scores of each half.
-        counts: tokens, supervised tokens and sequences of each half.
         inputs: module name -> module whose input it shares.
         energy_weights: module name -> share of the five largest squared singular values.
         energy_inputs: module name of an input -> the same of its hidden states, None where they were not kept.
@@ -55,9 +51,6 @@ class Found:
     model: dict[str, Any]
     dtype: torch.dtype
     targets: list[Target]
-    whole: Evidence
-    halves: tuple[Evidence, Evidence]
-    counts: list[dict[str, int]] = field(default_factory=list)
     inputs: dict[str, str] = field(default_factory=dict)
     energy_weights: dict[str, float] = field(default_factory=dict)
     energy_inputs: dict[str, float | None] = field(default_factory=dict)
@@ -66,9 +59,15 @@ class Found:
     restored: int = 0
     restored_rows: int = 0
 
+    @classmethod
+    def of(cls, loaded: LoadedModel | StreamedModel, targets: list[Target], data: dict[str, Any] | None) -> Self:
+        """Nothing found yet of this model."""
+        model = describe_model(loaded, targets)
+        return cls.empty(loaded.fingerprint, data, model=model, dtype=loaded.dtype, targets=targets)
+
     def count(self, parts: Sequence[Curvature]) -> None:
         """Note how much each half holds and how much of it was kept, and who shares an input."""
-        self.counts = [{"tokens": p.tokens, "supervised": p.supervised, "rows": p.sequences} for p in parts]
+        super().count(parts)
         self.restored_rows = sum(p.restored for p in parts)
         self.inputs |= parts[0].inputs
 
@@ -79,10 +78,11 @@ class Scorer:
     Args:
         found: receives it all.
         route: of decompositions.
+        cache: of them.
     """
 
-    def __init__(self, found: Found, route: Choice) -> None:
-        self.found, self.cache = found, SpectrumCache(spectrum_folder())
+    def __init__(self, found: Found, route: Choice, cache: SpectrumCache) -> None:
+        self.found, self.cache = found, cache
         self.route: Choice = route
         self.decomposing = self.seconds = 0.0
 
@@ -91,17 +91,12 @@ class Scorer:
         found, started = self.found, time.perf_counter()
         spectrum = self.cache.get(target, self.route)
         decomposed = time.perf_counter()
-        weight = weight_matrix(target)
-        pairs = [part.pair(target.name, weight) for part in parts]
-        for evidence, pair in zip(found.halves, pairs, strict=True):
-            evidence.score(target, spectrum, pair)
-        first, second = (_together(parts, moments) for moments in zip(*pairs, strict=True))
-        found.whole.score(target, spectrum, (first, second))
+        found.score(target, spectrum, parts)
         found.energy_weights[target.name] = energy_share(spectrum.sigma)
         leader = found.inputs[target.name]
         if leader not in found.energy_inputs:
             states = [moment for part in parts if (moment := part.input_moment(leader)) is not None]
-            found.energy_inputs[leader] = eigenvalue_share(_together(parts, states)) if states else None
+            found.energy_inputs[leader] = eigenvalue_share(together(parts, states)) if states else None
         self.decomposing += decomposed - started
         self.seconds += time.perf_counter() - started
 
@@ -115,28 +110,24 @@ class Scorer:
         self.found.decomposed = self.cache.decomposed
 
 
-def look(recipe: Recipe, examples: list[Example], data: dict[str, Any], work: Path) -> Found:
+def look(recipe: Recipe, examples: list[Example], work: Path) -> Found:
     """Look at a model in memory.
 
     Args:
-        recipe: model and init settings.
-        examples: all calibration examples.
-        data: their fingerprint.
+        recipe: model, data and init settings.
+        examples: all calibration examples that may be read.
         work: keeps the sums of each half, from which an interrupted call goes on.
     """
     config = resolved(recipe.init)
     loaded = materials.load_for_statistics(recipe)
     targets = find_targets(loaded.model, config.targets, config.exclude)
-    found = Found(describe_model(loaded, targets), loaded.dtype, targets, *_evidence(loaded.fingerprint, data))
     started = time.perf_counter()
-    parts: list[Curvature] = []
-    for shard in HALVES:
-        with ProgressLine(f"statistics of half {shard.number}/{shard.count}") as line:
-            kept = work / f"half-{shard.number}.safetensors"
-            parts.append(take_statistics(recipe, loaded, shard, kept, line, examples)[0])
+    cache = SpectrumCache(spectrum_folder())
+    parts, data = _halves(recipe, loaded, targets, examples, work, cache)
     seconds = time.perf_counter() - started
+    found = Found.of(loaded, targets, data)
     found.count(parts)
-    scorer = Scorer(found, config.route)
+    scorer = Scorer(found, config.route, cache)
     with ProgressLine(f"spectra and scores of {len(targets)} modules") as line:
         for number, target in enumerate(targets):
             scorer.score(target, parts)
@@ -145,80 +136,94 @@ def look(recipe: Recipe, examples: list[Example], data: dict[str, Any], work: Pa
     return found
 
 
-def look_streamed(recipe: Recipe, halves: Sequence[Sequence[Batch]], data: dict[str, Any], work: Path) -> Found:
+def _halves(
+    recipe: Recipe,
+    loaded: LoadedModel,
+    targets: list[Target],
+    examples: list[Example],
+    work: Path,
+    cache: SpectrumCache,
+) -> tuple[list[Curvature], dict[str, Any]]:
+    """The moments of each half of the examples, and the fingerprint of both."""
+    growth = growth_of(recipe, loaded.tokenizer, work, (loaded.fingerprint, str(loaded.dtype)))
+    if growth is not None:
+        with ProgressLine("statistics of two halves") as line:
+            parts, settled = grow(loaded.model, targets, growth, cache, line)
+        return parts, growth.account(settled)
+    parts = []
+    for shard in HALVES:
+        with ProgressLine(f"statistics of half {shard.number}/{shard.count}") as line:
+            kept = work / f"half-{shard.number}.safetensors"
+            parts.append(take_statistics(recipe, loaded, shard, kept, line, examples)[0])
+    return parts, data_fingerprint(examples, recipe.data.seed)
+
+
+def look_streamed(recipe: Recipe, examples: list[Example], work: Path) -> Found:
     """Look at a model on disk, one block at a time; both halves see a block while its weights are in memory.
 
     Args:
-        recipe: model and init settings.
-        halves: batches of each half of the calibration examples.
-        data: fingerprint of all of them.
+        recipe: model, data and init settings.
+        examples: all calibration examples that may be read.
         work: keeps hidden states and finished blocks, from which an interrupted call goes on.
     """
     config = resolved(recipe.init)
     dtype = None if config.dtype == "auto" else config.dtype
     source = StreamedModel(recipe.model, dtype=dtype, device=place(recipe.device))
     targets = source.targets(config)
-    found = Found(describe_model(source, targets), source.dtype, targets, *_evidence(source.fingerprint, data))
-    scorer = Scorer(found, config.route)
+    cache = SpectrumCache(spectrum_folder())
+    growth = growth_of(recipe, source.tokenizer, work, (source.fingerprint, str(source.dtype)))
+
+    def blocks(folder: Path, data: dict[str, Any]) -> LookedAtBlocks:
+        return LookedAtBlocks(Scorer(Found.of(source, targets, data), config.route, cache), config, folder)
+
     started = time.perf_counter()
-    with ProgressLine(f"walk over the blocks of {recipe.model.name}") as line:
-        source.walk(LookedAtBlocks(scorer, work / "walk"), halves, config, data=data, progress=line)
+    if growth is not None:
+        received, settled = grow_streamed(source, growth, blocks)
+        received.found.whole.data = growth.account(settled)
+    else:
+        data = data_fingerprint(examples, recipe.data.seed)
+        halves = [shard_batches(recipe, source.tokenizer, examples, shard) for shard in HALVES]
+        received = blocks(work / "walk", data)
+        with ProgressLine(f"walk over the blocks of {recipe.model.name}") as line:
+            source.walk(received, halves, config, data=data, progress=line)
+    scorer = received.scorer
     scorer.finish(time.perf_counter() - started - scorer.seconds)
-    return found
+    return scorer.found
 
 
-class LookedAtBlocks(KeptBlocks):
-    """Scores the modules of each block by each half and by both while their weights are in memory.
+class LookedAtBlocks(HalvedBlocks):
+    """Looks at the modules of each block while their weights are in memory.
 
     Args:
         scorer: scores and remembers.
+        config: tells the route.
         work: as for `KeptBlocks`.
     """
 
-    def __init__(self, scorer: Scorer, work: Path | None = None) -> None:
-        super().__init__(scorer.found.targets, work)
+    def __init__(self, scorer: Scorer, config: FarssConfig, work: Path | None = None) -> None:
+        super().__init__(scorer.found, scorer.found.targets, scorer.cache, config, work)
         self.scorer = scorer
 
+    def score(self, target: Target, parts: Sequence[Curvature]) -> None:
+        """Score one module."""
+        self.scorer.score(target, parts)
+
     def digest(self, targets: Sequence[Target], parts: Sequence[Curvature]) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        """Score the modules."""
-        found = self.scorer.found
-        found.count(parts)
-        for target in targets:
-            self.scorer.score(target, parts)
-        kept = {mark: packed(evidence, targets, f"{mark}/") for mark, evidence in self._evidence().items()}
-        names = [target.name for target in targets]
-        notes = {
-            "importance": {mark: importance for mark, (_, importance) in kept.items()},
-            "counts": found.counts,
+        """Score the modules, and keep what else was seen of them."""
+        tensors, notes = super().digest(targets, parts)
+        found, names = self.scorer.found, [target.name for target in targets]
+        seen = {
             "inputs": {name: found.inputs[name] for name in names},
             "energy_weights": {name: found.energy_weights[name] for name in names},
             "energy_inputs": {n: found.energy_inputs[n] for n in names if n in found.energy_inputs},
         }
-        return {name: tensor for tensors, _ in kept.values() for name, tensor in tensors.items()}, notes
+        return tensors, notes | seen
 
     def restore(self, tensors: Mapping[str, Tensor], notes: dict[str, Any]) -> None:
         """Put scores, counts and shares back."""
+        super().restore(tensors, notes)
         found = self.scorer.found
-        for mark, evidence in self._evidence().items():
-            unpack(evidence, tensors, notes["importance"][mark], f"{mark}/")
         found.restored += len(notes["energy_weights"])
-        found.counts = notes["counts"]
         found.inputs |= notes["inputs"]
         found.energy_weights |= notes["energy_weights"]
         found.energy_inputs |= notes["energy_inputs"]
-
-    def _evidence(self) -> dict[str, Evidence]:
-        found = self.scorer.found
-        return {"whole": found.whole, "half-1": found.halves[0], "half-2": found.halves[1]}
-
-
-def _evidence(fingerprint: str, data: dict[str, Any]) -> tuple[Evidence, tuple[Evidence, Evidence]]:
-    whole, one, two = (Evidence(fingerprint, data=data) for _ in range(3))
-    return whole, (one, two)
-
-
-def _together(parts: Sequence[Curvature], means: Sequence[Tensor]) -> Tensor:
-    """The mean over all tokens, from the means over each part's."""
-    total = sum(part.tokens for part in parts)
-    weighted = [mean * (part.tokens / total) for part, mean in zip(parts, means, strict=True)]
-    return weighted[0] + weighted[1]

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from farss.config import FarssConfig
+from farss.experiment.initialisation.settling import STEADY_DIRECTIONS, STEADY_RANKS, Agreed
 from farss.maths.agreement import agreement
 from farss.maths.boundary import best_split, split_at
 from farss.maths.energy import directions_for_share
@@ -27,9 +28,6 @@ HELD_SHARE = 0.9
 
 RANKS = (8, 16, 32, 64, 128)
 """Ranks of the cost table."""
-
-STEADY = 0.8
-"""Agreement above chance below which the halves of the data choose too differently to rely on the choice."""
 
 EXPORT_FACTOR = 2
 """A plain LoRA on the unchanged base holds start and end of each factor, so twice the rank."""
@@ -145,8 +143,14 @@ def describe_boundary(
     }
 
 
-def describe_stability(rows: Sequence[dict[str, Any]], tokens: Sequence[int]) -> dict[str, Any]:
-    """How far the plans of the two halves agree over all modules, and the sizes this depends on."""
+def describe_stability(rows: Sequence[dict[str, Any]], tokens: Sequence[int], steady: Agreed) -> dict[str, Any]:
+    """How far the plans of the two halves agree over all modules, and the sizes this depends on.
+
+    Args:
+        rows: of `describe_target`.
+        tokens: of each half.
+        steady: what decides whether the rows are enough.
+    """
     agreed = [row["stability"] for row in rows]
     known = [row for row in rows if row["stability"]["above_chance"] is not None]
     least = min(known, key=lambda row: row["stability"]["above_chance"], default=None)
@@ -156,6 +160,10 @@ def describe_stability(rows: Sequence[dict[str, Any]], tokens: Sequence[int]) ->
         "chance": statistics.median(one["chance"] for one in agreed),
         "above_chance": _median(row["stability"]["above_chance"] for row in known),
         "least": least and {"name": least["name"], "above_chance": least["stability"]["above_chance"]},
+        "low": steady.low,
+        "high": steady.high,
+        "ranks": steady.ranks,
+        "steady": steady.steady,
         "tokens": list(tokens),
         "largest_k": max(row["directions"] for row in rows),
     }
@@ -163,15 +171,16 @@ def describe_stability(rows: Sequence[dict[str, Any]], tokens: Sequence[int]) ->
 
 def warnings_of(stability: dict[str, Any]) -> list[str]:
     """What a reader must know before relying on the choice of directions."""
-    tokens, k, agreed = min(stability["tokens"]), stability["largest_k"], stability["above_chance"]
-    found = []
-    if agreed is not None and agreed < STEADY:
-        found.append(
-            f"The selection is not stable: the plans of the two halves of the calibration data share "
-            f"{100 * stability['overlap']:.0f} % of their directions in the median module, where chance gives "
-            f"{100 * stability['chance']:.0f} %. The smaller half has {tokens:,} tokens, modules have up to {k} "
-            f"directions; take more calibration rows."
-        )
+    if stability["steady"]:
+        return []
+    tokens, k = min(stability["tokens"]), stability["largest_k"]
+    ends = [end for end in (stability["low"], stability["high"]) if end is not None]
+    directions = f"directions agree to {min(ends):.2f} (from {STEADY_DIRECTIONS} on it is), " if ends else ""
+    found = [
+        f"The plan is not stable: of the two halves of the calibration data, weighted by the scores, {directions}"
+        f"ranks differ by {100 * stability['ranks']:.0f} % (up to {100 * STEADY_RANKS:.0f} % it is). The smaller half "
+        f"has {tokens:,} tokens, modules have up to {k} directions; take more calibration rows."
+    ]
     if tokens < k:
         found.append(
             f"Too few tokens: the smaller half of the calibration data has {tokens:,} and modules have up to {k} "

@@ -194,6 +194,7 @@ def _data(run: FinishedRun, before: Measurement) -> dict[str, Any]:
         "train_tokens": run.jobs[0].trained["train_tokens"],
         "calibration_rows": run.planned["calibration_rows"],
         "calibration_tokens": run.planned["calibration_tokens"],
+        "settled": run.planned.get("settled"),
         "validation_rows": run.jobs[0].measured.get("validation_rows"),
         "task_rows": len(before.task),
         "generate_rows": sum(sample.correct is not None for sample in before.task),

@@ -18,9 +18,9 @@ from farss.experiment import materials
 from farss.experiment.accounts import describe_model, rank_account
 from farss.experiment.calibrating import batches_of
 from farss.experiment.environment import device, peak_bytes
+from farss.experiment.initialisation.growing import forget
 from farss.experiment.initialisation.planning import (
     check_boundary,
-    collect_with,
     gather,
     load_gathered,
     prepare,
@@ -28,12 +28,12 @@ from farss.experiment.initialisation.planning import (
     resolved,
     spectrum_folder,
 )
-from farss.experiment.initialisation.statistics import STATISTICS, Origin, save_statistics
+from farss.experiment.initialisation.sharding import take_enough_statistics
+from farss.experiment.initialisation.statistics import STATISTICS, load_statistics, save_statistics
 from farss.experiment.jobs import Job
 from farss.experiment.progress import ProgressLine
 from farss.methods import get_method
 from farss.methods.base import KNOWLEDGE
-from farss.model.curvature import Curvature, Keep
 from farss.model.plan import Plan
 from farss.model.sources import LoadedModel
 from farss.model.spectra import SpectrumCache
@@ -45,19 +45,26 @@ from farss.training.sft import train
 def collect_statistics(recipe: Recipe, folder: Path) -> dict[str, Any]:
     """The data pass over the calibration rows; leaves `stats.safetensors`."""
     loaded = materials.load_for_statistics(recipe)
-    batches, data = batches_of(recipe, loaded.tokenizer)
     targets = find_targets(loaded.model, recipe.init.targets, recipe.init.exclude)
     check_boundary(targets, resolved(recipe.init), recipe.methods)
-    reached(loaded.model, targets)
     before = peak_bytes()
     started = time.perf_counter()
-    with ProgressLine(f"statistics of {data['rows']} examples, {data['tokens']:,} tokens") as line:
-        keep = Keep(folder / "partial.safetensors", loaded.fingerprint)  # the folder itself belongs to one recipe
-        statistics = collect_with(loaded.model, batches, targets, resolved(recipe.init), line, keep)
+    with ProgressLine("statistics") as line:
+        cache = SpectrumCache(spectrum_folder())
+        statistics, origin = take_enough_statistics(recipe, loaded, folder, cache, line)
     seconds = time.perf_counter() - started
-    save_statistics(statistics, Origin(loaded.fingerprint, str(loaded.dtype), data), folder / STATISTICS)
-    keep.path.unlink(missing_ok=True)
-    return {"seconds": seconds, "peak_bytes": peak_bytes(), "model_bytes": before, "statistics_bytes": statistics.bytes}
+    save_statistics(statistics, origin, folder / STATISTICS)
+    forget(folder)
+    (folder / "partial-0.safetensors").unlink(missing_ok=True)
+    return {
+        "seconds": seconds,
+        "peak_bytes": peak_bytes(),
+        "model_bytes": before,
+        "statistics_bytes": statistics.bytes,
+        "rows": origin.data["rows"],
+        "tokens": origin.data["tokens"],
+        "settled": origin.data.get("settled"),
+    }
 
 
 def gather_statistics(recipe: Recipe, kind: str, folder: Path) -> dict[str, Any]:
@@ -94,13 +101,15 @@ def plan_methods(recipe: Recipe, statistics: Path | None, further: Mapping[str, 
     batches, data = batches_of(recipe, loaded.tokenizer)
     asks = KNOWLEDGE in further
     methods = [name for name in recipe.methods if get_method(name).trains == "adapter"]
+    curvature, origin = load_statistics(statistics) if statistics else (None, None)
     preparation = prepare(
         loaded.model,
         batches,
         recipe.init,
         methods,
         data=data,
-        statistics=Curvature.load(statistics / STATISTICS) if statistics else None,
+        statistics=curvature,
+        curvature_data=origin and origin.data,
         knowledge_data=batches_of(recipe, loaded.tokenizer, KNOWLEDGE)[1] if asks else None,
         further={kind: load_gathered(kind, place / STATISTICS) for kind, place in further.items()},
         match=recipe.match,
@@ -112,8 +121,9 @@ def plan_methods(recipe: Recipe, statistics: Path | None, further: Mapping[str, 
     return {
         "seconds": preparation.seconds,
         "peak_bytes": peak_bytes(),
-        "calibration_rows": data["rows"],
-        "calibration_tokens": data["tokens"],
+        "calibration_rows": (origin.data if origin else data)["rows"],
+        "calibration_tokens": (origin.data if origin else data)["tokens"],
+        "settled": origin and origin.data.get("settled"),
         "model": describe_model(loaded, preparation.targets),
     }
 

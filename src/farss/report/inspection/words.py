@@ -68,10 +68,13 @@ def stability_sentence(report: dict[str, Any]) -> Sentence:
     said += [" would share ", _percent(found["chance"])]
     if found["least"] is None:
         return [*said, "; all modules take all their directions."]
+    ends = min(found["low"], found["high"])
     least = found["least"]
     said += [". Above chance that is ", Quantity(decimal(found["above_chance"], 2), found["above_chance"])]
     worst = Quantity(decimal(least["above_chance"], 2), least["above_chance"])
-    return [*said, " (1: equal, 0: random); least steady is ", least["name"], " with ", worst, "."]
+    said += [" (1: equal, 0: random); least steady is ", least["name"], " with ", worst, ". Weighted by the scores "]
+    ranks = Quantity(f"{100 * found['ranks']:.1f} %", found["ranks"])
+    return [*said, "the agreement is ", Quantity(decimal(ends, 2), ends), ", and ranks differ by ", ranks, "."]
 
 
 def _whole(value: int) -> Quantity:
