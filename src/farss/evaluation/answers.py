@@ -24,10 +24,14 @@ _JOINED, _MINUS = "\u00b7", "\u00ac"  # stand for a point and a minus; no punctu
 _EQUATION = re.compile(r"^[\s$({]*-?[\d.,]+[\s)}%$]*(?:[-+*/\u00f7x][\s$({]*-?[\d.,]+[\s)}%$]*)+=(.*)$", re.DOTALL)
 _DENIED = re.compile(r"\bnot\s+[-$]?\s*[\d][\d.,]*\d?(?!\w)", re.IGNORECASE)
 _BOUND = re.compile(
-    r"\b(?:more|less|greater|fewer|larger|smaller)\s+than(?:\s+or\s+equal\s+to)?\s*$|\bat\s+(?:least|most)\s*$|[<>\u2264\u2265]\s*$",
+    r"\b(?:more|less|greater|fewer|larger|smaller)\s+than(?:\s+or\s+equal\s+to)?\s*$|\bat\s+(?:least|most)\s*$|[<>\u2264\u2265\u00b1]\s*$|\\\\pm\s*$",
     re.IGNORECASE,
 )
-_HEDGE = re.compile(r"^\s*(?:[a-z]+\s+)?(?:or|to|versus|vs\.?)\s+(?:[a-z]+\s+)?$|^\s*[-:]\s*$", re.IGNORECASE)
+_HEDGE = re.compile(
+    r"^\s*(?:[a-z]+\s+)?(?:or|to|versus|vs\.?)\s+(?:[a-z]+\s*=?\s*)?[\s$({]*$|^\s*(?:[-:,&]|and)\s*$", re.IGNORECASE
+)
+_VARIABLE = re.compile(r"\s?[xyz](?![A-Za-z])(?!\s*10)")
+_CENTS = re.compile(r"\u00a2|\bcents?\b", re.IGNORECASE)
 _BETWEEN = re.compile(r"\bbetween\s*$", re.IGNORECASE)
 _DECORATION = re.compile(r"[\s$.,;!%(){}\[\]\\]*(?:percent|cents?|dollars?|\u00a2)?[\s.]*", re.IGNORECASE)
 _SAYS_NOTHING = re.compile(r"\*\*|[$]|\.(?!\d)|(?<!\d)\s+|\s+(?!\d)")
@@ -109,9 +113,11 @@ def answer_number(text: str) -> Quantity | None:
     plain = _DENIED.sub(" ", cleaned(text))
     sum_ = _EQUATION.match(plain)
     if sum_:
-        plain = sum_[1].rpartition("=")[2]
+        plain = sum_[1].rpartition("=")[2] or sum_[1]
     found = quantities(plain)
     if not found or _BOUND.search(plain[: found[0].start]) or _BETWEEN.search(plain[: found[0].start]):
+        return None
+    if _VARIABLE.match(plain, found[0].end):
         return None
     if len(found) > 1 and _HEDGE.match(plain[found[0].end : found[1].start]):
         return None
@@ -121,6 +127,11 @@ def answer_number(text: str) -> Quantity | None:
 def sign_joined(answer: str, wanted: Quantity) -> str:
     """The answer, a minus with a space at its beginning joined where the reference is negative; else it is a bullet."""
     return re.sub(r"^\s*-\s+", "-", answer) if wanted.value < 0 else answer
+
+
+def is_sum(answer: str) -> bool:
+    """Whether an answer is a calculation with its result, as in "9 * 2 = 18"."""
+    return _EQUATION.match(cleaned(answer)) is not None
 
 
 def same_final_answer(text: str, gold: str) -> bool:
@@ -140,6 +151,8 @@ def same_answer(answer: str, gold: str) -> bool:
     wanted = only_number(gold)
     if wanted is not None:
         number = answer_number(sign_joined(answer, wanted))
+        if number is not None and "$" in gold and _CENTS.search(answer):
+            return number.scaled == wanted.value
         return number is not None and number.equals(wanted)
     given, wanted_text = _plain(first_line(answer)), _plain(gold)
     if _LETTER.fullmatch(wanted_text):

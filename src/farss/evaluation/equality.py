@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from fractions import Fraction
 
-from farss.evaluation.answers import answer_number, normalise, same_answer, sign_joined
+from farss.evaluation.answers import answer_number, is_sum, normalise, same_answer, sign_joined
 from farss.evaluation.quantities import Quantity, cleaned, quantities
 
 _SAME_UNIT = (
@@ -50,6 +51,11 @@ _MATHEMATICAL = frozenset(
     ("sin", "cos", "tan", "cot", "sec", "csc", "log", "ln", "exp", "pi", "sqrt", "max", "min", "mod", "gcd", "lcm")
 )
 _MARKUP = re.compile(r"\*\*|__|^\s*[-*•]\s+(?=\S)|`|^\s*\*(?=\S)|(?<=\S)\*\s*$|(?<=\s)!+\s*$")
+_RATIO, _SHOUTED = re.compile(r"\d+\s*:\s*\d+"), re.compile(r"(\d{1,20})!")
+_CLOCK = re.compile(r"\d{1,3}:\d{1,3}")
+_DENIAL = frozenset(("not", "no", "neither", "nor", "never", "isn", "t"))
+MOST_WORDS = 8
+"""Of an answer that has to hold the words of the reference; a longer one may say anything besides."""
 _CHOICE = re.compile(r"\(?[A-E]\)?")
 _DELIMITER = re.compile(r"\$\$?|\\[\[\]()]")
 _TEXT = re.compile(r"\\(?:text|textbf|mathrm|mathbf|mbox|textit|operatorname)\s*\{([^{}]*)\}")
@@ -66,6 +72,23 @@ _COMPARED = r"(<|>|\\leq?(?![a-z])|\\geq?(?![a-z])|≤|≥|\\lt(?![a-z])|\\gt(?!
 _ONE_SIDED = re.compile(rf"\s*([A-Za-z])\s*{_COMPARED}\s*([^<>=≤≥]+)\s*")
 _TWO_SIDED = re.compile(rf"\s*([^<>=≤≥]+?)\s*{_COMPARED}\s*([A-Za-z])\s*{_COMPARED}\s*([^<>=≤≥]+)\s*")
 _MEMBER = re.compile(r"\s*[A-Za-z]\s*\\in\s*")
+_OR = re.compile(r"\s+(?:or|\\text\{\s*or\s*\}|\\lor)\s+")
+_NAMED_PART = re.compile(r"\s*([a-z])\s*=\s*([^=]+?)\s*")
+_SUPERSCRIPTS = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁻", "0123456789-")
+_RAISED = re.compile("[⁻⁰¹²³⁴⁵⁶⁷⁸⁹]+")
+_PLAIN_NAMES = (
+    (
+        re.compile(r"√\s*\(([^()]*)\)|√\s*\{([^{}]*)\}|√\s*(\d+|[A-Za-z])"),
+        lambda f: rf"\sqrt{{{f[1] or f[2] or f[3]}}}",
+    ),
+    (re.compile(r"(?<![\\A-Za-z])sqrt\s*\(([^()]*)\)"), lambda f: rf"\sqrt{{{f[1]}}}"),
+    (re.compile(r"(?<![\\A-Za-z])(pi|sin|cos|tan|ln|log)(?![A-Za-z])"), lambda f: rf"\{f[1]}"),
+    (re.compile(r"(?<=[\w)}])\*\*(?=[\d({-])"), "^"),
+    (re.compile(r"\\langle"), "("),
+    (re.compile(r"\\rangle"), ")"),
+    (re.compile(r"∞|(?<![A-Za-z])infinity(?![A-Za-z])"), r"\\infty"),
+    (re.compile(r"\\varnothing|∅|^no (?:real )?solutions?$"), r"\\emptyset"),
+)
 _INTERVAL = re.compile(r"(?:\\left)?\s*[(\[].*,.*(?:\\right)?[)\]]", re.DOTALL)
 _PARENTHESES, _BRACES = re.compile(r"(?:\\left)?\(.*,.*\)", re.DOTALL), re.compile(r"(?:\\left)?\\\{.*\}", re.DOTALL)
 
@@ -107,8 +130,10 @@ def read_measure(text: str) -> Measure | None:
 def _unit(text: str, rest: str, words: list[str]) -> str | None:
     if "\\$" in text or text.count("$") % 2:  # a pair of them is LaTeX's
         return "$"
-    if "%" in text:
+    if re.search(r"%|\bpercent\b", text):
         return "%"
+    if re.search(r"¢|\bcents?\b", text, re.IGNORECASE):
+        return "cent"
     named = [_KNOWN[word.lower()] for word in [*words, rest.partition("^")[0].strip()] if word.lower() in _KNOWN]
     return named[0] if named else None
 
@@ -123,15 +148,25 @@ def read_equal(answer: str, gold: str) -> bool | None:
     wanted = read_measure(gold)
     if wanted is not None:
         answer = sign_joined(answer, wanted.number)
+        if _RATIO.fullmatch(answer.strip()):
+            return False
+        shouted = _SHOUTED.fullmatch(answer.strip())
+        if shouted and Fraction(shouted[1]) == wanted.number.value:
+            return True
     given = read_measure(answer)
     if wanted is not None and given is not None:
         return _same_measure(given, wanted)
-    if wanted is not None and is_prose(answer):
+    if wanted is not None and (is_prose(answer) or is_sum(answer)):
         if re.search(r"\\sqrt|\\pi|[A-Za-z\d)}]\s*\^", answer):
             return None
         number = answer_number(answer)
         return number is not None and number.equals(wanted.number)
-    if _words_only(gold) or is_prose(gold) or _CHOICE.fullmatch(gold.strip()):
+    if (
+        _words_only(gold)
+        or is_prose(_TEXT.sub(r" \1 ", gold))
+        or _CLOCK.fullmatch(gold.strip())
+        or _CHOICE.fullmatch(gold.strip())
+    ):
         return _same_words(answer, gold) or None
     return _same_base(answer, gold)
 
@@ -154,7 +189,17 @@ def _words_only(text: str) -> bool:
 
 def _same_words(answer: str, gold: str) -> bool:
     given, wanted = (_TEXT.sub(r" \1 ", _DELIMITER.sub("", _MARKUP.sub("", text))) for text in (answer, gold))
-    return normalise(given) == normalise(wanted) or same_answer(given, wanted)
+    given = re.sub(r"(?<=\d)(?:st|nd|rd|th)\b", "", given)
+    if _CLOCK.fullmatch(wanted.strip()):
+        given = re.sub(r"(?<=\d)\s*[ap]\.?m\.?$", "", re.sub(r"(?<=\d)\s+to\s+(?=\d)", ":", given.strip()), flags=re.I)
+    words, sought = normalise(given).split(), normalise(wanted).split()
+    if words == sought or same_answer(given, wanted):
+        return True
+    if len(words) > MOST_WORDS or len(wanted.strip()) < 2 or "or" in words:
+        return False
+    begins = words[: len(sought)] == sought  # "No, it is not even."
+    within = any(words[at : at + len(sought)] == sought for at in range(len(words))) and not _DENIAL & set(words)
+    return begins or within
 
 
 def _same_base(answer: str, gold: str) -> bool | None:
@@ -173,12 +218,11 @@ def is_prose(answer: str) -> bool:
 def _is_language(text: str, word: re.Match[str]) -> bool:
     """Whether a run of letters is a word rather than a product of variables or a function."""
     before, after = text[: word.start()].rstrip()[-1:], text[word.end() :].lstrip()[:1]
-    product = (
-        (before and before in "+*/^_(")
-        or (after and after in "+*/^_(")
-        or (len(word[0]) == 2 and "=" in (before, after))
+    called = text[word.end() : word.end() + 1] == "("
+    product = called or (
+        (before and before in "+*/^_") or (after and after in "+*/^_") or (len(word[0]) == 2 and "=" in (before, after))
     )
-    return not product and word[0].lower() not in _MATHEMATICAL
+    return word[0].lower() in _KNOWN or (not product and word[0].lower() not in _MATHEMATICAL)
 
 
 def core(answer: str) -> str:
@@ -194,20 +238,47 @@ def core(answer: str) -> str:
 
 def prepared(answer: str, gold: str) -> tuple[str, str] | None:
     """Answer and reference as the package sees in them what a reader sees; None where they cannot be the same."""
-    answer, gold = (_DEGREES.sub(r"\\\1(\\frac{\2\\pi}{180})", text) for text in (core(answer), gold.strip()))
+    answer, gold = as_intervals(as_latex(answer), gold), as_latex(gold.strip())
+    answer, gold = (_DEGREES.sub(r"\\\1(\\frac{\2\\pi}{180})", text) for text in (core(answer), gold))
     answer, gold = (text.replace("\\sqrt{-1}", "i") for text in (answer, gold))
     bare = _DELIMITER.sub("", answer).strip()
+    if _PARENTHESES.fullmatch(gold) and (named := _named_parts(bare)):
+        answer = bare = named
     if _brackets_differ(bare, gold) or _letters_differ(bare, gold):
         return None
-    if _INTERVAL.search(gold) and (_ONE_SIDED.fullmatch(bare) or _TWO_SIDED.fullmatch(bare)):
-        answer = as_interval(bare)
-    elif _MEMBER.match(bare):
+    if _MEMBER.match(bare):
         answer = _MEMBER.sub("", bare)
     if _PARENTHESES.fullmatch(gold) and _COLUMN.fullmatch(bare):
         answer = _column_as_tuple(bare)
     if _PARENTHESES.fullmatch(bare) and _COLUMN.fullmatch(gold):
         gold = _column_as_tuple(gold)
     return answer, gold
+
+
+def as_latex(text: str) -> str:
+    """The text with signs and names that LaTeX writes otherwise in LaTeX: roots, powers, pi, functions."""
+    for pattern, instead in _PLAIN_NAMES:
+        text = pattern.sub(instead, text)
+    return _RAISED.sub(lambda found: f"^{{{found[0].translate(_SUPERSCRIPTS)}}}", text)
+
+
+def as_intervals(answer: str, gold: str) -> str:
+    """Inequalities as intervals, one or joined by "or", where the reference is one; else the answer as it is."""
+    parts = [part.strip() for part in _OR.split(_DELIMITER.sub("", answer))]
+    if not _INTERVAL.search(gold) or not all(
+        _ONE_SIDED.fullmatch(each) or _TWO_SIDED.fullmatch(each) for each in parts
+    ):
+        return answer
+    return " \\cup ".join(as_interval(part) for part in parts)
+
+
+def _named_parts(text: str) -> str | None:
+    """A point from what its coordinates are ("x = 2, y = 3"); None from anything else."""
+    found = [_NAMED_PART.fullmatch(part) for part in text.split(",")]
+    named = [each for each in found if each is not None]
+    if len(named) < max(len(found), 2) or [each[1] for each in named] != sorted({each[1] for each in named}):
+        return None
+    return f"({','.join(each[2] for each in named)})"
 
 
 def as_interval(text: str) -> str:
