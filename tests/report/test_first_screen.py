@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import html
+import json
 import re
 
 import pytest
 
+from farss.cli.main import main
 from farss.errors import FarssError
 from farss.methods import METHODS
-from farss.report import render, validate
+from farss.report import render, validate, write_report
 from farss.report.figures.names import Name, names
 from farss.report.findings import LONGEST_HEADLINE, headline, plain
 from farss.report.first_screen import first_screen
@@ -138,3 +140,18 @@ def test_one_method_of_two_folders_keeps_both_names(build_report):
     again = {**report["runs"][1], "id": report["runs"][1]["id"] + "@second"}
     report["runs"].append(again)
     assert [run.name for run in catalogue(report)] == ["full fine-tuning · 5e-4", "LoRA · 5e-4", "LoRA @second · 5e-4"]
+
+
+def test_a_report_is_shown_again_from_its_json_alone(report, tmp_path):
+    write_report(report, tmp_path / "first")
+    assert main(["compare", str(tmp_path / "first" / "report.json"), "--out", str(tmp_path / "again"), "--json"]) == 0
+    first, again = ((tmp_path / name / "report.html").read_text() for name in ("first", "again"))
+    assert first == again
+
+
+def test_a_report_of_another_version_is_refused_with_what_to_do(report, tmp_path, capsys):
+    report["schema_version"] = 99
+    (tmp_path / "report.json").write_text(json.dumps(report))
+    assert main(["compare", str(tmp_path / "report.json"), "--out", str(tmp_path / "again")]) == 1
+    assert "another version of farss" in (said := capsys.readouterr().err) and "run its recipe again" in said
+    assert not (tmp_path / "again" / "report.html").exists()

@@ -5,12 +5,29 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from farss.errors import DataError
+from farss.reading import Document
 from farss.report.html import render
 from farss.report.schema import validate
 from farss.report.terminal import print_report, table
 from farss.storage import write_atomically, write_json
 
-__all__ = ["print_report", "render", "table", "validate", "write_report"]
+__all__ = ["print_report", "read_report", "render", "table", "validate", "write_report"]
+
+
+REPORT = Document("report", DataError, most_bytes=256 << 20)
+
+
+def read_report(path: str | Path) -> dict[str, Any]:
+    """The content of a report.json, to be shown again.
+
+    Raises:
+        DataError: if the file is missing or damaged.
+        FarssError: if it is malformed, or of another version of the schema.
+    """
+    report = REPORT.read_object(path)
+    validate(report)
+    return report
 
 
 def write_report(report: dict[str, Any], folder: str | Path) -> tuple[Path, Path]:

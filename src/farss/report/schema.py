@@ -211,6 +211,15 @@ def validate(report: Any) -> None:
     Raises:
         FarssError: naming the place in the report, what was expected and what came.
     """
+    version = report.get("schema_version") if isinstance(report, dict) else SCHEMA_VERSION
+    if version != SCHEMA_VERSION:
+        raise FarssError(
+            "the report is of another version of farss",
+            where="schema_version",
+            expected=SCHEMA_VERSION,
+            got=str(version)[:LONGEST],
+            do="run its recipe again, which keeps finished stages, or `farss compare` its run folder",
+        )
     mistake = first_mistake(report, REPORT_SCHEMA)
     if mistake is None:
         _check_ids(report)

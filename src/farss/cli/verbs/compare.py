@@ -13,7 +13,12 @@ EXAMPLE = "farss compare runs/a runs/b --out runs/both"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The run folders."""
-    parser.add_argument("runs", metavar="RUN", nargs="+", help="folders made by `farss run` or `farss demo`")
+    parser.add_argument(
+        "runs",
+        metavar="RUN",
+        nargs="+",
+        help="folders made by `farss run` or `farss demo`; or one report.json, whose page is written anew",
+    )
     parser.add_argument("--out", metavar="DIR", required=True, help="folder for report.html and report.json")
 
 

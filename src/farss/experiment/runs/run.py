@@ -24,7 +24,7 @@ from farss.experiment.unchanged import INPUTS, check_unchanged
 from farss.experiment.workers import Share, Task, run_all, shares
 from farss.methods.base import KNOWLEDGE, STATISTICS
 from farss.processes import require_one_process
-from farss.report import write_report
+from farss.report import read_report, write_report
 from farss.storage import held, write_atomically
 from farss.storage.owned import take, writing
 
@@ -138,6 +138,8 @@ def _plan(recipe: Recipe, folder: Path, keys: Keys, share: Share) -> None:
 def compare(runs: list[Path], out: Path) -> dict[str, Any]:
     """Write one report over the finished jobs of several run folders, paired question by question.
 
+    One `report.json` instead of folders is shown again as it is, by the present pages.
+
     Raises:
         DataError: if a folder is no finished run, or they differ in model or questions.
         OutputError: if `out` is one of the runs, or holds something else than an earlier comparison.
@@ -145,7 +147,8 @@ def compare(runs: list[Path], out: Path) -> dict[str, Any]:
     require_one_process("farss compare")
     files = ("report.json", "report.html")
     place = check_output("compare", out, {f"the run {folder}": folder for folder in runs}, files)
-    report = assemble([load_run(folder) for folder in runs])
+    again = len(runs) == 1 and runs[0].suffix == ".json"
+    report = read_report(runs[0]) if again else assemble([load_run(folder) for folder in runs])
     with held(place):
         take(place, "compare")
         with rescued(report), writing(place, *files):
