@@ -13,6 +13,17 @@ from farss.model.calibration import Example
 FIELD = "text"
 
 
+def check_texts(name: str, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Check that every row has text.
+
+    Raises:
+        DataError: naming the row that lacks the field.
+    """
+    for number, row in enumerate(rows):
+        if not isinstance(row.get(FIELD), str):
+            raise DataError("a row of general text lacks its text", where=f"{name}, row {number}", expected=FIELD)
+
+
 def text_windows(
     name: str, rows: Sequence[Mapping[str, Any]], tokenizer: Any, *, width: int, most: int | None = None
 ) -> TaskSet:
@@ -30,9 +41,7 @@ def text_windows(
     Raises:
         DataError: if a row lacks the field, or there is too little text for one window.
     """
-    for number, row in enumerate(rows):
-        if not isinstance(row.get(FIELD), str):
-            raise DataError("a row of general text lacks its text", where=f"{name}, row {number}", expected=FIELD)
+    check_texts(name, rows)
     (ids,) = encode(tokenizer, ["\n".join(row[FIELD] for row in rows)])
     windows = [ids[start : start + width] for start in range(0, len(ids) - width + 1, width)][:most]
     if not windows:

@@ -26,7 +26,7 @@ from farss.evaluation.records import Measurement
 from farss.evaluation.relations import by_relation
 from farss.evaluation.scores import compare_to_base, summarise
 from farss.evaluation.task import TaskSet, measure_task
-from farss.evaluation.text import text_windows
+from farss.evaluation.text import check_texts, text_windows
 from farss.experiment import materials
 from farss.experiment.arithmetic import ARITHMETIC, settle_in
 from farss.experiment.environment import device, versions
@@ -122,7 +122,7 @@ def audit(
         materials.check_model(recipe.override({"model.name": subject.finetuned, "model.revision": None}))
     materials.knowledge_sets(recipe)
     if text is not None:
-        text_rows(recipe, text)
+        check_texts(text, text_rows(recipe, text))
     started = time.perf_counter()
     asked = [recipe.model.to_mapping(), recipe.data.data_dir, recipe.data.max_length, recipe.eval.to_mapping()]
     key = stage_key(*asked, text, text_windows)

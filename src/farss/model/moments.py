@@ -16,8 +16,10 @@ from torch import Tensor
 from farss.errors import DataError, NumericalError, StorageError
 from farss.model.calibration import Batch
 from farss.model.targets import Target, weight_matrix
+from farss.reading import loads, open_ordinary
 from farss.storage import read_tensors, write_tensors
 
+LARGEST = 2**53
 STRIPS = 4
 """Row strips of a symmetric product: of 16 blocks the 6 below the diagonal are neither computed nor stored."""
 
@@ -53,6 +55,10 @@ class SymmetricSum:
             x = x.to(self.packed.dtype)
         for (start, stop), strip in zip(self.bounds, self._strips(), strict=True):
             strip.addmm_(x[:, start:stop].t(), x[:, start:])
+
+    def diagonal(self) -> Tensor:
+        """The sums of squares, [k], in the dtype of the sum."""
+        return torch.cat([strip.diagonal() for strip in self._strips()])
 
     def dense(self) -> Tensor:
         """The whole sum, [k, k] float64, exactly symmetric, on the device of the sum."""
@@ -184,12 +190,8 @@ class Moments:
         head = _head(metadata, cls.HEAD)
         if head.get("format") != cls.FORMAT or set(head.get("columns", ())) != set(tensors):
             raise StorageError(f"the file holds no {cls.HEAD} of this version", where=path, expected=cls.FORMAT)
-        sums = {}
-        for key, packed in tensors.items():
-            sums[key] = SymmetricSum(head["columns"][key], packed.dtype)
-            if sums[key].packed.shape != packed.shape:
-                raise StorageError("a moment has the wrong size", where=f"{path}: {key}", got=tuple(packed.shape))
-            sums[key].packed = packed
+        _check_head(head, path)
+        sums = {key: _restored(packed, head["columns"][key], f"{path}: {key}") for key, packed in tensors.items()}
         shapes = {name: (m, n) for name, (m, n) in head["shapes"].items()}
         counts = head["tokens"], head["supervised"], head["sequences"]
         return cls(sums, head["inputs"], shapes, head["settings"], *counts)
@@ -269,6 +271,7 @@ def notes_of(path: str | Path) -> dict[str, str]:
         StorageError: if the file is missing or damaged.
     """
     try:
+        open_ordinary(path).close()  # a pipe would be waited for
         with safe_open(path, framework="pt") as file:
             return {key: value for key, value in (file.metadata() or {}).items() if key != Curvature.HEAD}
     except (OSError, SafetensorError) as error:
@@ -277,10 +280,53 @@ def notes_of(path: str | Path) -> dict[str, str]:
 
 def _head(metadata: Mapping[str, str], name: str) -> dict[str, Any]:
     try:
-        head = json.loads(metadata.get(name, "{}"))
-    except json.JSONDecodeError:
+        head = loads(metadata.get(name, "{}"))
+    except ValueError:  # no JSON, or none that is read
         return {}
     return head if isinstance(head, dict) else {}
+
+
+def _check_head(head: Mapping[str, Any], path: str | Path) -> None:
+    """Check the types of everything in the metadata of a file of moments.
+
+    Raises:
+        StorageError: naming the entry that is missing or of another type.
+    """
+    mappings = {name: head.get(name) for name in ("columns", "inputs", "shapes", "settings")}
+    counts = [head.get(name) for name in ("tokens", "supervised", "sequences")]
+    pairs = mappings["shapes"].values() if isinstance(mappings["shapes"], dict) else [None]
+    columns = mappings["columns"].values() if isinstance(mappings["columns"], dict) else [None]
+    good = {
+        "metadata": all(isinstance(mapping, dict) for mapping in mappings.values()),
+        "shapes": all(isinstance(pair, list) and len(pair) == 2 and all(map(_is_size, pair)) for pair in pairs),
+        "columns": all(map(_is_size, columns)),
+        "counts": all(isinstance(count, int) and 0 <= count < LARGEST for count in counts),
+    }
+    wrong = [name for name, fits in good.items() if not fits]
+    if wrong:
+        raise StorageError("the file's metadata are damaged", where=path, got=", ".join(wrong))
+
+
+def _is_size(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 < value < LARGEST
+
+
+def _restored(packed: Tensor, k: int, where: str) -> SymmetricSum:
+    """A sum read from a file.
+
+    Raises:
+        StorageError: if it is not of `k` columns, not finite, or no sum of squares.
+    """
+    if packed.ndim != 1 or not packed.is_floating_point() or not k * (k + 1) // 2 <= packed.numel() <= k * k:
+        raise StorageError("a moment has the wrong size", where=where, got=tuple(packed.shape))
+    found = SymmetricSum(k, packed.dtype)
+    if found.packed.shape != packed.shape:
+        raise StorageError("a moment has the wrong size", where=where, got=tuple(packed.shape))
+    found.packed = packed
+    diagonal = found.diagonal()
+    if not bool(torch.isfinite(packed).all()) or bool((diagonal < 0).any()):
+        raise StorageError("a second moment is no sum of squares", where=where, got=f"least {float(diagonal.min()):g}")
+    return found
 
 
 def _congruence(a: Tensor, moment: Tensor) -> Tensor:

@@ -12,6 +12,7 @@ from farss.errors import ConfigError, DataError, StorageError
 from farss.model.calibration import Example, Row
 from farss.model.moments import Curvature, notes_of
 from farss.processes import require_one_process
+from farss.reading import is_folder, loads
 from farss.storage.places import check_file_place
 
 STATISTICS = "stats.safetensors"
@@ -102,11 +103,14 @@ def load_statistics(path: str | Path) -> tuple[Curvature, Origin]:
     Raises:
         StorageError: if the file is missing, damaged, or does not say what it was taken of.
     """
-    file = Path(path) / STATISTICS if Path(path).is_dir() else Path(path)
+    file = Path(path) / STATISTICS if is_folder(path) else Path(path)
     try:
-        head = json.loads(notes_of(file)[NOTE])
+        head = loads(notes_of(file)[NOTE])
         origin = Origin(**{**head, "shards": tuple(head["shards"])})
-    except (KeyError, TypeError, json.JSONDecodeError):
+        numbers = [*origin.shards, origin.count]
+        if not all(isinstance(number, int) and 0 < number <= origin.count for number in numbers):
+            raise TypeError("a shard has no number")
+    except (KeyError, TypeError, ValueError):
         raise StorageError("the file does not say what its statistics were taken of", where=file) from None
     return Curvature.load(file), origin
 
