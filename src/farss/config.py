@@ -48,7 +48,10 @@ Route = Literal["gram", "polar", "gesdd", "auto"]
 CovarianceScale = Literal["trace", "signed_maximum"]
 SampleScale = Literal["none", "signed_maximum"]
 Damping = Literal["doubled", "fixed"]
-Template = Literal["auto", "plain", "alpaca", "chat"]
+TEMPLATES = ("auto", "chat", "none", "plain", "alpaca")
+"""Templates by name; any other is the path of a file with a chat template."""
+Turns = Literal["all", "last"]
+OnBadRow = Literal["refuse", "skip"]
 Match = Literal["rank", "params"]
 Select = Literal["none", "validation"]
 Device = Literal["auto", "cpu", "cuda"]
@@ -78,8 +81,15 @@ class DataConfig(Settings):
     `calibration_rows` is how many rows statistics are taken of. "auto" reads rows until two halves of them ask for the
     same plan, at most 256; statistics beside the curvature are then taken of 256.
 
-    `knowledge_calibration` names the knowledge set whose questions some methods take statistics from, the first of
-    `eval.knowledge` by default; questions that are evaluated are never taken.
+    `split` is trained on, a part of it if it says so (`train[:1000]`); `subset` is a hub set's configuration. Held out
+    are the rows of `test`, another name or file, if it is set, else the split `test_split`; of a single file, which has
+    no splits, the share `held_out` of its questions, chosen by their content, so that rows added later move none (0
+    trains on all, 1 only measures). `columns` maps fields of ours to columns of the rows: `{prompt: query}`.
+
+    `template` is `auto`, `chat`, `none`, `plain`, `alpaca` or a file with a chat template; `turns` says which turns of
+    the assistant are learned. A row that cannot be read is refused by its number, or with `on_bad_row="skip"` left out
+    and counted. `knowledge_calibration` names the knowledge set whose questions some methods take statistics from, the
+    first of `eval.knowledge` by default; questions that are evaluated are never taken.
     """
 
     task: str = "word_problems"
@@ -88,12 +98,21 @@ class DataConfig(Settings):
     calibration_rows: int | Literal["auto"] = "auto"
     knowledge_calibration: str | None = None
     max_length: int = 512
-    template: Template = "auto"
+    template: str = "auto"
+    turns: Turns = "all"
+    columns: dict[str, str] = field(default_factory=dict)
+    subset: str | None = None
+    split: str = "train"
+    test: str | None = None
+    test_split: str = "test"
+    held_out: float = 0.1
+    on_bad_row: OnBadRow = "refuse"
     seed: int = 0
 
     def __post_init__(self) -> None:
         require(self.most_rows >= 1, "at least one calibration row is needed", got=self.calibration_rows)
         require(self.max_length >= 8, "max_length is too short for a prompt and a response", got=self.max_length)
+        require(0 <= self.held_out <= 1, "a share is between 0 and 1", where="held_out", got=self.held_out)
 
     @property
     def most_rows(self) -> int:

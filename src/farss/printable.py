@@ -10,6 +10,7 @@ import contextlib
 import re
 import sys
 import unicodedata
+import warnings
 from collections.abc import Iterator
 from typing import Any
 
@@ -95,3 +96,8 @@ def _escaped(char: str) -> str:
     if code < 0x7F:
         return f"\\x{code:02x}"
     return f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"  # of JSON's own form, which DEL needs
+
+
+def plain_notes() -> None:
+    """Have warnings printed as one line for people, without the place in our code that gives them."""
+    warnings.formatwarning = lambda message, *_, **__: f"note: {message}\n"

@@ -1,4 +1,4 @@
-"""Rows to prompt and response texts."""
+"""Rows to texts: how they are read, what of them is learned, and the templates that are no chat template."""
 
 from __future__ import annotations
 
@@ -8,28 +8,12 @@ from farss.datasets.formats import final_answer, formatter, gsm8k_solution, task
 from farss.errors import ConfigError, DataError
 
 GSM8K = {"question": "How many?", "answer": "She has 2*3=<<2*3=6>>6.\nThen $<<6-1=5>>5 left.\n#### 1,005"}
-CHAT = (
-    "{{ '<bos>' }}{% for m in messages %}{{ '<' + m['role'] + '>' + m['content'] + '<end>\n' }}{% endfor %}"
-    "{% if add_generation_prompt %}{{ '<assistant>' }}{% endif %}"
-)
+TALK = [{"role": "user", "content": "u"}, {"role": "assistant", "content": "a"}]
+TWO_TURNS = [{"role": role, "content": text} for role, text in zip(["user", "assistant"] * 2, "abcd", strict=True)]
 
 
-class ChatTokenizer:
-    """The one method of a tokenizer that a chat formatter calls."""
-
-    chat_template = CHAT
-    name_or_path = "tiny"
-
-    def apply_chat_template(self, messages, tokenize, add_generation_prompt=False):
-        import jinja2
-
-        assert tokenize is False
-        return jinja2.Template(CHAT).render(messages=messages, add_generation_prompt=add_generation_prompt)
-
-
-class PlainTokenizer:
-    chat_template = None
-    name_or_path = "plain"
+def learned(rendered) -> list[str]:
+    return [rendered.text[begin:end] for begin, end in rendered.learned]
 
 
 def test_gsm8k_solutions_lose_their_marks_and_get_the_answer_phrase():
@@ -46,32 +30,12 @@ def test_final_answers(text, final):
     assert final_answer(text) == final
 
 
-@pytest.mark.parametrize(
-    ("row", "asked", "answered"),
-    [
-        ({"prompt": "p", "completion": "c"}, "p", "c"),
-        ({"instruction": "i", "output": "o"}, "i", "o"),
-        ({"instruction": "i", "input": "x", "output": "o"}, "i\n\nx", "o"),
-        ({"question": "q", "answer": "a"}, "q", "a"),
-        ({"query": "q", "response": "r"}, "q", "r"),
-        ({"messages": [{"role": "user", "content": "u"}, {"role": "assistant", "content": "a"}]}, "u", "a"),
-        (
-            {"messages": [{"role": "system", "content": "s"}, {"role": "user", "content": "u"},
-                          {"role": "assistant", "content": "a"}]},
-            "s\n\nu", "a",
-        ),
-    ],
-)  # fmt: skip
-def test_generic_rows_are_read_by_their_fields(row, asked, answered):
-    form = task_format("mine.jsonl", [row])
-    assert (form.prompt(row), form.response(row), form.gold(row)) == (asked, answered, None)
-
-
 def test_named_formats():
     problem = {"question": "q", "answer": "1 + 1 = 2. The answer is: 2"}
     assert task_format("word_problems").gold(problem) == "2"
-    meta = {"query": "q", "response": "so\n#### 72\nThe answer is: 72"}
-    assert task_format("metamathqa").response(meta) == meta["response"] and task_format("metamathqa").gold(meta) == "72"
+    meta = {"query": "q", "response": "so\n#### 72\nThe answer is: 72", "type": "x"}
+    form = task_format("metamathqa")
+    assert form.record(meta).answer == meta["response"] and form.gold(meta) == "72" and not form.record(meta).unused
     assert task_format("alpaca").gold({"instruction": "i", "input": "", "output": "o"}) is None
     assert task_format("mine").gold({"question": "q", "answer": "a", "final": 7}) == "7"
 
@@ -84,54 +48,103 @@ def test_rows_without_the_fields_are_named_by_number_and_fields():
         task_format("gsm8k", [{"question": 3, "answer": "a"}])
 
 
-@pytest.mark.parametrize("messages", [[], "text", [{"role": "user", "content": "u"}], [{"role": "user"}] * 2])
-def test_conversations_must_end_with_the_assistant(messages):
-    with pytest.raises(DataError, match="no conversation"):
-        formatter("mine", "plain")({"messages": messages})
+def test_plain_is_what_it_always_was():
+    rendered = formatter("gsm8k", "plain")(GSM8K)
+    assert rendered.prompt == "Question: How many?\nAnswer:" == formatter("gsm8k", "plain").prompt(GSM8K)
+    (answer,) = learned(rendered)
+    assert answer.startswith(" She") and answer.endswith("The answer is: 1,005")
+    assert rendered.divided == len(rendered.prompt) and not rendered.opened and not rendered.closed
 
 
-def test_several_turns_need_a_chat_template():
-    turns = [{"role": role, "content": text} for role, text in zip(["user", "assistant"] * 2, "abcd", strict=True)]
+@pytest.mark.case("Alpaca's own prompt")
+@pytest.mark.parametrize("given", ["", "Rome, Oslo"])
+def test_alpaca_is_the_prompt_that_goes_by_the_name(given):
+    row = {"instruction": "Sort the cities.", "input": given, "output": "Oslo, Rome"}
+    rendered = formatter("mine", "alpaca")(row)
+    context = ", paired with an input that provides further context" if given else ""
+    opening = f"Below is an instruction that describes a task{context}. "
+    shown = "### Input:\nRome, Oslo\n\n" if given else ""
+    assert rendered.prompt == (
+        f"{opening}Write a response that appropriately completes the request.\n\n"
+        f"### Instruction:\nSort the cities.\n\n{shown}### Response:\n"
+    )
+    assert learned(rendered) == ["Oslo, Rome"]
+
+
+@pytest.mark.case("system and history of Alpaca rows")
+def test_system_and_history_go_into_the_alpaca_prompt():
+    row = {
+        "instruction": "And six?",
+        "input": "",
+        "output": "six",
+        "system": "One word.",
+        "history": [["Five?", "five"]],
+    }
+    rendered = formatter("mine", "alpaca")(row)
+    assert learned(rendered) == ["five", "six"] and rendered.text.startswith("One word.\n\n### Instruction:\nFive?")
+    assert rendered.text.endswith("five\n\n### Instruction:\nAnd six?\n\n### Response:\nsix")
+    assert learned(formatter("mine", "alpaca", turns="last")(row)) == ["six"]
+
+
+@pytest.mark.case("text as it is given")
+def test_nothing_is_stripped_and_nothing_added_by_none():
+    row = {"prompt": "def add(x):\n", "completion": "    return x\n\n"}
+    rendered = formatter("mine", "none")(row)
+    assert rendered.text == "def add(x):\n    return x\n\n" and learned(rendered) == ["    return x\n\n"]
+    assert formatter("mine", "auto")(row) == rendered
+    assert learned(formatter("mine", "plain")(row)) == ["     return x\n\n"]
+
+
+@pytest.mark.case("rows of text")
+@pytest.mark.parametrize("template", ["auto", "plain", "alpaca", "none"])
+def test_rows_of_text_are_learned_whole(template):
+    rendered = formatter("mine", template)({"text": " Once upon a time.\n"})
+    assert rendered.text == " Once upon a time.\n" and learned(rendered) == [rendered.text]
+
+
+@pytest.mark.parametrize("template", ["plain", "none"])
+def test_several_turns_need_a_chat_template(template):
     with pytest.raises(DataError, match="chat template"):
-        formatter("mine", "plain")({"messages": turns})
-    prompt, response = formatter("mine", "chat", ChatTokenizer())({"messages": turns})
-    assert prompt.endswith("<user>c<end>\n<assistant>") and response == "d"
-    assert task_format("mine", [{"messages": turns}])
+        formatter("mine", template)({"messages": TWO_TURNS})
+    with pytest.raises(DataError, match="tools need a chat template"):
+        formatter("mine", template)({"messages": TALK, "tools": [{"name": "x"}]})
 
 
-def test_plain_puts_the_space_before_the_response():
-    render = formatter("gsm8k", "plain", PlainTokenizer())
-    prompt, response = render(GSM8K)
-    assert prompt == "Question: How many?\nAnswer:" == render.prompt(GSM8K)
-    assert response.startswith(" She") and response.endswith("The answer is: 1,005")
-    assert render.adds_special_tokens and render.turn_end is None
-
-
-def test_alpaca_ends_its_prompt_with_a_line_break():
-    prompt, response = formatter("gsm8k", "alpaca")(GSM8K)
-    assert "### Instruction:\nHow many?\n" in prompt and prompt.endswith("### Response:\n")
-    assert response.startswith("She")
-
-
-def test_chat_holds_its_own_special_tokens_and_knows_its_end():
-    render = formatter("gsm8k", "chat", ChatTokenizer())
-    prompt, response = render(GSM8K)
-    assert prompt == "<bos><user>How many?<end>\n<assistant>" and response.startswith("She")
-    assert not render.adds_special_tokens and render.turn_end == "<end>"
-
-
-def test_auto_is_chat_where_there_is_a_template():
-    assert formatter("gsm8k", "auto", ChatTokenizer()).template == "chat"
-    assert formatter("gsm8k", "auto", PlainTokenizer()).template == "plain"
-    with pytest.raises(ConfigError, match="no chat template"):
-        formatter("gsm8k", "chat", PlainTokenizer())
+def test_a_system_text_stands_before_a_plain_question():
+    row = {"messages": [{"role": "system", "content": "s"}, *TALK]}
+    assert formatter("mine", "plain")(row).prompt == "Question: s\n\nu\nAnswer:"
+    with pytest.raises(DataError, match="chat template"):
+        formatter("mine", "none")(row)
 
 
 def test_braces_in_a_question_are_left_alone():
-    prompt, _ = formatter("mine", "plain")({"question": "What is {x}?", "answer": "{y}"})
-    assert "{x}" in prompt
+    assert "{x}" in formatter("mine", "plain").prompt({"question": "What is {x}?", "answer": "{y}"})
 
 
-def test_an_empty_response_is_refused():
+@pytest.mark.parametrize("template", ["plain", "alpaca", "none"])
+def test_an_empty_response_is_refused(template):
     with pytest.raises(DataError, match="empty response"):
-        formatter("mine", "plain")({"question": "q", "answer": "  "})
+        formatter("mine", template)({"question": "q", "answer": "  "})
+    with pytest.raises(DataError, match="empty text"):
+        formatter("mine", template)({"text": "  "})
+
+
+@pytest.mark.case("half a character")
+@pytest.mark.parametrize("template", ["plain", "alpaca", "none"])
+def test_half_a_character_is_refused(template):
+    with pytest.raises(DataError, match="half a character"):
+        formatter("mine", template)({"question": "What? \ud83d", "answer": "four"})
+
+
+def test_a_template_that_is_no_name_and_no_file_is_refused(tmp_path, tiny_tokenizer):
+    with pytest.raises(ConfigError, match=r"no such template[\s\S]*did you mean `alpaca`"):
+        formatter("mine", "alpacca", tiny_tokenizer)
+    (tmp_path / "mine.jinja").write_text("{% for m in messages %}<{{ m.content }}>{% endfor %}", encoding="utf-8")
+    assert formatter("mine", str(tmp_path / "mine.jinja"), tiny_tokenizer)({"messages": TALK}).text == "<u><a>"
+
+
+def test_auto_is_chat_where_there_is_a_template(tiny_tokenizer):
+    assert formatter("gsm8k", "auto", tiny_tokenizer).template == "chat"
+    assert formatter("gsm8k", "auto").template == "auto"
+    with pytest.raises(ConfigError, match="no chat template"):
+        formatter("gsm8k", "chat")

@@ -177,6 +177,6 @@ def test_the_real_tasks_are_formatted(name):
     rows = load_rows(name, "train", data_dir=DATA, limit=200, seed=0)
     form, render = task_format(name, rows), formatter(name, "plain")
     texts = [render(row) for row in rows]
-    assert all(response.startswith(" ") and not prompt.endswith(" ") for prompt, response in texts)
+    assert all(text.text[text.divided] == " " != text.prompt[-1] for text in texts)
     if name != "alpaca":
-        assert all(form.gold(row) and "<<" not in form.response(row) for row in rows)
+        assert all(form.gold(row) and "<<" not in form.record(row).answer for row in rows)

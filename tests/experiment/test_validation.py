@@ -5,13 +5,13 @@ from __future__ import annotations
 import gzip
 import json
 import random
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from farss.config import Recipe
-from farss.datasets.formats import task_format
 from farss.datasets.resolve import load_rows
 from farss.errors import ConfigError, DataError
 from farss.evaluation.records import Measurement, TaskSample
@@ -20,9 +20,20 @@ from farss.experiment.jobs import Job, jobs_of, learning_rates_of
 from farss.experiment.measuring import VALIDATION
 from farss.experiment.runs.assemble import reference_run, selected_trials
 from farss.experiment.runs.finished import FinishedJob, FinishedRun
+from farss.experiment.task_rows import divided_portions
 from farss.experiment.validation import hold_out, require_apart
 
-FORM = task_format("gsm8k")
+
+@dataclass(frozen=True)
+class Asked:
+    """A row by its question alone."""
+
+    question: str
+
+
+def divided(chosen: Recipe) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    training, validation = divided_portions(chosen)
+    return [row.row for row in training.rows], [row.row for row in validation.rows]
 
 
 def question(number: int) -> dict[str, Any]:
@@ -51,7 +62,7 @@ def asked(rows: list[dict[str, Any]]) -> list[str]:
 def test_rows_held_out_are_apart_and_keep_what_a_limit_gives(tmp_path, seed, limit):
     rows = [question(i % 18) for i in range(20)]  # two questions come twice
     data = write(tmp_path / "gsm8k", train=rows, test=[question(3), question(4), question(50)])
-    training, validation = materials.divided_rows(recipe(data, **{"data.train_rows": limit, "data.seed": seed}))
+    training, validation = divided(recipe(data, **{"data.train_rows": limit, "data.seed": seed}))
     assert len(validation) == len(set(asked(validation))) == 5
     assert not set(asked(validation)) & {*asked(training), "What is 3?", "What is 4?"}
     assert training == materials.training_rows(recipe(data, **{"data.train_rows": limit, "data.seed": seed}))
@@ -66,14 +77,14 @@ def test_rows_held_out_are_apart_and_keep_what_a_limit_gives(tmp_path, seed, lim
 
 def test_other_seeds_hold_out_other_rows(tmp_path):
     data = write(tmp_path / "gsm8k", train=[question(i) for i in range(40)], test=[question(50)])
-    chosen = [asked(materials.divided_rows(recipe(data, **{"data.seed": seed}))[1]) for seed in (0, 0, 1)]
+    chosen = [asked(divided(recipe(data, **{"data.seed": seed}))[1]) for seed in (0, 0, 1)]
     assert chosen[0] == chosen[1] != chosen[2]
 
 
 def test_a_validation_split_is_used_and_leaves_training_alone(tmp_path):
     train, own = [question(i) for i in range(9)], [question(i) for i in range(20, 32)]
     data = write(tmp_path / "gsm8k", train=train, validation=own, test=[question(21), question(60)])
-    training, validation = materials.divided_rows(recipe(data))
+    training, validation = divided(recipe(data))
     assert training == train
     assert len(validation) == 5 and set(asked(validation)) <= set(asked(own)) - {"What is 21?"}
 
@@ -81,33 +92,36 @@ def test_a_validation_split_is_used_and_leaves_training_alone(tmp_path):
 def test_a_validation_split_that_is_scored_chooses_nothing(tmp_path):
     """Without a test split the validation split is what is scored."""
     data = write(tmp_path / "gsm8k", train=[question(i) for i in range(9)], validation=[question(30), question(31)])
-    training, validation = materials.divided_rows(recipe(data))
+    training, validation = divided(recipe(data))
     assert len(training) == 4 and len(validation) == 5
     assert set(asked(training)) | set(asked(validation)) == {f"What is {i}?" for i in range(9)}
 
 
 def test_embedded_problems_have_a_split_of_their_own():
     chosen = Recipe(select="validation").override({"data.train_rows": 20, "validation_rows": 10})
-    training, validation = materials.divided_rows(chosen)
+    training, validation = divided(chosen)
     assert len(validation) == 10
     assert training == materials.training_rows(chosen.override({"select": "none"}))
 
 
 @pytest.mark.parametrize("wanted", [9, 10])
 def test_too_few_rows_are_refused(wanted):
-    rows = [question(i) for i in range(10)]
+    rows = [Asked(str(i)) for i in range(10)]
     if wanted == 9:
-        assert len(hold_out(rows, FORM, set(), wanted=9, limit=None, seed=0)[0]) == 1
+        assert len(hold_out(rows, set(), wanted=9, limit=None, seed=0, where="set")[0]) == 1
     else:
         with pytest.raises(DataError, match="lower validation_rows"):
-            hold_out(rows, FORM, set(), wanted=10, limit=None, seed=0)
+            hold_out(rows, set(), wanted=10, limit=None, seed=0, where="set")
 
 
-def test_a_file_without_splits_has_no_row_that_is_not_scored(tmp_path):
+@pytest.mark.case("one file as data")
+def test_a_file_without_splits_is_divided_in_three(tmp_path):
     file = tmp_path / "rows.jsonl"
     file.write_text("".join(json.dumps({"prompt": f"{i}?", "completion": "x"}) + "\n" for i in range(30)))
-    with pytest.raises(DataError, match="too few training rows"):
-        materials.divided_rows(Recipe(select="validation").override({"data.task": str(file), "validation_rows": 3}))
+    chosen = Recipe(select="validation").override({"data.task": str(file), "validation_rows": 3})
+    uses = [*divided(chosen), materials.held_out_rows(chosen)]
+    prompts = [row["prompt"] for rows in uses for row in rows]
+    assert len(prompts) == len(set(prompts)) == 30 and len(uses[1]) == 3 and uses[2]
 
 
 def test_questions_of_two_uses_are_refused():
@@ -191,7 +205,7 @@ def test_impossible_learning_rates_of_a_method_are_refused(rates):
 
 
 def test_the_shuffle_is_that_of_limited_rows():
-    rows = [question(i) for i in range(11)]
+    rows = [Asked(str(i)) for i in range(11)]
     shuffled = list(rows)
     random.Random(3).shuffle(shuffled)
-    assert hold_out(rows, FORM, set(), wanted=2, limit=6, seed=3) == (shuffled[:6], shuffled[:-3:-1])
+    assert hold_out(rows, set(), wanted=2, limit=6, seed=3, where="set") == (shuffled[:6], shuffled[:-3:-1])

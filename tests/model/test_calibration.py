@@ -6,76 +6,10 @@ import pytest
 import torch
 
 from farss.errors import DataError
-from farss.model.calibration import Batch, Example, batches, data_fingerprint, encode_rows, pad_token
+from farss.model.calibration import Batch, Example, batches, data_fingerprint, pad_token
 
 
-def formatter(row):
-    return row["q"], row["a"]
-
-
-def encode(rows, tokenizer, max_length=100):
-    return encode_rows([{"q": q, "a": a} for q, a in rows], tokenizer, formatter, max_length)
-
-
-def test_prompt_and_response_are_tokenised_apart_and_closed(tiny_tokenizer):
-    (example,) = encode([("ab", "cde")], tiny_tokenizer)
-    assert tiny_tokenizer.decode(example.prompt_ids) == "ab"
-    assert tiny_tokenizer.decode(example.response_ids) == "cde<eos>"
-
-
-def test_an_end_that_the_template_wrote_is_not_doubled(tiny_tokenizer):
-    (example,) = encode([("ab", "cd<eos>")], tiny_tokenizer)
-    assert tiny_tokenizer.decode(example.response_ids) == "cd<eos>"
-
-
-class WithBos:
-    """A tokenizer that opens every text with BOS unless told not to, as Gemma's does."""
-
-    def __init__(self, tokenizer):
-        self.tokenizer = tokenizer
-
-    def __getattr__(self, name):
-        return getattr(self.tokenizer, name)
-
-    def __call__(self, text, add_special_tokens=True):
-        ids = self.tokenizer(text)["input_ids"]
-        return {"input_ids": [self.tokenizer.bos_token_id, *ids] if add_special_tokens else ids}
-
-
-@pytest.mark.parametrize("prompt", ["ab", "<bos>ab"])
-def test_a_prompt_opens_with_one_bos_and_a_response_with_none(tiny_tokenizer, prompt):
-    (example,) = encode([(prompt, "cd")], WithBos(tiny_tokenizer))
-    assert tiny_tokenizer.decode(example.prompt_ids) == "<bos>ab"
-    assert tiny_tokenizer.decode(example.response_ids) == "cd<eos>"
-
-
-def test_truncation_keeps_the_prompt_and_cuts_the_response(tiny_tokenizer):
-    (example,) = encode([("abc", "defgh")], tiny_tokenizer, max_length=5)
-    assert (len(example.prompt_ids), tiny_tokenizer.decode(example.response_ids)) == (3, "de")
-
-
-def test_rows_without_response_are_left_out_with_one_warning(tiny_tokenizer):
-    with pytest.warns(UserWarning, match="2 of 3 rows") as caught:
-        kept = encode([("a" * 9, "b"), ("a", "b"), ("a" * 10, "b")], tiny_tokenizer, max_length=9)
-    assert len(kept) == 1 and len(caught) == 1
-
-
-def test_no_response_anywhere_is_refused(tiny_tokenizer):
-    with pytest.raises(DataError, match="shortest prompt: 9"):
-        encode([("a" * 9, "b"), ("a" * 12, "b")], tiny_tokenizer, max_length=8)
-
-
-def test_no_rows_are_refused(tiny_tokenizer):
-    with pytest.raises(DataError, match="no rows"):
-        encode([], tiny_tokenizer)
-
-
-def test_a_tokenizer_without_an_end_is_refused(tiny_tokenizer):
-    class Endless:
-        eos_token_id, name_or_path = None, "endless"
-
-    with pytest.raises(DataError, match="end-of-sequence"):
-        encode([("a", "b")], Endless())
+def test_a_tokenizer_with_padding_pads_with_it(tiny_tokenizer):
     assert pad_token(tiny_tokenizer) == tiny_tokenizer.pad_token_id
 
 
@@ -136,6 +70,19 @@ def test_the_fingerprint_follows_every_token():
     moved = [Example((10, 50), (51,)), *examples(9)]  # the same ids, split elsewhere
     others = [data_fingerprint(given, 1)["sha256"] for given in (moved, examples(9, 3))]
     assert len({one["sha256"], *others}) == 3
+
+
+def test_turns_learned_apart_are_labelled_where_they_stand():
+    example = Example.marked([10, 11, 12, 13, 14, 15], [False, True, True, False, False, True])
+    assert (example.prompt_ids, example.response_ids, len(example)) == ((10, 13, 14), (11, 12, 15), 6)
+    assert example.ids == (10, 11, 12, 13, 14, 15) and example.labels == (-100, 11, 12, -100, -100, 15)
+    assert list(example.answers()) == [((10,), (11, 12)), ((10, 11, 12, 13, 14), (15,))]
+    assert example.before_answer == (10, 11, 12, 13, 14)
+    (batch,) = batches([example, Example((1,), (2, 3))], batch_tokens=20, pad_id=0)
+    assert batch.input_ids[0].tolist() == list(example.ids) and batch.labels[0].tolist() == list(example.labels)
+    joined = Example((10, 13, 14), (11, 12, 15))
+    assert data_fingerprint([example], 0)["sha256"] != data_fingerprint([joined], 0)["sha256"]
+    assert Example.marked([1, 2], [False, True]) == Example((1,), (2,))
 
 
 def test_a_mapping_becomes_a_batch():

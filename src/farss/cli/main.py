@@ -13,7 +13,7 @@ import warnings
 from farss import __version__
 from farss.cli.words import check_words
 from farss.errors import FarssError
-from farss.printable import escaping
+from farss.printable import escaping, plain_notes
 from farss.storage.disk import full_disk
 from farss.training.allocator import restart_with_preload
 
@@ -22,6 +22,7 @@ VERBS = (
     "demo",
     "run",
     "inspect",
+    "rows",
     "init",
     "merge-stats",
     "train",
@@ -115,3 +116,4 @@ def _quieten_libraries() -> None:
     os.environ.setdefault("PYTHONWARNINGS", "ignore::FutureWarning")  # for the processes of the stages
     logging.getLogger("transformers").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", category=FutureWarning)
+    plain_notes()

@@ -30,6 +30,18 @@ def rows_or_auto(text: str) -> int | str:
         raise argparse.ArgumentTypeError(f"expected a number of rows or auto, got {text!r}") from None
 
 
+def columns(text: str) -> dict[str, str]:
+    """What `--columns prompt=TICKET,completion=REPLY` says.
+
+    Raises:
+        ArgumentTypeError: if it is not of that form.
+    """
+    pairs = [pair.partition("=") for pair in text.split(",")]
+    if not all(ours.strip() and equals and theirs.strip() for ours, equals, theirs in pairs):
+        raise argparse.ArgumentTypeError("the form is prompt=COLUMN,completion=COLUMN")
+    return {ours.strip(): theirs.strip() for ours, _, theirs in pairs}
+
+
 # flag, recipe key, type, help
 FLAGS: dict[str, tuple[str, Any, str]] = {
     "--model": ("model.name", str, "short name (see `farss models`), folder or hub id"),
@@ -42,6 +54,13 @@ FLAGS: dict[str, tuple[str, Any, str]] = {
     "--device": ("device", str, "auto (a GPU if there is one), cpu or cuda"),
     "--data": ("data.task", str, "task data: file, name in the data directory, embedded set or hub data set"),
     "--data-dir": ("data.data_dir", str, "folder laid out as NAME/SPLIT.jsonl.gz"),
+    "--columns": ("data.columns", columns, "which column is which: prompt=COLUMN,completion=COLUMN"),
+    "--split": ("data.split", str, "split to train on, or a part of it: train[:1000]"),
+    "--template": ("data.template", str, "auto, chat, none, plain, alpaca, or a file with a chat template"),
+    "--turns": ("data.turns", str, "turns of the assistant that are learned: all or last"),
+    "--held-out": ("data.held_out", float, "share of a single file that is only measured (0: train on all, 1: none)"),
+    "--test-data": ("data.test", str, "held-out rows: another file or name"),
+    "--on-bad-row": ("data.on_bad_row", str, "refuse, or skip and count rows that cannot be read"),
     "--train-rows": ("data.train_rows", int, "train on a seeded sample of this many rows"),
     "--calibration-rows": (
         "data.calibration_rows",
@@ -63,6 +82,8 @@ FLAGS: dict[str, tuple[str, Any, str]] = {
     "--generate-rows": ("eval.generate_rows", int, "held-out rows answered in words"),
 }
 
+ROWS = ("--columns", "--split", "--template", "--turns", "--held-out", "--test-data", "--on-bad-row")
+"""Flags of how the rows of `--data` are read and shared out."""
 ONE_TRAINING = {"--lr", "--seed"}
 """Flags of settings that a run of many jobs does not read: it takes `learning_rates` and `seeds`."""
 RUN_FLAGS = tuple(flag for flag in FLAGS if flag not in ONE_TRAINING)

@@ -1,6 +1,6 @@
 """Rows of one data file. Its name says how it is opened, its content how it is read; damage is reported with the line.
 
-`text_of` opens a file and decodes it, `farss.datasets.containers` makes rows of what it holds.
+What a file holds becomes rows in `farss.datasets.containers`.
 """
 
 from __future__ import annotations

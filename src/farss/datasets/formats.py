@@ -1,24 +1,20 @@
-"""Rows to texts: what is asked, what is answered, which final answer counts, and the template around them."""
+"""Rows to texts: how the rows of a data set are read, which final answer counts, and the template around them."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
 
-from farss.config import Template
+from farss.config import TEMPLATES, Turns
+from farss.datasets.chat import ChatTemplate
+from farss.datasets.records import FIELDS, Record, Row, read_record
+from farss.datasets.rendered import Rendered
+from farss.datasets.templates import TEXT_TEMPLATES, whole
 from farss.datasets.word_problems import ANSWER_PHRASE
-from farss.errors import ConfigError, DataError
-
-Row = Mapping[str, Any]
-Message = dict[str, str]
-
-FIELD_PAIRS = (("prompt", "completion"), ("instruction", "output"), ("question", "answer"), ("query", "response"))
-"""Fields that make a row a prompt and its response, tried in this order; `messages` comes before them."""
-
-PLAIN = "Question: {}\nAnswer:"
-ALPACA = "Here is a task. Write a response that carries it out.\n\n### Instruction:\n{}\n\n### Response:\n"
+from farss.errors import ConfigError, DataError, did_you_mean
 
 _CALCULATOR_MARK = re.compile(r"<<[^<>]*>>")
 _GSM8K_FINAL = re.compile(r"^####\s*(.+?)\s*$", re.MULTILINE)
@@ -31,100 +27,204 @@ class TaskFormat:
 
     Attributes:
         name: of the format, for messages.
-        prompt: row -> what is asked, without template.
-        response: row -> what the model should answer, without template or end token.
-        gold: row -> the final answer that counts for exact match, or None if the row has none.
-        messages: row -> the conversation up to the response, in a chat template's form.
+        prepared: what is done with a row first: nothing, or for known sets the wording of their answers. Known sets
+            have no white space around a question or an answer, and fields that are not read are no news.
+        known: whether the set is one of those.
+        columns: field of ours -> column of the row.
     """
 
     name: str
-    prompt: Callable[[Row], str]
-    response: Callable[[Row], str]
-    gold: Callable[[Row], str | None]
-    messages: Callable[[Row], list[Message]]
+    prepared: Callable[[Row], Row] = dict
+    known: bool = False
+    columns: Mapping[str, str] = field(default_factory=dict)
+
+    def record(self, row: Row) -> Record:
+        """The row, understood.
+
+        Raises:
+            DataError: if it lacks a field, or has one that cannot be obeyed.
+        """
+        try:
+            record = read_record(self.prepared(row), self.columns)
+        except DataError as error:
+            raise error if error.where else _placed(error, self.name) from None
+        return replace(record, unused=()) if self.known else record
+
+    def gold(self, row: Row) -> str | None:
+        """The final answer that counts for exact match, or None if the row has none."""
+        if row.get("final") is not None:
+            return str(row["final"])
+        return final_answer(self.record(row).answer)
+
+    def question(self, row: Row) -> str:
+        """What a row asks, by which rows are told apart: two rows with one question are one for this purpose."""
+        return self.record(row).question
 
 
 class Formatter:
-    """A row's prompt text and response text in one template.
-
-    Prompt + response is the full text; the response begins with the space that belongs between them, if any.
+    """A row's text in one template, and what of it is learned.
 
     Attributes:
         format: how rows are read.
-        template: "plain", "alpaca" or "chat" ("auto" is decided before).
-        adds_special_tokens: whether the tokenizer should add its own special tokens to the prompt; False for "chat",
-            whose text already holds them (a second BOS changes what some models answer).
+        template: "plain", "alpaca", "none", "chat", or the path of a template file.
         turn_end: the text with which the chat template ends an answer ("<|im_end|>"), None where it is not known.
     """
 
-    def __init__(self, form: TaskFormat, template: Literal["plain", "alpaca", "chat"], tokenizer: Any = None) -> None:
-        self.format = form
-        self.template = template
-        self.adds_special_tokens = template != "chat"
-        self._tokenizer = tokenizer
-        self.turn_end = _turn_end(tokenizer) if template == "chat" else None
+    def __init__(self, form: TaskFormat, template: str, tokenizer: Any = None, turns: Turns = "all") -> None:
+        self.format, self.template = form, template
+        self._verbatim = template == "auto"
+        self._chat: ChatTemplate | None = None
+        if template not in TEXT_TEMPLATES and not self._verbatim:
+            text = None if template == "chat" else template_text(template)
+            self._chat = ChatTemplate(tokenizer, text, turns)
+        self._turns = turns
+        self.turn_end = self._chat.turn_end if self._chat is not None else None
 
-    def __call__(self, row: Row) -> tuple[str, str]:
-        """The (prompt, response) texts of a row.
+    def __call__(self, row: Row) -> Rendered:
+        """The row as text.
 
         Raises:
-            DataError: if the row lacks a field or has an empty response.
+            DataError: if the row lacks a field, has nothing to learn, or does not go into the template.
         """
-        response = self.format.response(row).strip()
-        if not response:
-            raise DataError("a row has an empty response", where=self.format.name, got=_excerpt(row))
-        return self.prompt(row), f" {response}" if self.template == "plain" else response
+        return self.render(self.format.record(row))
+
+    def render(self, record: Record) -> Rendered:
+        """As a call, of a row that was read before."""
+        try:
+            rendered = self._rendered(record)
+        except DataError as error:
+            raise error if error.where else _placed(error, self.format.name) from None
+        if not rendered.text.isascii():
+            _require_characters(rendered.text, self.format.name)
+        return rendered
 
     def prompt(self, row: Row) -> str:
-        """The prompt text alone, for generation."""
-        if self.template == "chat":
-            messages = self.format.messages(row)
-            return self._tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-        return (PLAIN if self.template == "plain" else ALPACA).format(self.format.prompt(row).strip())
+        """The text before the last answer."""
+        return self(row).prompt
+
+    def _rendered(self, record: Record) -> Rendered:
+        if record.text is not None:
+            return whole(record)
+        if self._chat is not None:
+            return self._chat(record)
+        template = self.template if not self._verbatim else "none" if record.verbatim and _is_bare(record) else "plain"
+        rendered = TEXT_TEMPLATES[template](record)
+        return replace(rendered, learned=rendered.learned[-1:]) if self._turns == "last" else rendered
 
 
-def formatter(name: str, template: Template = "auto", tokenizer: Any = None) -> Formatter:
+def formatter(
+    name: str,
+    template: str = "auto",
+    tokenizer: Any = None,
+    *,
+    turns: Turns = "all",
+    columns: Mapping[str, str] | None = None,
+) -> Formatter:
     """The formatter of a data set's rows.
 
     Args:
         name: as in `load_rows`; a set without a format of its own is read by its fields.
-        template: "auto" is "chat" where the tokenizer has a chat template, else "plain".
-        tokenizer: a transformers tokenizer; needed for "chat" and "auto".
+        template: "chat", "plain", "alpaca", "none", or the path of a template file. "auto" is "chat" where the
+            tokenizer has a chat template; else rows of `prompt` and `completion` are taken as they are ("none"), others
+            "plain".
+        tokenizer: a transformers tokenizer; needed for "chat", "auto" and a file.
+        turns: which turns of the assistant are learned, "all" or the "last".
+        columns: field of ours -> column of the rows, for columns of other names.
 
     Raises:
-        ConfigError: if "chat" is asked for and the tokenizer has no chat template.
+        ConfigError: if "chat" is asked for and the tokenizer has no chat template, or the template is neither a known
+            name nor a file.
     """
     has_chat = bool(getattr(tokenizer, "chat_template", None))
-    if template == "auto":
-        template = "chat" if has_chat else "plain"
+    if template == "auto" and has_chat:
+        template = "chat"
     if template == "chat" and not has_chat:
         raise ConfigError(
             "the tokenizer has no chat template",
             where="data.template",
             got=getattr(tokenizer, "name_or_path", None) or type(tokenizer).__name__,
-            do="use `plain` or `alpaca`",
+            do="use `none`, `plain` or `alpaca`, or give a template file",
         )
-    return Formatter(task_format(name), template, tokenizer)
+    return Formatter(task_format(name, columns=columns), template, tokenizer, turns)
 
 
-def task_format(name: str, rows: Sequence[Row] | None = None) -> TaskFormat:
+def template_text(path: str) -> str:
+    """The text of a template file.
+
+    Raises:
+        ConfigError: if there is none, or it is no UTF-8 text.
+    """
+    file = Path(path)
+    if not file.is_file():
+        raise ConfigError(
+            "there is no such template",
+            where="data.template",
+            expected=f"{' | '.join(TEMPLATES)} | the path of a file with a chat template (Jinja)",
+            got=path,
+            do=did_you_mean(path, TEMPLATES),
+        )
+    try:
+        return file.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError("the template file cannot be read", where=file, got=str(error)) from None
+
+
+def task_format(
+    name: str, rows: Sequence[Row] | None = None, *, columns: Mapping[str, str] | None = None
+) -> TaskFormat:
     """The format of a named data set, else the generic one, which reads each row by its fields.
 
     Args:
         name: as in `load_rows`; a file whose name is a known set's (`gsm8k.jsonl`) is still read by its fields.
         rows: if given, every row is checked now.
+        columns: field of ours -> column of the rows; a known set is then read by its fields too.
 
     Raises:
+        ConfigError: if a column is mapped to a field that is not read.
         DataError: naming the first row (from 1) that has not the needed fields, and the fields it has.
     """
-    form = _NAMED.get(name) or _generic(name)
+    for field_of_ours in columns or {}:
+        if field_of_ours not in FIELDS:
+            raise ConfigError(
+                "a column is mapped to a field that is not read",
+                where="data.columns",
+                expected=" | ".join(FIELDS),
+                got=field_of_ours,
+                do=did_you_mean(field_of_ours, FIELDS) or "the form is {field of farss: column of yours}",
+            )
+    form = TaskFormat(name, columns=columns) if columns else _NAMED.get(name) or TaskFormat(name)
     for number, row in enumerate(rows or (), start=1):
         try:
-            form.messages(row)
-            form.response(row)
+            form.record(row)
         except DataError as error:
-            raise DataError(error.what, where=f"{name}, row {number}", expected=error.expected, got=error.got) from None
+            raise numbered(error, name, number) from None
     return form
+
+
+def numbered(error: DataError, name: str, number: int) -> DataError:
+    """The error of a row with the row's number in its set."""
+    return _placed(error, f"{name}, row {number}")
+
+
+def _placed(error: DataError, where: str) -> DataError:
+    return DataError(error.what, where=where, expected=error.expected, got=error.got, do=error.do)
+
+
+def _is_bare(record: Record) -> bool:
+    """Whether a row is a question and its answer and no more."""
+    return [message["role"] for message in record.messages] == ["user", "assistant"]
+
+
+def _require_characters(text: str, where: str) -> None:
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise DataError(
+            "a row has half a character (a lone surrogate), which is no text",
+            where=where,
+            got=f"{text[error.start]!r} after {text[max(0, error.start - 40) : error.start]!r}",
+            do="repair the row, or leave it out (data.on_bad_row: skip)",
+        ) from None
 
 
 def gsm8k_solution(answer: str) -> str:
@@ -140,123 +240,22 @@ def final_answer(text: str) -> str | None:
     return re.sub(r"(?<=\d),(?=\d{3})", "", found[-1]).rstrip(".")
 
 
-def _field(row: Row, name: str, where: str) -> str:
-    value = row.get(name)
-    if not isinstance(value, str):
-        raise DataError("a row lacks a text field", where=where, expected=name, got=_fields(row))
-    return value
+def _trimmed(row: Row, asked: str, answered: str, worded: Callable[[str], str] = str) -> Row:
+    """The two fields of a known set's row without white space around them, the answer in its wording."""
+    question, answer = row.get(asked), row.get(answered)
+    if isinstance(question, str) and isinstance(answer, str):
+        return {**row, asked: question.strip(), answered: worded(answer).strip()}
+    return row
 
 
-def _fields(row: Row) -> str:
-    return ", ".join(f"{key} ({type(value).__name__})" for key, value in row.items()) or "no fields"
-
-
-def _excerpt(row: Row) -> str:
-    text = str(dict(row))
-    return text if len(text) <= 200 else f"{text[:200]}..."
-
-
-def _form(
-    name: str,
-    prompt: Callable[[Row], str],
-    response: Callable[[Row], str],
-    gold: Callable[[Row], str | None] | None = None,
-    messages: Callable[[Row], list[Message]] | None = None,
-) -> TaskFormat:
-    return TaskFormat(
-        name,
-        prompt,
-        response,
-        gold or (lambda row: final_answer(response(row))),
-        messages or (lambda row: [{"role": "user", "content": prompt(row).strip()}]),
-    )
-
-
-def _pair(name: str, asked: str, answered: str) -> TaskFormat:
-    return _form(name, lambda row: _field(row, asked, name), lambda row: _field(row, answered, name))
-
-
-def _instruction(row: Row, name: str) -> str:
-    instruction, given = _field(row, "instruction", name), row.get("input") or ""
-    return f"{instruction}\n\n{given}" if given else instruction
-
-
-def _alpaca(name: str) -> TaskFormat:
-    return _form(name, lambda row: _instruction(row, name), lambda row: _field(row, "output", name))
-
-
-def _generic(name: str) -> TaskFormat:
-    def reader(row: Row) -> TaskFormat:
-        if "messages" in row:
-            return _conversation(name)
-        for asked, answered in FIELD_PAIRS:
-            if asked in row and answered in row:
-                return _alpaca(name) if asked == "instruction" else _pair(name, asked, answered)
-        pairs = " | ".join(f"({asked}, {answered})" for asked, answered in FIELD_PAIRS)
-        raise DataError(
-            "a row has no prompt and response", where=name, expected=f"messages | {pairs}", got=_fields(row)
-        )
-
-    def gold(row: Row) -> str | None:
-        return str(row["final"]) if row.get("final") is not None else reader(row).gold(row)
-
-    return TaskFormat(
-        name,
-        lambda row: reader(row).prompt(row),
-        lambda row: reader(row).response(row),
-        gold,
-        lambda row: reader(row).messages(row),
-    )
-
-
-def _conversation(name: str) -> TaskFormat:
-    def turns(row: Row) -> list[Message]:
-        messages = row["messages"]
-        good = isinstance(messages, list) and all(
-            isinstance(turn, Mapping) and isinstance(turn.get("content"), str) and isinstance(turn.get("role"), str)
-            for turn in messages
-        )
-        if not good or len(messages) < 2 or messages[-1]["role"] != "assistant":
-            raise DataError(
-                "`messages` is no conversation that ends with the assistant",
-                where=name,
-                expected='[{"role": "user", "content": ...}, {"role": "assistant", "content": ...}]',
-                got=_excerpt(row),
-            )
-        return [{"role": turn["role"], "content": turn["content"]} for turn in messages]
-
-    def prompt(row: Row) -> str:
-        before = turns(row)[:-1]
-        if any(turn["role"] == "assistant" for turn in before):
-            raise DataError(
-                "a conversation of several turns needs a chat template",
-                where=name,
-                got=f"{len(before) + 1} messages",
-                do="use the template `chat` with a model that has one",
-            )
-        return "\n\n".join(turn["content"] for turn in before)
-
-    return _form(name, prompt, lambda row: turns(row)[-1]["content"], messages=lambda row: turns(row)[:-1])
-
-
-def _turn_end(tokenizer: Any) -> str | None:
-    """What the chat template writes right after an answer, found by rendering one."""
-    asked, answer = {"role": "user", "content": "Hello"}, "Good-morning-to-you"
-    text = tokenizer.apply_chat_template([asked, {"role": "assistant", "content": answer}], tokenize=False)
-    _, found, end = text.rpartition(answer)
-    return end.strip() or None if found else None
-
-
-def _gsm8k(name: str) -> TaskFormat:
-    return _form(
-        name, lambda row: _field(row, "question", name), lambda row: gsm8k_solution(_field(row, "answer", name))
-    )
+def _pair(name: str, asked: str, answered: str, worded: Callable[[str], str] = str) -> TaskFormat:
+    return TaskFormat(name, lambda row: _trimmed(row, asked, answered, worded), known=True)
 
 
 _NAMED: dict[str, TaskFormat] = {
-    "gsm8k": _gsm8k("gsm8k"),
+    "gsm8k": _pair("gsm8k", "question", "answer", gsm8k_solution),
     "word_problems": _pair("word_problems", "question", "answer"),
     "metamathqa": _pair("metamathqa", "query", "response"),
     "metamathqa_substitute": _pair("metamathqa_substitute", "query", "response"),
-    "alpaca": _alpaca("alpaca"),
+    "alpaca": TaskFormat("alpaca", known=True),
 }

@@ -156,7 +156,7 @@ def _no_split(folder: Path, split: str, there: Sequence[str]) -> DataError:
         where=folder,
         expected=" | ".join(SPLIT_ALIASES.get(split, (split,))),
         got=", ".join(there),
-        do="name one of these splits, or add the missing file",
+        do="name one of these splits (data.split, data.test_split), another set (data.test), or add the missing file",
     )
 
 

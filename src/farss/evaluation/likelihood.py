@@ -108,14 +108,32 @@ def response_losses(
     Raises:
         DataError: if a prompt or a response has no token.
     """
-    pairs = [Continuation(example.prompt_ids, example.response_ids) for example in examples]
-    empty = [i for i, pair in enumerate(pairs) if not pair.context or not pair.target]
-    if empty:
-        raise DataError("an example has no prompt or no response token", where=f"example {empty[0]}")
+    pairs, owners = answers_of(examples)
     pairs = fitting(model, pairs)
     with evaluating(model):
         scores = score(model, pairs, Prefix(), pad_id=pad_id, batch_tokens=batch_tokens, progress=progress)
-    return [(-found.total, found.tokens) for found in scores]
+    return summed_answers(scores, owners, len(examples))
+
+
+def answers_of(examples: Sequence[Example]) -> tuple[list[Continuation], list[int]]:
+    """Every answer of every example with all that comes before it, and the number of the example it is of.
+
+    Raises:
+        DataError: if an answer has no token, or nothing before it.
+    """
+    found = [(Continuation(*answer), i) for i, example in enumerate(examples) for answer in example.answers()]
+    empty = [i for pair, i in found if not pair.context or not pair.target]
+    if empty:
+        raise DataError("an example has no prompt or no response token", where=f"example {empty[0]}")
+    return [pair for pair, _ in found], [i for _, i in found]
+
+
+def summed_answers(scores: Sequence[TokenScores], owners: Sequence[int], examples: int) -> list[tuple[float, int]]:
+    """Nats and tokens of the answers of each example together."""
+    sums = [(0.0, 0)] * examples
+    for found, i in zip(scores, owners, strict=True):
+        sums[i] = (sums[i][0] - found.total, sums[i][1] + found.tokens)
+    return sums
 
 
 def continuations(tokenizer: Any, contexts: Sequence[str], answers: Sequence[str]) -> list[Continuation]:

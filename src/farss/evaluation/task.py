@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
 
 from farss.errors import DataError
 from farss.evaluation.answers import same_final_answer
@@ -26,6 +27,7 @@ class TaskSet:
         examples: prompt and reference response as token ids.
         prompts: the prompt texts, kept in the samples; the model reads the examples' ids.
         golds: the final answer of each row; None for rows without one, which are then not answered in words.
+        rows: which rows these are and what became of others, JSON-ready.
 
     Raises:
         DataError: if the lists differ in length.
@@ -35,6 +37,7 @@ class TaskSet:
     examples: Sequence[Example]
     prompts: Sequence[str]
     golds: Sequence[str | None]
+    rows: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         sizes = (len(self.examples), len(self.prompts), len(self.golds))
@@ -85,7 +88,7 @@ def measure_task(
         progress=progress and (lambda done, _: progress(done, total)),
     )
     texts = backend.generate_after(
-        [task.examples[row].prompt_ids for row in answered],
+        [task.examples[row].before_answer for row in answered],
         max_new_tokens=max_new_tokens,
         stop=STOP,
         batch_size=RESPONSE_BATCH,

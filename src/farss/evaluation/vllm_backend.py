@@ -14,7 +14,7 @@ from typing import Any
 from farss.adapters.files import read_config
 from farss.errors import AdapterError, ConfigError, DataError, NumericalError
 from farss.evaluation.generation import Ending
-from farss.evaluation.likelihood import Continuation, TokenScores, continuations
+from farss.evaluation.likelihood import Continuation, TokenScores, answers_of, continuations, summed_answers
 from farss.evaluation.prefix import encode
 from farss.evaluation.records import Progress
 from farss.model.calibration import Example
@@ -70,11 +70,8 @@ class VllmBackend:
         self, examples: Sequence[Example], *, batch_tokens: int, progress: Progress | None = None
     ) -> list[tuple[float, int]]:
         """See `Backend`; `batch_tokens` is vLLM's own affair."""
-        pairs = [Continuation(example.prompt_ids, example.response_ids) for example in examples]
-        empty = [i for i, pair in enumerate(pairs) if not pair.context or not pair.target]
-        if empty:
-            raise DataError("an example has no prompt or no response token", where=f"example {empty[0]}")
-        return [(-scores.total, scores.tokens) for scores in self._score(pairs, progress)]
+        pairs, owners = answers_of(examples)
+        return summed_answers(self._score(pairs, progress), owners, len(examples))
 
     def generate(
         self,

@@ -21,8 +21,8 @@ from farss.model.calibration import batches as in_batches
 
 def calibration_of(recipe: Recipe, tokenizer: Any) -> list[Example]:
     """The recipe's calibration examples: as many as may be read at most."""
-    training = materials.training_examples(recipe, tokenizer)
-    return materials.calibration_examples(training, recipe.data.most_rows, recipe.data.seed)
+    most = recipe.data.most_rows
+    return materials.calibration_set(recipe, tokenizer, most).first(most)
 
 
 def growth_of(
@@ -41,8 +41,7 @@ def growth_of(
     """
     if not settles(recipe):
         return None
-    training = materials.training_examples(recipe, tokenizer)
-    drawn = materials.draw(training, recipe.data.most_rows, recipe.data.seed)
+    drawn = materials.calibration_set(recipe, tokenizer, recipe.data.most_rows)
     if len(drawn.rows) == 1:
         return None
     config = resolved(recipe.init)

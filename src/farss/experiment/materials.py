@@ -7,20 +7,31 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Generic
+from typing import Any, Generic, TypeVar
 
 from farss.config import MOST_ROWS, Dtype, Recipe
-from farss.datasets.formats import formatter, task_format
+from farss.datasets.formats import Formatter, formatter, numbered
 from farss.datasets.knowledge import KnowledgeSet, load_knowledge, unasked_prompts
-from farss.datasets.resolve import lists_split, load_rows
-from farss.errors import ConfigError
+from farss.datasets.rendered import Rendered
+from farss.errors import ConfigError, DataError
 from farss.evaluation.task import TaskSet
-from farss.experiment.validation import hold_out, question_of, require_apart, sample_apart
-from farss.model.calibration import Example, Row, encode_kept_rows, encode_prompts
+from farss.experiment.task_rows import (
+    Account,
+    Portion,
+    TaskRow,
+    divided_portions,
+    held_out_portion,
+    task_form,
+    training_portion,
+)
 from farss.model.checkpoint import language_model, load_config, load_tokenizer
 from farss.model.devices import place
+from farss.model.encoding import encode, encode_prompts
+from farss.model.examples import Example
 from farss.model.sources import LoadedModel, load, resolve
 from farss.model.tables import check_ids, vocabulary_of, window_of
+
+Kept = TypeVar("Kept")
 
 
 def load_model(recipe: Recipe, dtype: Dtype | None = None) -> LoadedModel:
@@ -65,74 +76,57 @@ def check_inputs(recipe: Recipe, *, train: bool = True, test: bool = True) -> No
         ModelError: if the model is not found, damaged, or writes no text.
         DataError: if rows are missing, empty, or lack fields; it names the row.
     """
-    check_model(recipe)
+    tokenizer = tokenizer_of(recipe)
     if train:
-        training_rows(recipe)
+        rendered(recipe, training_portion(recipe), tokenizer)
     if test:
-        task_format(recipe.data.task, held_out_rows(recipe))
+        rendered(recipe, held_out_portion(recipe), tokenizer)
     knowledge_sets(recipe)
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """Rows as token ids.
+
+    Attributes:
+        examples: of the rows that keep something to learn.
+        rows: those rows, in the same order.
+        texts: those rows as text.
+        account: what became of all rows.
+    """
+
+    examples: list[Example]
+    rows: list[TaskRow]
+    texts: list[Rendered]
+    account: Account
 
 
 def training_rows(recipe: Recipe) -> list[dict[str, Any]]:
     """The training rows: a seeded sample of `data.train_rows`, or all.
 
     Raises:
-        DataError: if there are none, or a row lacks fields; it names the row.
+        DataError: if there are none, or a row cannot be read; it names the row.
     """
-    if recipe.select == "validation":
-        return divided_rows(recipe)[0]
-    data = recipe.data
-    rows = load_rows(data.task, "train", data_dir=data.data_dir, limit=data.train_rows, seed=data.seed)
-    task_format(data.task, rows)
-    return rows
+    return [row.row for row in training_portion(recipe).rows]
 
 
-def divided_rows(recipe: Recipe) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """Training rows and the validation rows that choose between trials.
+def held_out_rows(recipe: Recipe) -> list[dict[str, Any]]:
+    """The task's held-out rows, in file order, at most `eval.task_rows` of them."""
+    return [row.row for row in held_out_portion(recipe).rows]
 
-    The latter are of the data set's own validation split where it is known to have one with rows that are not scored,
-    else they are held out of the training rows.
+
+def training_set(recipe: Recipe, tokenizer: Any) -> Prepared:
+    """The training rows as token ids.
 
     Raises:
-        DataError: if there are too few rows, or a row lacks fields; it names the row.
+        DataError: if there are none, or a row cannot be read or rendered; it names the row.
     """
-    data = recipe.data
-    scored = load_rows(data.task, "test", data_dir=data.data_dir)  # all, whatever `eval.task_rows` asks
-    form = task_format(data.task, scored)
-    asked = {question_of(form, row) for row in scored}
-    chosen: list[dict[str, Any]] = []
-    if lists_split(data.task, "validation", data_dir=data.data_dir):
-        rows = load_rows(data.task, "validation", data_dir=data.data_dir)
-        task_format(data.task, rows)
-        chosen = sample_apart(rows, form, asked, wanted=recipe.validation_rows, seed=data.seed)
-    if chosen:
-        taken = {question_of(form, row) for row in chosen}
-        rows = load_rows(data.task, "train", data_dir=data.data_dir, limit=data.train_rows, seed=data.seed)
-        task_format(data.task, rows)
-        training = [row for row in rows if question_of(form, row) not in taken]
-    else:
-        rows = load_rows(data.task, "train", data_dir=data.data_dir)
-        task_format(data.task, rows)
-        wanted, limit = recipe.validation_rows, data.train_rows
-        training, chosen = hold_out(rows, form, asked, wanted=wanted, limit=limit, seed=data.seed)
-    questions = {question_of(form, row) for row in chosen}
-    require_apart(questions, asked, "scored")
-    require_apart(questions, {question_of(form, row) for row in training}, "trained on")
-    return training, chosen
-
-
-def held_out_rows(recipe: Recipe, rows: int | None = None) -> list[dict[str, Any]]:
-    """The task's held-out rows, in file order, at most `rows` or `eval.task_rows` of them."""
-    data = recipe.data
-    return load_rows(data.task, "test", data_dir=data.data_dir, limit=rows or recipe.eval.task_rows)
+    return prepared(recipe, training_portion(recipe), tokenizer)
 
 
 def training_examples(recipe: Recipe, tokenizer: Any) -> list[Example]:
-    """The training rows as token ids: a seeded sample of `data.train_rows`, or all."""
-    data, rows = recipe.data, training_rows(recipe)
-    kept, examples = encode_kept_rows(rows, tokenizer, formatter(data.task, data.template, tokenizer), longest(recipe))
-    check_tokens(recipe, tokenizer, examples, [f"{data.task}, training row {row}" for row in kept])
-    return examples
+    """As `training_set`, the examples alone."""
+    return training_set(recipe, tokenizer).examples
 
 
 def longest(recipe: Recipe) -> int:
@@ -161,7 +155,7 @@ def _configuration(recipe: Recipe) -> Any:
 
 
 @dataclass(frozen=True)
-class Drawn(Generic[Row]):
+class Drawn(Generic[Kept]):
     """Calibration rows in the order in which they are drawn: the first of them are a random sample, however many.
 
     Attributes:
@@ -169,15 +163,15 @@ class Drawn(Generic[Row]):
         places: of each among the rows they are drawn from.
     """
 
-    rows: list[Row]
+    rows: list[Kept]
     places: list[int]
 
-    def first(self, count: int) -> list[Row]:
+    def first(self, count: int) -> list[Kept]:
         """The first `count` of them, in the order of the rows they are drawn from."""
         return [self.rows[i] for i in sorted(range(min(count, len(self.rows))), key=self.places.__getitem__)]
 
 
-def draw(examples: list[Row], rows: int, seed: int) -> Drawn[Row]:
+def draw(examples: list[Kept], rows: int, seed: int) -> Drawn[Kept]:
     """A seeded random sample of the training examples, `rows` of them or all there are.
 
     Samples of up to `MOST_ROWS` rows are the beginnings of one.
@@ -187,9 +181,93 @@ def draw(examples: list[Row], rows: int, seed: int) -> Drawn[Row]:
     return Drawn([examples[i] for i in places], places)
 
 
-def calibration_examples(examples: list[Row], rows: int, seed: int) -> list[Row]:
-    """The sample that `draw` draws, in the order of `examples`."""
-    return draw(examples, rows, seed).first(rows)
+def calibration_set(recipe: Recipe, tokenizer: Any, rows: int) -> Drawn[Example]:
+    """A seeded random sample of the training rows as token ids, `rows` of them or all there are.
+
+    Rows are drawn before they are rendered, so that what is not drawn costs nothing. For a row that cannot be used
+    (too long, or left out as a bad one) another is drawn.
+
+    Raises:
+        DataError: as `training_set`.
+    """
+    portion = training_portion(recipe)
+    everything, seed = portion.rows, recipe.data.seed
+    queue = draw(everything, rows, seed).places
+    spare = sorted(set(range(len(everything))) - set(queue))
+    random.Random(seed + 1).shuffle(spare)
+    wanted, found = len(queue), dict[int, Example]()
+    while queue:
+        part = encoded(recipe, Portion([everything[i] for i in queue], portion.account), tokenizer)
+        made = {id(row): example for row, example in zip(part.rows, part.examples, strict=True)}
+        found |= {i: made[id(everything[i])] for i in queue if id(everything[i]) in made}
+        missing = wanted - len(found)
+        queue, spare = spare[:missing], spare[missing:]
+    portion.account.use([everything[i] for i in sorted(found)])
+    portion.account.finish(longest(recipe))
+    return Drawn(list(found.values()), list(found))
+
+
+def prepared(recipe: Recipe, portion: Portion, tokenizer: Any) -> Prepared:
+    """Rows of the task as token ids; said in one warning what was left out and cut.
+
+    Raises:
+        DataError: if a row cannot be rendered and `data.on_bad_row` is "refuse", or no row is left.
+    """
+    return _accounted(recipe, encoded(recipe, portion, tokenizer))
+
+
+def encoded(recipe: Recipe, portion: Portion, tokenizer: Any) -> Prepared:
+    """As `prepared`, without a word; counts are added to the portion's account, and no row may be left.
+
+    Raises:
+        DataError: if a row cannot be rendered and `data.on_bad_row` is "refuse".
+    """
+    texts = rendered(recipe, portion, tokenizer)
+    rows, written = [row for row, _ in texts], [text for _, text in texts]
+    if not rows:
+        return Prepared([], [], [], portion.account)
+    found = encode(written, tokenizer, longest(recipe))
+    names = [f"{portion.account.set}, row {rows[i].number}" for i in found.kept]
+    check_tokens(recipe, tokenizer, found.examples, names)
+    portion.account.left_out += found.dropped
+    portion.account.cut += found.cut
+    portion.account.shortest = min(filter(None, (portion.account.shortest, found.shortest)), default=0)
+    return Prepared(found.examples, [rows[i] for i in found.kept], [written[i] for i in found.kept], portion.account)
+
+
+def rows_formatter(recipe: Recipe, tokenizer: Any) -> Formatter:
+    """What puts the rows of the recipe's task into its template.
+
+    Raises:
+        ConfigError: if the template is not there.
+    """
+    data = recipe.data
+    return formatter(data.task, data.template, tokenizer, turns=data.turns, columns=data.columns)
+
+
+def rendered(recipe: Recipe, portion: Portion, tokenizer: Any) -> list[tuple[TaskRow, Rendered]]:
+    """Rows of the task as text, without those that cannot be rendered where they are left out.
+
+    Raises:
+        DataError: if a row cannot be rendered and `data.on_bad_row` is "refuse"; it names the row.
+    """
+    data, render, found = recipe.data, rows_formatter(recipe, tokenizer), []
+    for row in portion.rows:
+        try:
+            found.append((row, render.render(row.record)))
+        except DataError as error:
+            placed = numbered(error, portion.account.set, row.number)
+            if data.on_bad_row == "refuse":
+                raise placed from None
+            portion.account.skip(placed)
+    return found
+
+
+def _accounted(recipe: Recipe, found: Prepared) -> Prepared:
+    """The same, its account completed and said."""
+    found.account.use(found.rows)
+    found.account.finish(longest(recipe))
+    return found
 
 
 def knowledge_prompts(recipe: Recipe) -> list[str]:
@@ -222,24 +300,27 @@ def knowledge_examples(recipe: Recipe, tokenizer: Any) -> list[Example]:
 
 def test_set(recipe: Recipe, tokenizer: Any, rows: int | None = None) -> TaskSet:
     """The task's first `rows` held-out rows, without those whose prompt alone fills `max_length`."""
-    return _task_set(recipe, tokenizer, held_out_rows(recipe, rows))
+    return _task_set(recipe, tokenizer, held_out_portion(recipe, rows))
+
+
+def measured_rows(recipe: Recipe, tokenizer: Any) -> dict[str, Any]:
+    """Which of the task's rows are measured and what became of the others, JSON-ready."""
+    return dict(test_set(recipe, tokenizer).rows)
 
 
 def validation_set(recipe: Recipe, tokenizer: Any) -> TaskSet:
     """The rows that choose between trials, without those whose prompt alone fills `max_length`."""
-    return _task_set(recipe, tokenizer, divided_rows(recipe)[1])
+    return _task_set(recipe, tokenizer, divided_portions(recipe)[1])
 
 
-def _task_set(recipe: Recipe, tokenizer: Any, held_out: list[dict[str, Any]]) -> TaskSet:
-    data = recipe.data
-    render, form = formatter(data.task, data.template, tokenizer), task_format(data.task, held_out)
-    kept, examples = encode_kept_rows(held_out, tokenizer, render, longest(recipe))
-    check_tokens(recipe, tokenizer, examples, [f"{data.task}, held-out row {row}" for row in kept])
+def _task_set(recipe: Recipe, tokenizer: Any, portion: Portion) -> TaskSet:
+    found, form = prepared(recipe, portion, tokenizer), task_form(recipe.data)
     return TaskSet(
-        name=data.task,
-        examples=examples,
-        prompts=[render.prompt(held_out[row]) for row in kept],
-        golds=[form.gold(held_out[row]) for row in kept],
+        name=recipe.data.task,
+        examples=found.examples,
+        prompts=[text.prompt for text in found.texts],
+        golds=[form.gold(row.row) for row in found.rows],
+        rows=found.account.summary(),
     )
 
 

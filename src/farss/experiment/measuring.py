@@ -149,7 +149,8 @@ def _measure_in_full(recipe: Recipe, model: nn.Module, tokenizer: Any, folder: P
         measurement = measure(recipe, TorchBackend(model, tokenizer), rows=None, words=True, progress=line)
     with rescued({"measured": title, "scores": summarise(measurement)}):
         measurement.save(folder / SAMPLES)
-    return {"eval_seconds": time.perf_counter() - started, "eval_peak_bytes": peak_bytes()}
+    rows = materials.measured_rows(recipe, tokenizer)
+    return {"eval_seconds": time.perf_counter() - started, "eval_peak_bytes": peak_bytes(), "rows": rows}
 
 
 def _measure_validation(recipe: Recipe, model: nn.Module, tokenizer: Any, folder: Path, title: str) -> dict[str, Any]:

@@ -77,8 +77,12 @@ class Requested:
     foreign: tuple[str, ...]
 
     @classmethod
-    def of(cls, names: Sequence[str]) -> Requested:
+    def of(cls, names: Sequence[str], task: str | None = None) -> Requested:
         """Each name put where it belongs; a training task that is also a benchmark is the task.
+
+        Args:
+            names: of everything.
+            task: a name, file or hub data set whose held-out rows are a training task's.
 
         Raises:
             ConfigError: if there is no name, more than one training task, or a name twice.
@@ -86,9 +90,11 @@ class Requested:
         foreign = tuple(name.removeprefix(PREFIX) for name in names if name.startswith(PREFIX))
         ours = [name for name in names if not name.startswith(PREFIX)]
         tasks = tuple(name for name in ours if name in CATALOGUE and CATALOGUE[name].kind == "task")
+        if task is not None and task not in tasks:
+            tasks = (*tasks, task)
         benchmarks = tuple(name for name in ours if name in BENCHMARKS and name not in tasks)
         knowledge = tuple(name for name in ours if name not in (*tasks, *benchmarks))
-        if not names or len(tasks) > 1:
+        if not (names or task) or len(tasks) > 1:
             raise ConfigError("name knowledge sets, benchmarks and at most one task", got=", ".join(names))
         if len(set(names)) < len(names):
             raise ConfigError("a name comes twice", where="--tasks", got=", ".join(names))
@@ -151,6 +157,7 @@ def evaluate(
     adapters: Sequence[str | Path] = (),
     backend: BackendName = "torch",
     fresh: bool = False,
+    task: str | None = None,
 ) -> dict[str, Any]:
     """Score a model on everything named; leaves `results.json` and the samples.
 
@@ -169,6 +176,7 @@ def evaluate(
             the model alone.
         backend: what reads and writes: PyTorch, or vLLM (knowledge sets and the task, at most one adapter).
         fresh: remove what an earlier call left in the folder, and begin again.
+        task: the training task whose held-out rows are measured, where it is no name of `farss tasks`: a file, say.
 
     Raises:
         ConfigError: if no task, or more than one training task, is named, an adapter comes twice, or vLLM is asked
@@ -180,7 +188,7 @@ def evaluate(
         SandboxError: if a benchmark runs a model's code and this system cannot keep it in its place.
     """
     require_one_process("farss eval")
-    requested = Requested.of(names)
+    requested = Requested.of(names, task)
     recipe = requested.recipe(recipe)
     folders = _named(adapters)
     read = {f"the adapter {name}": folder for name, folder in folders.items()}
@@ -296,7 +304,8 @@ def _evaluate_one(
         if requested.foreign:
             ask_harness(recipe, requested.foreign, model, tokenizer, kept)
     decided = None if loaded.arithmetic is None else loaded.arithmetic.to_mapping()
-    kept.finish({**_account(recipe, loaded.name, adapter, kept), "arithmetic": decided})
+    rows = materials.measured_rows(recipe, tokenizer) if requested.tasks else None
+    kept.finish({**_account(recipe, loaded.name, adapter, kept), "arithmetic": decided, "rows": rows})
 
 
 def _evaluate_with_vllm(recipe: Recipe, requested: Requested, kept: KeptScores, adapter: Path | None) -> None:
@@ -309,7 +318,8 @@ def _evaluate_with_vllm(recipe: Recipe, requested: Requested, kept: KeptScores, 
         trust_remote_code=recipe.model.trust_remote_code,
     )
     ask_sets(recipe, backend, "" if adapter is None else adapter.name, kept, task=bool(requested.tasks))
-    kept.finish(_account(recipe, recipe.model.name, adapter, kept))
+    rows = materials.measured_rows(recipe, backend.tokenizer) if requested.tasks else None
+    kept.finish({**_account(recipe, recipe.model.name, adapter, kept), "rows": rows})
 
 
 def _check_vllm(recipe: Recipe, requested: Requested, folders: Mapping[str, Path | None]) -> None:

@@ -22,6 +22,7 @@ from safetensors import SafetensorError
 from farss.errors import FarssError, UnwrittenError
 from farss.experiment import progress
 from farss.experiment.workers import WHOLE, Share
+from farss.printable import plain_notes
 from farss.storage import write_json
 from farss.storage.disk import full_disk
 from farss.storage.owned import check_clear, check_own, clear, seal, take
@@ -149,6 +150,7 @@ def _child(
 ) -> None:
     threading.Thread(target=_end_with_parent, args=(sender,), daemon=True).start()
     os.environ.update(environment)  # the server keeps the environment of its own start
+    plain_notes()
     share.take()
     if not share.whole:
         progress.show_bars(False)

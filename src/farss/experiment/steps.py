@@ -78,20 +78,20 @@ def fine_tune(recipe: Recipe, init: str | Path, out: str | Path, *, fresh: bool 
             "this folder holds a finished training", where=place, do="choose another --out, or give --fresh"
         )
     require_adapter(Path(init) / "adapter")
-    materials.training_rows(recipe)
+    training = materials.training_set(recipe, materials.tokenizer_of(recipe))  # what is wrong with a row is said now
     asked = recipe
     recipe, decided = settle(asked)
     if not fresh:
         check_settings(place / CHECKPOINTS, recipe.train)
     loaded = materials.load_model(recipe)
-    examples = materials.training_examples(recipe, loaded.tokenizer)
     model = load_adapter(loaded.model, Path(init) / "adapter", dropout=recipe.train.dropout, trainable=True)
     with held(place):
         begin_again(place, fresh)
         take(place, VERB)
         with writing(place, RECIPE):
             write_atomically(place / RECIPE, lambda file: file.write_text(asked.to_yaml(), encoding="utf-8"))
-        account = _trained(recipe, model, loaded.tokenizer, examples, place) | {"arithmetic": decided.to_mapping()}
+        account = _trained(recipe, model, loaded.tokenizer, training.examples, place)
+        account |= {"arithmetic": decided.to_mapping(), "rows": training.account.summary()}
         with rescued(account), writing(place, ACCOUNT):
             write_json(place / ACCOUNT, account)
     return account

@@ -2,43 +2,46 @@
 
 from __future__ import annotations
 
-import json
 import random
 from collections.abc import Collection, Sequence
-from typing import Any
+from typing import Protocol, TypeVar
 
-from farss.datasets.formats import TaskFormat
 from farss.errors import DataError
 
-Rows = list[dict[str, Any]]
+
+class Asking(Protocol):
+    """A row that says what it asks, by which rows are told apart."""
+
+    @property
+    def question(self) -> str:
+        """Two rows with one question are one for this purpose."""
+        ...
 
 
-def question_of(form: TaskFormat, row: dict[str, Any]) -> str:
-    """What a row asks, by which rows are told apart: two rows with one question are one for this purpose."""
-    return json.dumps(form.messages(row), sort_keys=True, ensure_ascii=False)
+Item = TypeVar("Item", bound=Asking)
 
 
 def hold_out(
-    rows: Sequence[dict[str, Any]],
-    form: TaskFormat,
+    rows: Sequence[Item],
     scored: Collection[str],
     *,
     wanted: int,
     limit: int | None,
     seed: int,
-) -> tuple[Rows, Rows]:
+    where: str,
+) -> tuple[list[Item], list[Item]]:
     """Training rows and validation rows, of one set of training rows.
 
-    The rows are shuffled as `load_rows` shuffles them; training takes the first ones and validation the last ones, so
-    that a limit that leaves room keeps the training rows it would give alone.
+    The rows are shuffled as a limit shuffles them; training takes the first ones and validation the last ones, so that
+    a limit that leaves room keeps the training rows it would give alone.
 
     Args:
         rows: all training rows, in file order.
-        form: how they are read.
         scored: questions of the rows that are scored; none of them is taken for validation.
         wanted: number of validation rows.
         limit: most training rows, None for all that are left, which then keep the file's order.
         seed: of the shuffle.
+        where: the set, for messages.
 
     Returns:
         (training, validation); no question is in both.
@@ -52,16 +55,15 @@ def hold_out(
     for index in reversed(order):
         if len(chosen) == wanted:
             break
-        question = question_of(form, rows[index])
-        if question not in scored:
-            chosen.setdefault(question, index)
+        if rows[index].question not in scored:
+            chosen.setdefault(rows[index].question, index)
     held = set(chosen.values())
     left = [i for i in (sorted(order) if limit is None else order) if i not in held]
-    training = [rows[i] for i in left if question_of(form, rows[i]) not in chosen][:limit]
+    training = [rows[i] for i in left if rows[i].question not in chosen][:limit]
     if len(chosen) < wanted or not training:
         raise DataError(
             "too few training rows to hold some out for validation",
-            where=form.name,
+            where=where,
             expected=f"more than {wanted} questions that are not scored",
             got=f"{len(rows)} rows",
             do="lower validation_rows",
@@ -69,9 +71,9 @@ def hold_out(
     return training, [rows[i] for i in chosen.values()]
 
 
-def sample_apart(rows: Rows, form: TaskFormat, scored: Collection[str], *, wanted: int, seed: int) -> Rows:
+def sample_apart(rows: Sequence[Item], scored: Collection[str], *, wanted: int, seed: int) -> list[Item]:
     """At most `wanted` rows of a validation split whose questions are not scored, a seeded sample; none may be left."""
-    apart = [row for row in rows if question_of(form, row) not in scored]
+    apart = [row for row in rows if row.question not in scored]
     random.Random(seed).shuffle(apart)
     return apart[:wanted]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from farss.cli.options import add_fresh_option, add_recipe_options, recipe_from
+from farss.cli.options import ROWS, add_fresh_option, add_recipe_options, recipe_from
 from farss.cli.output import emit
 
 SUMMARY = "score a model, with or without an adapter, on knowledge sets, tasks and benchmarks; samples are kept"
@@ -16,19 +16,9 @@ EXAMPLE = (
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Model, adapter, tasks and how many rows."""
-    add_recipe_options(
-        parser,
-        (
-            "--model",
-            "--revision",
-            "--dtype",
-            "--device",
-            "--data-dir",
-            "--knowledge-rows",
-            "--task-rows",
-            "--generate-rows",
-        ),
-    )
+    limits = ("--knowledge-rows", "--task-rows", "--generate-rows")
+    places = ("--model", "--revision", "--dtype", "--device", "--data", "--data-dir")
+    add_recipe_options(parser, (*places, *ROWS, *limits))
     parser.add_argument(
         "--adapter",
         metavar="DIR",
@@ -36,7 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=[],
         help="LoRA folders of PEFT, or ones written by `farss train`; `base` among several is the model alone",
     )
-    parser.add_argument("--tasks", required=True, help="comma-separated names of `farss tasks`")
+    parser.add_argument("--tasks", default="", help="comma-separated names of `farss tasks`; --data adds your own")
     parser.add_argument("--backend", choices=("torch", "vllm"), default="torch", help="what reads and writes text")
     add_fresh_option(parser)
     parser.add_argument("--out", metavar="DIR", required=True, help="folder for results.json and the samples")
@@ -54,6 +44,7 @@ def act(arguments: argparse.Namespace) -> int:
         adapters=arguments.adapter,
         backend=arguments.backend,
         fresh=arguments.fresh,
+        task=vars(arguments)["data.task"],
     )
     runs = result.get("runs", {"": result})
     lines = [line for name, run in runs.items() for line in _lines(name, run)]

@@ -6,7 +6,7 @@ import argparse
 import sys
 from typing import TYPE_CHECKING
 
-from farss.cli.options import add_recipe_options, recipe_from
+from farss.cli.options import ROWS, add_recipe_options, recipe_from
 from farss.cli.output import emit
 from farss.errors import ConfigError
 
@@ -28,6 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
             "--device",
             "--data",
             "--data-dir",
+            *ROWS,
             "--calibration-rows",
             "--max-length",
             "--rank",

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from farss.cli.options import add_recipe_options, recipe_from
+from farss.cli.options import ROWS, add_recipe_options, recipe_from
 from farss.cli.output import emit, wide_console
 
 SUMMARY = "look at a model through a task: importances, spectra, stability, a suggested boundary, costs; no training"
@@ -26,6 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
             "--device",
             "--data",
             "--data-dir",
+            *ROWS,
             "--calibration-rows",
             "--max-length",
             "--rank",

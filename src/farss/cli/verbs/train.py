@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from farss.cli.options import add_fresh_option, add_recipe_options, recipe_from
+from farss.cli.options import ROWS, add_fresh_option, add_recipe_options, recipe_from
 from farss.cli.output import emit
 
 SUMMARY = "fine-tune an initialised adapter; the loss counts response tokens only"
@@ -21,6 +21,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
             "--device",
             "--data",
             "--data-dir",
+            *ROWS,
             "--train-rows",
             "--max-length",
             "--lr",

@@ -136,7 +136,7 @@ def initialise_shard(recipe: Recipe, out: str | Path, shard: Shard) -> dict[str,
             got="auto",
             do="give the same number to every shard, or start one `farss init` with torchrun",
         )
-    materials.training_rows(recipe)
+    calibration_of(recipe, materials.tokenizer_of(recipe))  # a wrong row is named before the model is loaded
     settled, decided = settle(recipe)
     loaded = materials.load_for_statistics(settled)
     with work_folder(out, [PARTIAL]) as work, ProgressLine(f"statistics of shard {shard.number}/{shard.count}") as line:

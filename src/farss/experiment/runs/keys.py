@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 
-from farss.config import Recipe
+from farss.config import TEMPLATES, DataConfig, Recipe
+from farss.datasets.formats import template_text
 from farss.experiment.jobs import Job
 from farss.experiment.stages import stage_key
 from farss.methods import get_method, package_of_method
@@ -16,6 +17,8 @@ REPORTED = {"bootstrap"}
 """Settings that only the report uses; it is written anew by every call."""
 OWN_SETTINGS = {"fora", "kasa", "adalora"}
 """Groups of `init` that only the method of the same name reads."""
+LATER = {"turns", "columns", "subset", "split", "test", "test_split", "held_out", "on_bad_row"}
+"""Settings of the data that there were not always."""
 CALIBRATION = {"calibration_rows", "knowledge_calibration"}
 ASKED = ("knowledge", "knowledge_rows", "shots", "seed")
 """Settings that say which knowledge questions are asked, and so which are left to take statistics from."""
@@ -30,7 +33,9 @@ class Keys:
 
     def __init__(self, recipe: Recipe) -> None:
         self.recipe = recipe
-        data, asked = recipe.data.to_mapping(), recipe.eval.to_mapping()
+        data, asked = _without_defaults(recipe.data.to_mapping()), recipe.eval.to_mapping()
+        if recipe.data.template not in TEMPLATES:
+            data["template"] = template_text(recipe.data.template)  # what the file says, wherever it is
         self._model = recipe.model.to_mapping()
         self._rows = _without(data, CALIBRATION)
         self._asked = _without(asked, REPORTED)
@@ -84,6 +89,12 @@ class Keys:
             needs = get_method(method).needs
             return [self._start, *(self.gathered(kind) for kind in STATISTICS if kind in needs)]
         return []
+
+
+def _without_defaults(data: dict[str, object]) -> dict[str, object]:
+    """The data settings; later ones only where they are used, so that a recipe without them keeps its keys."""
+    usual = DataConfig().to_mapping()
+    return {name: value for name, value in data.items() if name not in LATER or value != usual[name]}
 
 
 def _without(mapping: dict[str, object], names: set[str]) -> dict[str, object]:

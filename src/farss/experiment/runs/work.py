@@ -164,9 +164,10 @@ def _indices(plan: Plan, name: str) -> tuple[int, ...]:
 def train_job(recipe: Recipe, job: Job, plans: Path, folder: Path) -> dict[str, Any]:
     """Train one job; leaves `adapter/` (all that is needed to go on) and `peft/` (plain LoRA), or `model/`."""
     loaded = materials.load_model(recipe)
-    examples = materials.training_examples(recipe, loaded.tokenizer)
+    training = materials.training_set(recipe, loaded.tokenizer)
+    examples = training.examples
     config = dataclasses.replace(recipe.train, learning_rate=job.learning_rate, seed=job.seed)
-    account: dict[str, Any] = {"apply_seconds": 0.0}
+    account: dict[str, Any] = {"apply_seconds": 0.0, "rows": training.account.summary()}
     if get_method(job.method).trains == "weights":
         result = _train(loaded, loaded.model, examples, config, folder, job)
         account["trainable_params"] = sum(p.numel() for p in loaded.model.parameters())

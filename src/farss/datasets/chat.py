@@ -1,0 +1,219 @@
+"""A conversation in a chat template, and which of its characters are learned.
+
+A template with generation marks says itself what the assistant writes. Of another, the answer begins where the prompt
+that asks for it ends, and ends where the conversation up to it ends. Templates that render a turn differently once
+others follow it (reasoning is dropped) have no such prefixes: there the answer is found as what changes with it, from
+the words that ask for an answer to those that end a turn.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from typing import Any, cast
+
+from jinja2 import TemplateError
+
+from farss.config import Turns
+from farss.datasets.records import Record, excerpt
+from farss.datasets.rendered import Rendered, Span
+from farss.datasets.turns import Message, is_empty
+from farss.errors import DataError
+
+_MARKS = re.compile(r"\{%-?\s*generation\s*-?%\}")
+_PROBES = ("\u2e3bprobe\u2e3b", "\u2e3csonde\u2e3c")
+"""Two texts that no conversation holds, put in the place of an answer to see where it is."""
+OPENING = "<[({|"
+"""Characters that begin a tag: two tags that begin alike have no more in common."""
+_RENDERING = (TemplateError, TypeError, ValueError, KeyError)
+"""What rendering raises when a template refuses a conversation, or cannot be given it."""
+
+
+class ChatTemplate:
+    """Conversations in the tokenizer's chat template, or in another one.
+
+    Attributes:
+        turn_end: the text with which the template ends an answer ("<|im_end|>"), None where it is not known.
+
+    Args:
+        tokenizer: a transformers tokenizer.
+        template: text of a template, used in place of the tokenizer's own.
+        turns: which turns of the assistant are learned.
+    """
+
+    def __init__(self, tokenizer: Any, template: str | None = None, turns: Turns = "all") -> None:
+        self._tokenizer, self._given = tokenizer, template
+        self._turns: Turns = turns
+        self._after = self._after_an_answer()
+        self.turn_end = (self._after or "").strip() or None
+
+    def __call__(self, record: Record) -> Rendered:
+        """The conversation as text, its last turn of the assistant or all of them learned.
+
+        Raises:
+            DataError: if the template refuses the conversation or leaves a part of it out.
+        """
+        text, marks = self._render(record, marked=True)
+        self._require_complete(record, text)
+        wanted = _wanted(record, self._turns)
+        spans = self._unmarked(record, text, wanted) if marks is None else _marked(record, marks, wanted)
+        spans = [(begin, end) for begin, end in spans if end > begin]
+        if not spans:
+            raise DataError(
+                "nothing of the row is learned", expected="a turn of the assistant in the text", got=excerpt(text)
+            )
+        last = str(record.messages[-1].get("content") or "").strip()
+        ends_itself = spans[-1][1] < len(text) or not last or not text.endswith(last)
+        return Rendered(text, tuple(spans), opened=True, closed=ends_itself)
+
+    def _render(
+        self, record: Record, messages: Sequence[Message] | None = None, *, ask: bool = False, marked: bool = False
+    ) -> tuple[str, list[Span] | None]:
+        """The text, and the spans of its generation marks where they are asked for and the template has some."""
+        from transformers.utils.chat_template_utils import render_jinja_template
+
+        said = record.messages if messages is None else messages
+        tools = [dict(tool) for tool in record.tools] or None
+        try:
+            template = self._tokenizer.get_chat_template(self._given, tools)
+            marked = marked and _MARKS.search(template) is not None
+            texts, spans = render_jinja_template(
+                conversations=[[{k: v for k, v in message.items() if v is not None} for message in said]],
+                tools=cast("Any", tools),
+                chat_template=template,
+                return_assistant_tokens_mask=marked,
+                add_generation_prompt=ask,
+                **{**self._tokenizer.special_tokens_map, **record.options},
+            )
+        except _RENDERING as error:
+            raise DataError(
+                "the chat template refuses the row",
+                expected="a conversation that the template takes",
+                got=f"{type(error).__name__}: {excerpt(error)}; roles {', '.join(m['role'] for m in said)}",
+                do="change or leave out the row (data.on_bad_row: skip), or give another data.template",
+            ) from None
+        return texts[0], cast("list[Span]", spans[0]) if marked else None
+
+    def _require_complete(self, record: Record, text: str) -> None:
+        """Refuse a template that leaves out what the row says: its meaning would be another one."""
+        lost = [f"the text of a turn of `{m['role']}`" for m in record.messages if not _is_said(m, text)]
+        if record.tools and self._render(Record(record.form, record.messages, options=record.options))[0] == text:
+            lost.append("`tools`")
+        for message in record.messages:
+            names = [call.get("function", call).get("name") for call in message.get("tool_calls") or ()]
+            lost += [f"a tool call of `{name}`" for name in names if str(name) not in text]
+        if lost:
+            raise DataError(
+                "the chat template leaves out a part of the row",
+                expected="a template that shows all of it",
+                got=lost[0],
+                do="use a model or a data.template that takes it, or leave the row out (data.on_bad_row: skip)",
+            )
+
+    def _unmarked(self, record: Record, text: str, wanted: Sequence[int]) -> list[Span]:
+        return [(self._begin(record, text, turn), self._end(record, text, turn)) for turn in wanted]
+
+    def _begin(self, record: Record, text: str, turn: int) -> int:
+        before = record.messages[:turn]
+        asked = self._render(record, before, ask=True)[0] if before else None
+        if asked is not None and text.startswith(asked):
+            return len(asked)
+        start, _ = self._changing(record, text, turn)
+        opening = "" if asked is None else asked[_shared(asked, self._render(record, before)[0]) :]
+        found = text.rfind(opening, 0, start) if opening.strip() else -1
+        if found >= 0:
+            return found + len(opening)
+        if asked is not None and turn == len(record.messages) - 1:
+            return _shared(asked, text)
+        return start
+
+    def _end(self, record: Record, text: str, turn: int) -> int:
+        if turn == len(record.messages) - 1:
+            return len(text)
+        upto = self._render(record, record.messages[: turn + 1])[0]
+        if text.startswith(upto):
+            return len(upto)
+        _, stop = self._changing(record, text, turn)
+        ends = [end for end in (self._after, self.turn_end) if end and text.startswith(end, stop)]
+        # A template that closes the whole text writes a turn's end and then more; what both have is the turn's end.
+        common = text[stop : stop + _shared(self._after or "", text[stop:])].rstrip(OPENING)
+        return stop + len(ends[0] if ends else common)
+
+    def _changing(self, record: Record, text: str, turn: int) -> Span:
+        """The part of the text that changes with the words of one turn."""
+        others = []
+        for probe in _PROBES:
+            messages = [dict(message) for message in record.messages]
+            messages[turn] = {"role": messages[turn]["role"], "content": probe}
+            others.append(self._render(record, messages)[0])
+        start = min(_shared(text, other) for other in others)
+        tail = min(_shared(text[::-1], other[::-1]) for other in others)
+        return start, max(start, len(text) - tail)
+
+    def _after_an_answer(self) -> str | None:
+        """What the template writes right after an answer, found by rendering one; None where it refuses the example."""
+        probe = _PROBES[0]
+        sample = ({"role": "user", "content": "Hello"}, {"role": "assistant", "content": probe})
+        try:
+            text, _ = self._render(Record("sample", sample, (False, True)))
+        except DataError:
+            return None
+        _, found, end = text.rpartition(probe)
+        return end or None if found else None
+
+
+def _shared(one: str, other: str) -> int:
+    """How many characters two texts begin with alike."""
+    return next((i for i, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other)))
+
+
+def _wanted(record: Record, turns: Turns) -> list[int]:
+    """The messages that are learned.
+
+    Raises:
+        DataError: if none is, or one of them is empty.
+    """
+    of_assistant = [i for i, message in enumerate(record.messages) if message["role"] == "assistant"]
+    chosen = of_assistant[-1:] if turns == "last" else of_assistant
+    wanted = [i for i in chosen if record.learned[i]]
+    if not wanted:
+        raise DataError("nothing of the row is learned", expected="a turn of the assistant without `train: false`")
+    if any(is_empty(record.messages[i]) for i in wanted):
+        raise DataError("a row has an empty response", got=excerpt(record.messages))
+    return wanted
+
+
+def _marked(record: Record, marks: Sequence[Span], wanted: Sequence[int]) -> list[Span]:
+    """The marked spans of the turns that are learned; every turn of the assistant has one mark, or all are wanted."""
+    of_assistant = [i for i, message in enumerate(record.messages) if message["role"] == "assistant"]
+    if len(marks) == len(of_assistant):
+        return [span for span, turn in zip(marks, of_assistant, strict=True) if turn in wanted]
+    if list(wanted) == of_assistant:
+        return list(marks)
+    raise DataError(
+        "the generation marks of the chat template do not tell the turns apart",
+        expected=f"{len(of_assistant)} marks, one for each turn of the assistant",
+        got=len(marks),
+        do="use data.turns: all, without flags in messages",
+    )
+
+
+def _is_said(message: Message, text: str) -> bool:
+    """Whether a message's words are in the text, as they are, trimmed, without reasoning, or escaped in JSON."""
+    content = message.get("content")
+    if not content or not content.strip():
+        return True
+    said = (content.strip(), content.rpartition("</think>")[2].strip())
+    if any(words in text for words in said):
+        return True
+    escaped = (json.dumps(words, ensure_ascii=ascii_only)[1:-1] for words in said for ascii_only in (False, True))
+    return any(words in text for words in escaped) or (message["role"] == "tool" and _is_json(content))
+
+
+def _is_json(text: str) -> bool:
+    try:
+        json.loads(text)
+    except ValueError:
+        return False
+    return True

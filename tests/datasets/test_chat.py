@@ -1,0 +1,127 @@
+"""Chat templates without marks: what is learned where one is unlike the others, and what it may not leave out."""
+
+from __future__ import annotations
+
+import pytest
+
+from farss.datasets.formats import formatter
+from farss.errors import DataError
+
+TURNS = "{% for m in messages %}[{{ m.role }}]{{ m.content }}[end]\n{% endfor %}"
+ASK = "{% if add_generation_prompt %}[assistant]{% endif %}"
+REASONING = (
+    "{% for m in messages %}[{{ m.role }}]{% if m.role == 'assistant' and loop.last %}<think></think>{{ m.content }}"
+    "{% else %}{{ m.content.split('</think>')[-1] }}{% endif %}[end]\n{% endfor %}"
+)
+CALL = {"type": "function", "function": {"name": "find", "arguments": {"q": "x"}}}
+
+
+def said(*texts: str) -> list[dict[str, str]]:
+    return [{"role": role, "content": text} for role, text in zip(["user", "assistant"] * 9, texts, strict=False)]
+
+
+@pytest.fixture
+def learned(tiny_tokenizer, tmp_path):
+    def parts(template: str, row: dict, **settings) -> list[str]:
+        file = tmp_path / "t.jinja"
+        file.write_text(template, encoding="utf-8")
+        rendered = formatter("mine", str(file), tiny_tokenizer, **settings)(row)
+        return [rendered.text[begin:end] for begin, end in rendered.learned]
+
+    return parts
+
+
+@pytest.mark.case("turns that are learned")
+def test_all_turns_or_the_last_are_learned_with_their_ends(learned):
+    row = {"messages": said("a", "b", "c", "d")}
+    assert learned(TURNS + ASK, row) == ["b[end]\n", "d[end]\n"]
+    assert learned(TURNS + ASK, row, turns="last") == ["d[end]\n"]
+    row["messages"][1]["train"] = False
+    assert learned(TURNS + ASK, row) == ["d[end]\n"]
+
+
+@pytest.mark.case("reasoning templates")
+def test_the_block_that_the_template_writes_is_learned(learned):
+    row = {"messages": said("a", "<think>why</think>b", "c", "<think>how</think>d")}
+    assert learned(REASONING + ASK, row) == ["b[end]\n", "<think></think><think>how</think>d[end]\n"]
+
+
+@pytest.mark.case("reasoning templates")
+def test_a_prompt_that_opens_a_block_is_followed_as_far_as_the_text_goes(learned):
+    ask = "{% if add_generation_prompt %}[assistant]<think>{% endif %}"
+    assert learned(TURNS + ask, {"messages": said("a", "b", "c", "d")}) == ["b[end]\n", "d[end]\n"]
+
+
+def test_a_template_that_closes_every_text_does_not_close_earlier_turns(learned):
+    """What is written after the last turn stands after no other one."""
+    template = TURNS + "{% if not add_generation_prompt %}(over){% endif %}" + ASK
+    row = {"messages": said("a", "b", "c", "d")}
+    assert learned(template, row) == ["b[end]\n", "d[end]\n(over)"]
+
+
+def test_a_conversation_may_begin_with_the_assistant_and_end_with_the_user(learned):
+    turns = [{"role": "assistant", "content": "hello"}, *said("a", "b", "c")]
+    assert learned(TURNS + ASK, {"messages": turns}) == ["hello[end]\n", "b[end]\n"]
+
+
+def test_an_answer_that_repeats_the_question_is_found(learned):
+    assert learned(TURNS + ASK, {"messages": said("a", "a", "a", "a")}) == ["a[end]\n", "a[end]\n"]
+    assert learned(REASONING + ASK, {"messages": said("[assistant]", "[end]\n", "a", "[assistant]")})[1].endswith(
+        "[assistant][end]\n"
+    )
+
+
+def test_an_answer_that_nothing_closes_is_closed_by_the_tokenizer(tiny_tokenizer, tmp_path):
+    file = tmp_path / "t.jinja"
+    for ending, closed in (("", False), ("[end]", True)):
+        file.write_text(
+            "{% for m in messages %}<{{ m.role }}>{{ m.content }}" + ending + "{% endfor %}", encoding="utf-8"
+        )
+        assert formatter("mine", str(file), tiny_tokenizer)({"messages": said("a", "b")}).closed is closed
+
+
+@pytest.mark.case("tools and calls")
+@pytest.mark.parametrize(
+    ("row", "lost"),
+    [
+        ({"messages": said("a", "b"), "tools": [{"name": "find"}]}, "`tools`"),
+        ({"messages": [*said("a"), {**said("a", "b")[1], "tool_calls": [CALL]}]}, "tool call of `find`"),
+        ({"messages": [{"role": "system", "content": "terse"}, *said("a", "b")]}, "a turn of `system`"),
+        ({"messages": [*said("a", "b"), {"role": "tool", "content": "cold"}, *said("c", "d")]}, "a turn of `tool`"),
+    ],
+)  # fmt: skip
+def test_what_a_template_leaves_out_is_refused(learned, row, lost):
+    two_roles = (
+        "{% for m in messages %}{% if m.role in ['user', 'assistant'] %}[{{ m.role }}]{{ m.content }}[end]\n{% endif %}"
+        "{% endfor %}" + ASK
+    )
+    with pytest.raises(DataError, match=rf"leaves out a part of the row[\s\S]*{lost}"):
+        learned(two_roles, row)
+
+
+@pytest.mark.case("tools and calls")
+def test_words_that_a_template_escapes_or_trims_are_no_loss(learned):
+    template = "{% for m in messages %}[{{ m.role }}]{{ m.content | trim | tojson }}[end]{% endfor %}" + ASK
+    assert learned(template, {"messages": said('"quoted"\n', "caf\u00e9 ")}) == ['"caf\u00e9"[end]']
+
+
+@pytest.mark.parametrize(
+    "template", ["{{ messages[7].content.x }}", "{% for m in %}", "{{ 1 + 'a' }}", "{{ messages | foo }}"]
+)
+def test_a_template_that_fails_is_no_traceback(learned, template):
+    with pytest.raises(DataError, match="refuses the row"):
+        learned(template, {"messages": said("a", "b")})
+
+
+@pytest.mark.case("turns that are learned")
+def test_marks_are_told_apart_by_their_turns(learned):
+    marked = (
+        "{% for m in messages %}{% if m.role == 'assistant' %}{% generation %}{{ m.content }};{% endgeneration %}"
+        "{% else %}{{ m.content }}?{% endif %}{% endfor %}"
+    )
+    row = {"messages": said("a", "b", "c", "d")}
+    assert learned(marked, row) == ["b;", "d;"] and learned(marked, row, turns="last") == ["d;"]
+    with pytest.raises(DataError, match="do not tell the turns apart"):
+        learned(
+            "{% generation %}{% for m in messages %}{{ m.content }}{% endfor %}{% endgeneration %}", row, turns="last"
+        )
