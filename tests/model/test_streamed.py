@@ -54,7 +54,7 @@ def saved(model, tokenizer, folder, dtype=torch.float64, shard="1GB"):
     return folder
 
 
-def walked(folder, queue, dtype="auto", states=None, **settings):
+def walked(folder, queue, dtype="checkpoint", states=None, **settings):
     model, kind = skeleton(folder, dtype)
     targets = find_targets(model, in_memory=False)
     kept = Kept(targets)
