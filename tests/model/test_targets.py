@@ -62,11 +62,6 @@ def test_a_pattern_without_a_hit_names_near_modules(tiny_llama, option):
         find_targets(tiny_llama, **{option: ["q_porj"]})
 
 
-def test_a_broken_pattern_is_refused(tiny_llama):
-    with pytest.raises(ModelError, match="not valid"):
-        find_targets(tiny_llama, targets=["(q_proj"])
-
-
 def test_excluding_everything_is_refused(tiny_llama):
     with pytest.raises(ModelError, match="no linear module"):
         find_targets(tiny_llama, exclude=[".*"])
@@ -164,3 +159,11 @@ def test_a_sharded_weight_is_said_to_be_sharded(tiny_llama):
         weight.ds_shape, weight.data = weight.shape, torch.empty(0)
     with pytest.raises(ModelError, match=r"sharded among processes[\s\S]*ZeRO-3[\s\S]*farss init"):
         find_targets(tiny_llama)
+
+
+@pytest.mark.case("a pattern for target modules that never ends hangs")
+@pytest.mark.parametrize("pattern", ["(([a-z._0-9]+)+)+!", "(((q_proj"])
+def test_a_pattern_that_cannot_be_matched_is_refused(tiny_llama, pattern):
+    for targets, exclude in (((pattern,), ()), ((), (pattern,))):
+        with pytest.raises(ModelError, match=r"a pattern (takes too long|is not a regular expression)"):
+            find_targets(tiny_llama, targets, exclude)

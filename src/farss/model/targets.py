@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from farss.errors import ModelError, near_names
+from farss.patterns import full_matches
 
 PATTERN_HINT = "a pattern is one part of the module name (`q_proj`) or a regular expression for the whole dotted name"
 
@@ -132,19 +132,14 @@ def output_head(model: nn.Module) -> object:
 
 def _selected(linears: dict[str, nn.Module], patterns: Iterable[str]) -> list[str]:
     hits: set[str] = set()
-    for pattern in patterns:
-        found = {name for name in linears if pattern in name.split(".") or _fullmatch(pattern, name)}
+    patterns = list(patterns)
+    matched = full_matches(patterns, linears, error=ModelError, where="targets, exclude")
+    for pattern, whole in zip(patterns, matched, strict=True):
+        found = {name for name in linears if pattern in name.split(".")}.union(whole)
         if not found:
             raise _no_hit(pattern, linears)
         hits |= found
     return [name for name in linears if name in hits]
-
-
-def _fullmatch(pattern: str, name: str) -> bool:
-    try:
-        return re.fullmatch(pattern, name) is not None
-    except re.error as error:
-        raise ModelError("the target pattern is not valid", where=pattern, got=str(error), do=PATTERN_HINT) from None
 
 
 def _no_hit(pattern: str, linears: dict[str, nn.Module]) -> ModelError:
