@@ -67,7 +67,7 @@ def test_init_keeps_the_factors_beside_the_plan_and_obeys_both_later(farss, work
     first, again = tmp_path / "first", tmp_path / "again"
     assert farss("init", "--recipe", recipe, "--method", method, "--out", first)[0] == 0
     files = {"plan.json", "plan.safetensors", "adapter", f"{kind}.safetensors", "recipe.yaml"}
-    assert {path.name for path in first.iterdir()} == files
+    assert {path.name for path in first.glob("[!.]*")} == files
     code, out, err = farss("init", "--model", workshop.model, "--plan", first / "plan.json", "--out", again, "--json")
     assert code == 0, err
     assert json.loads(out)["max_logit_difference"] < 1e-5
