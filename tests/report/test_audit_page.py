@@ -64,6 +64,11 @@ def test_the_ratio_above_one_is_called_a_ratio():
     assert "facts kept 0.000" in page
 
 
+def test_the_terminal_has_the_share_kept_before_the_ratios():
+    found = lines(account(set(range(10)), set(range(4, 12))))
+    assert found[1].startswith("facts kept   0.600 [") and found[2].startswith("K ")
+
+
 def test_an_account_that_does_not_say_what_was_known_claims_no_share():
     found = account({0, 1}, {2, 3})
     for key in ("known_count", "kept", "counts"):

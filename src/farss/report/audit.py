@@ -108,6 +108,8 @@ def lines(report: dict[str, Any]) -> list[str]:
     undefined = report["compared"].get("undefined", {})
     found = {name: report["compared"].get(name) for name in MEASURES}
     measured = [f"{name:<12} {interval_text(f, undefined.get(name))}" for name, f in found.items() if f is not None]
+    if kept := report["facts"].get("kept"):
+        measured.insert(0, f"{'facts kept':<12} {interval_text(kept, None)}")
     worst = [row for row in report["relations"] if row["lost"] > row["gained"]][:WORST_SHOWN]
     labels = _labels(report)
     kinds = [
