@@ -69,8 +69,10 @@ def verbs(workshop, stored: Path, out: Path, dtype: str = "auto") -> list[tuple[
         ("inspect", "--recipe", recipe, "--out", out / "look"),
         ("train", "--init", out / "init", "--out", out / "trained"),
         ("export", "--adapter", out / "trained" / "adapter", "--to", "peft", "--out", adapter),
+        ("export", "--adapter", out / "trained" / "adapter", "--to", "merged", "--out", out / "merged"),
         ("eval", *asked, "--adapter", adapter, "--tasks", "capitals,gsm8k", "--out", out / "scores"),
         ("audit", *asked, "--adapter", adapter, "--out", out / "audit"),
+        ("audit", *asked, "--finetuned", out / "merged", "--out", out / "audit-merged"),
         ("run", recipe, "--out", out / "run"),
     ]
 
@@ -88,6 +90,8 @@ def test_no_verb_computes_in_half_precision(workshop, stored, farss, without_bfl
     for verb in verbs(workshop, stored, tmp_path):
         seen = watched(farss, verb)
         assert not seen.found, f"{' '.join(map(str, verb[:2]))}: {len(seen.found)} products, first {seen.found[0]}"
+    merged = json.loads((tmp_path / "merged" / "config.json").read_text())["dtype"]
+    assert merged == json.loads((stored / "config.json").read_text())["dtype"]  # computed wide, written as it was
     found = json.loads((tmp_path / "run" / "report.json").read_text())["arithmetic"]
     assert found["weights"] == found["training"] == "float32"
     assert found["checkpoint"] == json.loads((stored / "config.json").read_text())["dtype"]

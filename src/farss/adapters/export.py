@@ -91,6 +91,7 @@ def export(
     tokenizer: Any = None,
     sample: Tensor | Mapping[str, Tensor] | None = None,
     rank: int | None = None,
+    weights: torch.dtype | None = None,
 ) -> ExportReport:
     """Write a trained adapter for use elsewhere, load what was written on the original base, and compare the outputs.
 
@@ -109,6 +110,8 @@ def export(
         tokenizer: written beside full models.
         sample: inputs of the comparison, token ids [b, t] or keyword inputs; None draws random tokens.
         rank: only for `portable`: the rank to recompress every module to.
+        weights: only for `merged` and `residual`: the dtype that whole models are written in; None is the base's own,
+            which may have been loaded in a wider one to compute in.
 
     Raises:
         AdapterError: if the form is unknown or the adapter cannot take it.
@@ -125,10 +128,10 @@ def export(
     expected = logits(model, inputs)
     change = max_difference(expected, logits(original, inputs))
     with new_folder(out) as folder:
-        written = _write(model, original, folder, to, tokenizer, rank)
+        written = _write(model, original, folder, to, tokenizer, rank, weights)
         loaded = _reload(original, folder, to)
         difference = max_difference(expected, logits(loaded, inputs))
-        allowed = None if written.truncated else tolerance(expected, _coarsest(model))
+        allowed = None if written.truncated else tolerance(expected, weights or _coarsest(model))
         check_difference(difference, allowed, out)
         if to != "merged" and not written.truncated:
             check_difference(_mismatch(model, loaded, to), UPDATE_TOLERANCE, out, "updates")  # type: ignore[arg-type]  # PEFT loaded it
@@ -183,15 +186,23 @@ def _warn_of_loss(lost: float | None, out: str | Path) -> None:
         )
 
 
-def _write(model: PeftModel, original: nn.Module, folder: Path, to: Form, tokenizer: Any, rank: int | None) -> _Written:
+def _write(
+    model: PeftModel,
+    original: nn.Module,
+    folder: Path,
+    to: Form,
+    tokenizer: Any,
+    rank: int | None,
+    weights: torch.dtype | None,
+) -> _Written:
     _check_products(model, to)
     if to == "peft":
         return _write_peft(model, original, folder)
     if to == "portable":
         return _write_portable(model, original, folder, rank)
     if to == "merged":
-        return _write_merged(model, original, folder, tokenizer)
-    return _write_residual(model, original, folder, tokenizer)
+        return _write_merged(model, original, folder, tokenizer, weights)
+    return _write_residual(model, original, folder, tokenizer, weights)
 
 
 def _mismatch(model: PeftModel, loaded: PeftModel, to: Form) -> float:
@@ -282,16 +293,19 @@ def _recompressed(updates: Iterable[tuple[str, Update]], rank: int) -> tuple[dic
     return factors, (error / norm) ** 0.5 if norm > 0 else 0.0, truncated
 
 
-def _write_merged(model: PeftModel, original: nn.Module, folder: Path, tokenizer: Any) -> _Written:
+def _write_merged(
+    model: PeftModel, original: nn.Module, folder: Path, tokenizer: Any, weights: torch.dtype | None
+) -> _Written:
     merged, lost, size = copy.deepcopy(original), 0.0, 0.0
     for name, change in _changes(model):
         layer = merged.get_submodule(name)
         before = weight_of(layer)
         add_to_weight_(layer, change)
         wide = change.to(before.device)
-        lost += float((weight_of(layer) - before - wide).double().norm()) ** 2
+        after = weight_of(layer)
+        lost += float((after.to(weights or after.dtype) - before - wide).double().norm()) ** 2
         size += float(wide.double().norm()) ** 2
-    _save_model(merged, folder, tokenizer)
+    _save_model(merged.to(weights), folder, tokenizer)
     return _Written(lost=(lost / size) ** 0.5 if size > 0 else None)
 
 
@@ -304,7 +318,9 @@ def _changes(model: PeftModel) -> Iterator[tuple[str, Tensor]]:
         yield name, update.scale * (update.factors.up @ update.factors.down)
 
 
-def _write_residual(model: PeftModel, original: nn.Module, folder: Path, tokenizer: Any) -> _Written:
+def _write_residual(
+    model: PeftModel, original: nn.Module, folder: Path, tokenizer: Any, weights: torch.dtype | None
+) -> _Written:
     initial = initial_part(model)
     if initial is None:
         raise AdapterError(
@@ -318,7 +334,7 @@ def _write_residual(model: PeftModel, original: nn.Module, folder: Path, tokeniz
     config = lora_config(original, modules, inference=True)
     # No fingerprint: it would name the original base, and this adapter belongs on the changed one beside it.
     write_lora_folder(folder, config, {name: update.factors for name, update in updates.items()})
-    _save_model(residual, folder / RESIDUAL_BASE, tokenizer)
+    _save_model(residual.to(weights), folder / RESIDUAL_BASE, tokenizer)
     return _Written(max(update.rank for update in updates.values()))
 
 

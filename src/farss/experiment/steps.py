@@ -9,6 +9,8 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from farss.adapters.export import Form, export
 from farss.adapters.files import base_name_of, load_adapter, save_adapter
 from farss.config import Dtype, ModelConfig, Recipe
@@ -177,12 +179,14 @@ def export_adapter(
     require_adapter(adapter)
     if dtype != "checkpoint" and to != "merged":
         raise ConfigError("only merged weights have a dtype of their own", got=f"--to {to} --dtype {dtype}")
-    # An adapter is checked in float32, where a wrong one cannot hide in the rounding of the base's own dtype; a whole
-    # model is written in the base's dtype, and so checked in it.
-    dtype = "float32" if to in ADAPTER_FORMS else dtype
     base = base or base_recipe(adapter).model
     keep_apart(out, {"the base model": base.name})
-    loaded = load(base, dtype=dtype)
+    # An adapter is checked in float32, where a wrong one cannot hide in the rounding of the base's own dtype; a whole
+    # model is computed as the device does it fastest, and written in the checkpoint's dtype or the one asked for.
+    loaded = load(base, dtype="float32" if to in ADAPTER_FORMS or dtype == "float32" else "auto")
+    assert loaded.arithmetic is not None, "farss loaded the model"
+    written = loaded.arithmetic.checkpoint if dtype == "checkpoint" else dtype
     trained = load_adapter(loaded.model, adapter)
-    report = export(trained, out, to=to, tokenizer=loaded.tokenizer, rank=rank)
+    weights = None if to in ADAPTER_FORMS else getattr(torch, written)
+    report = export(trained, out, to=to, tokenizer=loaded.tokenizer, rank=rank, weights=weights)
     return {**dataclasses.asdict(report), "path": str(report.path)}
