@@ -69,7 +69,7 @@ def test_links_are_the_users(made, tmp_path):
 def test_a_sealed_folder_counts_its_files_and_no_patterns(tmp_path):
     take(tmp_path / "s", "a stage", writing=["*.json"])
     write_json(tmp_path / "s" / "one.json", 1)
-    seal(tmp_path / "s")
+    seal(tmp_path / "s", "a stage")
     check_clear(tmp_path / "s")
     (tmp_path / "s" / "two.json").write_text("mine")
     with pytest.raises(OutputError, match=r"two\.json"):
@@ -132,6 +132,13 @@ def test_a_new_folder_is_marked_and_fills_an_empty_one_in_place(tmp_path):
         assert is_as_left(tmp_path / name / "file")
     assert (tmp_path / "empty").stat().st_ino == number
     assert sorted(path.name for path in tmp_path.iterdir()) == ["empty", "new"]
+
+
+def test_a_new_folder_may_be_filled_as_a_new_folder(tmp_path):
+    with new_folder(tmp_path / "out", "export") as folder, new_folder(folder) as inner:
+        (inner / "file").write_text("x")
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [MARK, "file"]
+    check_clear(tmp_path / "out")
 
 
 def test_what_an_interrupted_call_keeps_goes_when_it_is_done_and_never_takes_others_along(tmp_path):

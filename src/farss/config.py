@@ -89,7 +89,8 @@ class DataConfig(Settings):
     `template` is `auto`, `chat`, `none`, `plain`, `alpaca` or a file with a chat template; `turns` says which turns of
     the assistant are learned. A row that cannot be read is refused by its number, or with `on_bad_row="skip"` left out
     and counted. `knowledge_calibration` names the knowledge set whose questions some methods take statistics from, the
-    first of `eval.knowledge` by default; questions that are evaluated are never taken.
+    first of `eval.knowledge` by default; questions that are evaluated are never taken. `date` is what a chat template
+    that asks for the date is given; None is the day on which the run was begun.
     """
 
     task: str = "word_problems"
@@ -107,6 +108,7 @@ class DataConfig(Settings):
     test_split: str = "test"
     held_out: float = 0.1
     on_bad_row: OnBadRow = "refuse"
+    date: str | None = None
     seed: int = 0
 
     def __post_init__(self) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import datetime
 import math
 import types
 import typing
@@ -124,6 +125,8 @@ def _coerce(value: object, hint: Any, where: str) -> Any:
         return value if isinstance(value, hint) else hint.from_mapping(value, where)
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
         value = float(value)
+    if hint is str and isinstance(value, datetime.date):  # YAML reads `2026-07-01` as a date
+        return value.isoformat()
     if hint is float and isinstance(value, str):  # YAML reads `2e-5` as a string
         with contextlib.suppress(ValueError):
             value = float(value)

@@ -10,6 +10,7 @@ from typing import Any
 
 from farss.config import TEMPLATES, Turns
 from farss.datasets.chat import ChatTemplate
+from farss.datasets.dates import dated_for
 from farss.datasets.records import FIELDS, Record, Row, read_record
 from farss.datasets.rendered import Rendered
 from farss.datasets.templates import TEXT_TEMPLATES, whole
@@ -76,7 +77,7 @@ class Formatter:
         self._chat: ChatTemplate | None = None
         if template not in TEXT_TEMPLATES and not self._verbatim:
             text = None if template == "chat" else template_text(template)
-            self._chat = ChatTemplate(tokenizer, text, turns)
+            self._chat = ChatTemplate(tokenizer, dated_for(tokenizer, text), turns)
         self._turns = turns
         self.turn_end = self._chat.turn_end if self._chat is not None else None
 

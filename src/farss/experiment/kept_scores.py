@@ -94,6 +94,11 @@ def check_same_request(place: Path, request: dict[str, Any]) -> None:
     )
 
 
+def date_of_request(place: Path) -> str | None:
+    """The date in the chat template of what was measured in a folder; None where there was none."""
+    return ((_read(place / REQUEST) or {}).get("data") or {}).get("date")
+
+
 def note_request(place: Path, request: dict[str, Any]) -> None:
     """Write into a marked folder what is measured there."""
     if _read(place / REQUEST) != request:

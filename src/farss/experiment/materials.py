@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from farss.config import MOST_ROWS, Dtype, Recipe
+from farss.datasets.dates import keep_date_
 from farss.datasets.formats import Formatter, formatter, numbered
 from farss.datasets.knowledge import KnowledgeSet, load_knowledge, unasked_prompts
 from farss.datasets.rendered import Rendered
@@ -36,7 +37,9 @@ Kept = TypeVar("Kept")
 
 def load_model(recipe: Recipe, dtype: Dtype | None = None) -> LoadedModel:
     """The recipe's pre-trained model on its device, in its own dtype or in `dtype`."""
-    return load(recipe.model, dtype=dtype, device=place(recipe.device))
+    loaded = load(recipe.model, dtype=dtype, device=place(recipe.device))
+    keep_date_(loaded.tokenizer, recipe.data.date)
+    return loaded
 
 
 def load_for_statistics(recipe: Recipe) -> LoadedModel:
@@ -61,7 +64,7 @@ def tokenizer_of(recipe: Recipe) -> Any:
     Raises:
         ModelError: as `check_model`, or if the tokenizer cannot be used.
     """
-    return load_tokenizer(check_model(recipe), recipe.model.trust_remote_code)
+    return keep_date_(load_tokenizer(check_model(recipe), recipe.model.trust_remote_code), recipe.data.date)
 
 
 def check_inputs(recipe: Recipe, *, train: bool = True, test: bool = True) -> None:

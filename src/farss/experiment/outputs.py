@@ -66,6 +66,7 @@ def inputs_on_disk(recipe: Recipe) -> Inputs:
     return {
         "the model": None if model in KNOWN_MODELS else model,
         "the task data": data.task,
+        "the held-out data": data.test,
         "the data directory": data.data_dir,
         "the calibration questions": data.knowledge_calibration,
         **{f"the knowledge set {name}": name for name in asked.knowledge},

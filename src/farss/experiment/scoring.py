@@ -30,6 +30,7 @@ from farss.experiment.asking import (
     ask_sets,
     data_dir_of,
 )
+from farss.experiment.dating import dated
 from farss.experiment.environment import device, versions
 from farss.experiment.kept_scores import (
     REQUEST,
@@ -37,6 +38,7 @@ from farss.experiment.kept_scores import (
     SO_FAR,
     KeptScores,
     check_same_request,
+    date_of_request,
     note_request,
 )
 from farss.experiment.measuring import SAMPLES
@@ -205,6 +207,7 @@ def evaluate(
         if adapter is not None:
             read_config(adapter)
     check_request(recipe, requested)
+    recipe = dated(recipe, None if fresh else date_of_request(place))
     if backend == "torch":
         recipe, _ = settle(recipe)
     request = _request(recipe, names, folders, backend)

@@ -94,7 +94,7 @@ def run_stage(folder: Path, key: str, work: Callable[[Path], dict[str, Any]], sh
     write_json(folder / STARTED, {"key": key})
     content = {**_in_child(work, folder, share), "key": key, "alone": share.whole}
     write_json(folder / DONE, content)
-    seal(folder)
+    seal(folder, STAGE)
     return content
 
 

@@ -18,6 +18,7 @@ from farss.errors import AdapterError, ConfigError
 from farss.experiment import materials
 from farss.experiment.accounts import rank_account
 from farss.experiment.arithmetic import settle
+from farss.experiment.dating import date_in, dated
 from farss.experiment.outputs import begin_again, check_new_output, check_output, inputs_on_disk, rescued
 from farss.experiment.progress import ProgressLine
 from farss.model.sources import load
@@ -80,8 +81,8 @@ def fine_tune(recipe: Recipe, init: str | Path, out: str | Path, *, fresh: bool 
             "this folder holds a finished training", where=place, do="choose another --out, or give --fresh"
         )
     require_adapter(Path(init) / "adapter")
+    asked = recipe = dated(recipe, None if fresh else date_in(place / RECIPE), date_in(Path(init) / RECIPE))
     training = materials.training_set(recipe, materials.tokenizer_of(recipe))  # what is wrong with a row is said now
-    asked = recipe
     recipe, decided = settle(asked)
     if not fresh:
         check_settings(place / CHECKPOINTS, recipe.train)

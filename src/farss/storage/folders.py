@@ -66,9 +66,8 @@ def new_folder(path: str | Path, verb: str = "folder") -> Iterator[Path]:
         unmade = StorageError("the output folder cannot be made", where=path, got=str(error))
         raise full_disk(error, place) or unmade from error
     try:
-        take(temporary, verb, writing=["*"])
         yield temporary
-        seal(temporary)
+        seal(temporary, verb)
         temporary.chmod(0o755)
         if there:
             for part in sorted(temporary.iterdir(), key=lambda part: part.name == MARK):

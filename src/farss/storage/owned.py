@@ -104,12 +104,11 @@ def take(folder: str | Path, verb: str, writing: Sequence[str] = ()) -> None:
         _write(place, {"schema_version": SCHEMA_VERSION, "verb": verb, "files": {}, "writing": list(writing)})
 
 
-def seal(folder: str | Path) -> None:
-    """Record everything in a marked folder as written by farss: its work is done, and what comes later is another's."""
+def seal(folder: str | Path, verb: str) -> None:
+    """Record everything in a folder as written by `verb`: its work is done, and what comes later is another's."""
     place = Path(folder)
-    mark = _mark_of(place)
     files = {path.relative_to(place).as_posix(): digest(path) for path in _all_files(place) if path != place / MARK}
-    _write(place, {**mark, "files": files, "writing": []})
+    _write(place, {"schema_version": SCHEMA_VERSION, "verb": verb, "files": files})
 
 
 @contextmanager

@@ -16,10 +16,12 @@ from torch import Tensor, nn
 from farss.adapters.apply import apply
 from farss.adapters.files import save_adapter
 from farss.config import FarssConfig, Recipe
+from farss.datasets.dates import keep_date_
 from farss.errors import ConfigError
 from farss.experiment import materials
 from farss.experiment.arithmetic import settle
 from farss.experiment.calibrating import batches_of, calibration_of, growth_of
+from farss.experiment.dating import dated
 from farss.experiment.environment import peak_bytes
 from farss.experiment.initialisation.budget import budget_of, plan_for
 from farss.experiment.initialisation.crew import Crew, crew
@@ -107,7 +109,7 @@ def initialise(
     work = work_place(out)
     read = {"the plan": plan_file, "the statistics": statistics}
     check_new_output(out, inputs_on_disk(recipe) | read)
-    asked = recipe
+    asked = dated(recipe)
     recipe, decided = settle(asked, piecewise=engine != "resident" and (given is not None or streamable(method)))
     kept = Path(statistics) if statistics else None
     request = Request(recipe, asked, method, Path(out), given, work, Crew(), kept)
@@ -338,6 +340,7 @@ def _streamed(request: Request) -> tuple[Plan, None]:
     """
     dtype = None if request.config.dtype == "auto" else request.config.dtype
     source = StreamedModel(request.recipe.model, dtype=dtype, device=place(request.recipe.device))
+    keep_date_(source.tokenizer, request.recipe.data.date)
     cache = SpectrumCache(spectrum_folder())
     plan = request.given
     if request.statistics is not None and plan is None:

@@ -10,6 +10,7 @@ from farss.errors import ConfigError
 from farss.experiment import materials
 from farss.experiment.arithmetic import settle
 from farss.experiment.calibrating import calibration_of, growth_of
+from farss.experiment.dating import dated
 from farss.experiment.initialisation.crew import Crew
 from farss.experiment.initialisation.growing import grow
 from farss.experiment.initialisation.planning import calibration_batches, collect_with, reached, resolved
@@ -136,6 +137,7 @@ def initialise_shard(recipe: Recipe, out: str | Path, shard: Shard) -> dict[str,
             got="auto",
             do="give the same number to every shard, or start one `farss init` with torchrun",
         )
+    recipe = dated(recipe)
     calibration_of(recipe, materials.tokenizer_of(recipe))  # a wrong row is named before the model is loaded
     settled, decided = settle(recipe)
     loaded = materials.load_for_statistics(settled)

@@ -15,6 +15,7 @@ from farss.errors import ConfigError
 from farss.experiment import materials
 from farss.experiment.arithmetic import settle
 from farss.experiment.calibrating import calibration_of
+from farss.experiment.dating import dated
 from farss.experiment.environment import device, peak_bytes, versions
 from farss.experiment.initialisation.growing import GROWING
 from farss.experiment.initialisation.halves import HALVES
@@ -79,8 +80,8 @@ def inspect(
             do="inspect without compat",
         )
     check_new_output(out, inputs_on_disk(recipe))
+    asked = recipe = dated(recipe)
     materials.training_rows(recipe)
-    asked = recipe
     recipe, decided = settle(asked, piecewise=engine != "resident")
     started = time.perf_counter()
     tokenizer = materials.tokenizer_of(recipe)

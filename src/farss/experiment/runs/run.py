@@ -10,6 +10,7 @@ from typing import Any
 from farss.config import Recipe
 from farss.experiment import materials
 from farss.experiment.arithmetic import ARITHMETIC, settle_in
+from farss.experiment.dating import date_in, dated
 from farss.experiment.jobs import Job, jobs_of, methods_needing, validate
 from farss.experiment.measuring import measure_base, measure_job
 from farss.experiment.outputs import begin_again, check_output, inputs_on_disk, rescued
@@ -57,6 +58,7 @@ def run(
     validate(recipe)
     folder = Path(out or recipe.out or Path("runs") / recipe.name)
     check_output(VERB, folder, inputs_on_disk(recipe), FILES, fresh=fresh)
+    recipe = dated(recipe, None if fresh else date_in(folder / "recipe.yaml"))
     keys = Keys(recipe)
     if not fresh:
         for place, key in _stages(recipe, folder, keys):

@@ -14,6 +14,7 @@ from farss.adapters.apply import apply
 from farss.adapters.export import export
 from farss.adapters.files import save_adapter
 from farss.config import Recipe
+from farss.datasets.dates import published
 from farss.experiment import materials
 from farss.experiment.accounts import describe_model, rank_account
 from farss.experiment.calibrating import batches_of
@@ -173,7 +174,7 @@ def train_job(recipe: Recipe, job: Job, plans: Path, folder: Path) -> dict[str, 
         account["trainable_params"] = sum(p.numel() for p in loaded.model.parameters())
         loaded.model.to(loaded.dtype)
         loaded.model.save_pretrained(folder / "model")
-        loaded.tokenizer.save_pretrained(folder / "model")
+        published(loaded.tokenizer).save_pretrained(folder / "model")
         return {**account, **_training_account(result, recipe)}
     plan = Plan.load(plans / f"{job.method}.json", start=True)
     started = time.perf_counter()
