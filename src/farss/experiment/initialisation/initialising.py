@@ -106,13 +106,11 @@ def initialise(
     if plan_file is None and get_method(method).trains == "weights":
         raise ConfigError("this method trains the weights themselves; there is nothing to initialise", got=method)
     given = Plan.load(plan_file, start=True) if plan_file else None
-    work = work_place(out)
-    read = {"the plan": plan_file, "the statistics": statistics}
-    check_new_output(out, inputs_on_disk(recipe) | read)
+    check_new_output(out, inputs_on_disk(recipe) | {"the plan": plan_file, "the statistics": statistics})
     asked = dated(recipe)
     recipe, decided = settle(asked, piecewise=engine != "resident" and (given is not None or streamable(method)))
     kept = Path(statistics) if statistics else None
-    request = Request(recipe, asked, method, Path(out), given, work, Crew(), kept)
+    request = Request(recipe, asked, method, Path(out), given, work_place(out), Crew(), kept)
     if request.to_take & FROM_DATA:
         materials.training_rows(recipe)
     if KNOWLEDGE in request.to_take:
