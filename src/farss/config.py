@@ -6,7 +6,7 @@ loaded. `Recipe.schema()` returns the JSON schema of the whole tree.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -272,9 +272,6 @@ class FarssConfig(Settings):
         require(self.epsilon > 0, "epsilon must be positive", where="epsilon", got=self.epsilon)
 
 
-UNDECISIVE = {"micro_batch_size", "gradient_checkpointing", "save_steps"}
-
-
 @dataclass(frozen=True)
 class TrainConfig(Settings):
     """Response-only supervised fine-tuning; the schedule is the paper's (AdamW, linear, warm-up 3 %, no decay)."""
@@ -300,8 +297,9 @@ class TrainConfig(Settings):
         require(0 <= self.dropout < 1, "dropout must be in [0, 1)", got=self.dropout)
 
     def decisive(self) -> dict[str, Any]:
-        """The settings that bear on what is learned: how a step is divided and what is kept on the way do not."""
-        return {key: value for key, value in self.to_mapping().items() if key not in UNDECISIVE}
+        """The settings, those at their defaults that change nothing learned: how a step is divided, what is kept."""
+        same = replace(self, micro_batch_size=None, gradient_checkpointing=False, save_steps=None)
+        return same.to_mapping()
 
 
 @dataclass(frozen=True)

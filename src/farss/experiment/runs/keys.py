@@ -17,7 +17,7 @@ REPORTED = {"bootstrap"}
 """Settings that only the report uses; it is written anew by every call."""
 OWN_SETTINGS = {"fora", "kasa", "adalora"}
 """Groups of `init` that only the method of the same name reads."""
-LATER = {"turns", "columns", "subset", "split", "test", "test_split", "held_out", "on_bad_row"}
+LATER = {"turns", "columns", "subset", "split", "test", "test_split", "held_out", "on_bad_row", "date"}
 """Settings of the data that there were not always."""
 CALIBRATION = {"calibration_rows", "knowledge_calibration"}
 ASKED = ("knowledge", "knowledge_rows", "shots", "seed")
