@@ -6,12 +6,14 @@ Each leaves a folder that the next one reads, with the recipe beside it, so that
 from __future__ import annotations
 
 import dataclasses
+import functools
+import shutil
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from farss.adapters.export import Form, export
+from farss.adapters.export import RESIDUAL_BASE, Form, export
 from farss.adapters.files import base_name_of, load_adapter, save_adapter
 from farss.config import Dtype, ModelConfig, Recipe
 from farss.errors import AdapterError, ConfigError
@@ -33,6 +35,8 @@ RECIPE = "recipe.yaml"
 VERB, CHECKPOINTS, ADAPTER, ACCOUNT = "train", "checkpoints", "adapter", "train.json"
 """`farss train`, and what it writes in its folder beside the recipe."""
 ADAPTER_FORMS = ("peft", "portable")
+PROCESSORS = ("preprocessor_config.json", "processor_config.json", "video_preprocessor_config.json")
+"""What a model of images or sounds is used with, by the names of transformers."""
 
 
 def recipe_of(folder: str | Path) -> Recipe:
@@ -146,6 +150,13 @@ def base_recipe(adapter: str | Path, model: str | None = None) -> Recipe:
     return Recipe().override({"model.name": name})
 
 
+def _copy_processors(source: Path, folder: Path) -> None:
+    """Put what prepares images and sounds for a model beside a copy of the model."""
+    for name in PROCESSORS:
+        if (source / name).is_file():
+            write_atomically(folder / name, functools.partial(shutil.copyfile, source / name))
+
+
 def export_adapter(
     adapter: str | Path,
     out: str | Path,
@@ -190,4 +201,6 @@ def export_adapter(
     trained = load_adapter(loaded.model, adapter)
     weights = None if to in ADAPTER_FORMS else getattr(torch, written)
     report = export(trained, out, to=to, tokenizer=loaded.tokenizer, rank=rank, weights=weights)
+    if to in ("merged", "residual") and loaded.folder is not None:
+        _copy_processors(loaded.folder, Path(out) / (RESIDUAL_BASE if to == "residual" else ""))
     return {**dataclasses.asdict(report), "path": str(report.path)}

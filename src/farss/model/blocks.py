@@ -91,11 +91,12 @@ class BlockChain:
         """The hidden state after block `index`.
 
         Raises:
-            NotAChain: if the block returns more than a hidden state.
+            NotAChain: if the block returns more than a hidden state and its attention weights, which nothing after
+                it reads.
         """
         output = call.of(self.blocks[index], hidden)
         self.parts = len(output) if isinstance(output, tuple) else 0
-        if self.parts and any(part is not None for part in output[1:]):
+        if self.parts and any(part is not None and not _attention(part, hidden) for part in output[1:]):
             raise NotAChain("a block returns more than a hidden state", where=self._name(index), do=RESIDENT)
         found = output[0] if self.parts else output
         if not isinstance(found, Tensor) or found.shape != hidden.shape:
@@ -199,6 +200,12 @@ class BlockChain:
                 del block.forward
                 if original is not None:
                     block.forward = original
+
+
+def _attention(part: object, hidden: Tensor) -> bool:
+    """Whether something a block returns beside its hidden state [b, t, d] is attention weights, [b, heads, t, t]."""
+    rows, length = hidden.shape[:2]
+    return isinstance(part, Tensor) and part.ndim == 4 and (part.shape[0], *part.shape[2:]) == (rows, length, length)
 
 
 def _stand_in(index: int, act: Callable[[int, Tensor, Call], Any]) -> Callable[..., Any]:

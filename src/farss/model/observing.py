@@ -22,6 +22,7 @@ from farss.config import Tokens
 from farss.errors import DataError, ModelError, NumericalError
 from farss.model.calibration import Batch
 from farss.model.loss import SupervisedLoss
+from farss.model.modes import full_precision_products, keep_checkpointing, reading_only
 from farss.model.tables import check_batches
 from farss.model.targets import Target, weight_matrix
 
@@ -353,42 +354,3 @@ def replaced_forwards(replacements: dict[Target, Callable[[Tensor], Tensor]]) ->
             del target.module.forward
             if original is not None:  # somebody else's replacement, for example accelerate's
                 target.module.forward = original
-
-
-@contextmanager
-def reading_only(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode without trainable parameters; all flags of before afterwards."""
-    training = {module: module.training for module in model.modules()}
-    trainable = {parameter: parameter.requires_grad for parameter in model.parameters()}
-    try:
-        model.eval()
-        model.requires_grad_(False)
-        yield
-    finally:
-        for module, mode in training.items():
-            module.training = mode
-        for parameter, mode in trainable.items():
-            parameter.requires_grad_(mode)
-
-
-def keep_checkpointing(model: nn.Module) -> None:
-    """Put checkpointed blocks, not their children, in training mode, the only one in which transformers checkpoints."""
-    for module in model.modules():
-        if getattr(module, "gradient_checkpointing", False) and not _drops_out(module):
-            module.training = True
-
-
-def _drops_out(module: nn.Module) -> bool:
-    rates = (value for name, value in vars(module).items() if "drop" in name and isinstance(value, float))
-    return any(rate > 0 for rate in rates)
-
-
-@contextmanager
-def full_precision_products() -> Iterator[None]:
-    """float32 matrix products in float32 (no TF32, no bfloat16), whatever the process prefers."""
-    before = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision("highest")
-    try:
-        yield
-    finally:
-        torch.set_float32_matmul_precision(before)

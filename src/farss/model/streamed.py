@@ -22,14 +22,13 @@ from farss.model.calibration import Batch
 from farss.model.curvature import CurvaturePass
 from farss.model.lazy import LazyWeights
 from farss.model.loss import SupervisedLoss
+from farss.model.modes import full_precision_products, reading_only
 from farss.model.moments import Curvature
 from farss.model.observing import (
     Progress,
     check_supervision,
-    full_precision_products,
     leaders,
     loss_scale,
-    reading_only,
 )
 from farss.model.readers import reader_for
 from farss.model.states import MemoryStates, States

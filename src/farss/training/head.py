@@ -14,7 +14,7 @@ from farss.config import HeadConfig
 from farss.errors import NumericalError
 from farss.model.classification import LabelledExample, label_loss, labelled_batches
 from farss.model.heads import head_parameters
-from farss.model.observing import full_precision_products, reading_only
+from farss.model.modes import full_precision_products, reading_only
 
 
 def warm_up_head_(
