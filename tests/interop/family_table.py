@@ -16,7 +16,6 @@ from peft import PeftModel
 from tests.families import FAMILIES, saved
 
 import farss
-from farss.adapters.layers import DEFAULT, lora_layers
 from farss.errors import FarssError, ModelError
 from farss.experiment.initialisation.streaming import StreamedModel
 from farss.model.blocks import NotAChain
@@ -86,9 +85,9 @@ def _logits(model: Any) -> torch.Tensor:
 def _train(model: Any) -> None:
     draw = torch.Generator().manual_seed(3)
     with torch.no_grad():
-        for layer in lora_layers(model).values():
-            for part in (layer.lora_A, layer.lora_B):
-                part[DEFAULT].weight.add_(0.1 * torch.randn(part[DEFAULT].weight.shape, generator=draw))
+        for weight in model.parameters():
+            if weight.requires_grad:
+                weight.add_(0.1 * torch.randn(weight.shape, generator=draw))
 
 
 def _streamed(folder: Path, config: farss.FarssConfig, wanted: farss.Plan, place: Path) -> str:
