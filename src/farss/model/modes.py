@@ -33,7 +33,7 @@ def reading_only(model: nn.Module) -> Iterator[None]:
 
 def _configurations(model: nn.Module) -> list[Any]:
     """The configuration of a transformers model and that of its language model."""
-    config = getattr(model, "config", None)
+    config: Any = getattr(model, "config", None)
     return [config, config.get_text_config(decoder=True)] if hasattr(config, "get_text_config") else []
 
 
