@@ -33,7 +33,7 @@ def test_the_row_and_the_token_are_named(farss, workshop, model, verb, tmp_path)
     code, _, err = farss(*verb, "--recipe", recipe, "--out", tmp_path / "out")
     assert code == 2, err
     assert "a token has no embedding in the model" in err
-    assert "row 3" in err and "<|turn|>" in err and "Traceback" not in err
+    assert "row 4" in err and "<|turn|>" in err and "Traceback" not in err
 
 
 @pytest.mark.case("max_length beyond the window is cut to it, and a padding token without an embedding is replaced")
