@@ -53,6 +53,7 @@ def test_both_engines_read_the_same_rows_and_say_what_they_saw(farss, auto, tmp_
         assert re.search(r"if all rows are read, .* if the first step is enough", err)
         assert answers[engine]["calibration_rows"] == 20
         assert answers[engine]["predicted_least_seconds"] < answers[engine]["predicted_seconds"]
+        assert not (tmp_path / f".{engine}.work").exists()
         data = Plan.load(tmp_path / engine / "plan.json").data
         assert data["rows"] == 20 and data["settled"] == answers[engine]["settled"]
     one, other = (answers[engine]["settled"]["steps"] for engine in answers)

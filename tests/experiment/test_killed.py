@@ -63,9 +63,11 @@ def begin(recipe, out, engine):
     return process
 
 
+@pytest.mark.parametrize("rows", [64, "auto"])
 @pytest.mark.parametrize("engine", ["resident", "streamed"])
 @pytest.mark.parametrize("kills", [3, pytest.param(30, marks=pytest.mark.slow)])
-def test_killed_at_random_moments_it_ends_with_the_same_bits(recipe, tmp_path, engine, kills):
+def test_killed_at_random_moments_it_ends_with_the_same_bits(recipe, tmp_path, engine, kills, rows):
+    recipe["data"]["calibration_rows"] = rows
     assert begin_and_wait(recipe, tmp_path / "warm", engine) == 0
     started = time.perf_counter()
     assert begin_and_wait(recipe, tmp_path / "whole", engine) == 0

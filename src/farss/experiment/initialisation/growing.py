@@ -23,7 +23,6 @@ from farss.model.curvature import Curvature, Growing
 from farss.model.spectra import SpectrumCache
 from farss.model.targets import Target
 from farss.storage import write_json
-from farss.storage.owned import clear
 
 RECORD = "settled.json"
 GROWING = ("half-*.safetensors", RECORD)
@@ -178,8 +177,7 @@ def grow_streamed(
     while True:
         size = growth.undecided(found)[0]
         data = growth.data(size)
-        work = growth.kept / f"walk-{size}"
-        received = blocks(work, data)
+        received = blocks(growth.kept / f"walk-{size}", data)  # of a walk that is over it keeps scores alone
         halves = [growth.as_batches(half.among(growth.drawn.rows[:size])) for half in HALVES]
         with ProgressLine(f"walk over the blocks of {source.name}, {size} rows") as line:
             source.walk(received, halves, growth.config, data=data, progress=line)
@@ -189,4 +187,3 @@ def grow_streamed(
             growth.record(found)
         if found.over:
             return received, found
-        clear(work)
