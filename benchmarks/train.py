@@ -1,7 +1,7 @@
 """Speed and memory of training steps, side by side: the same rows in the same order, a step of each training in turn.
 
 `stock lora` is PEFT's LoRA under transformers' Trainer as it comes (bfloat16 mode, labels given to the model, random
-batches). By `farss.training.sft.train`: `lora` is the same adapter, `farss` the reference-subtracted pair of adapters
+batches). By `farss.training.sft.train`: `lora` is the same adapter, `farss` the reference-subtracted adapter
 of the same rank, `farss residual` one adapter beside the changed base, and `full` all weights.
 
 Each training has a process of its own, so peak memory is its own. All are in memory at once, and one works at a time:
