@@ -10,7 +10,7 @@ from farss.errors import DataError
 from farss.experiment.initialisation.crew import Crew
 from farss.experiment.initialisation.growing import Growth, grow
 from farss.experiment.initialisation.settling import Agreed, Settlement, Step, agreed, settles, sizes
-from farss.experiment.materials import calibration_examples, draw
+from farss.experiment.materials import draw
 from farss.experiment.progress import ProgressLine
 from farss.methods.base import Evidence
 from farss.model.calibration import Example, batches, data_fingerprint
@@ -74,9 +74,9 @@ def test_a_sample_is_the_beginning_of_a_larger_one():
     most = draw(rows, MOST_ROWS, 5).rows
     for count in (1, 8, 48, 255):
         assert draw(rows, count, 5).rows == most[:count]
-        assert calibration_examples(rows, count, 5) == sorted(most[:count])
+        assert draw(rows, count, 5).first(count) == sorted(most[:count])
     assert len(draw(rows, 300, 5).rows) == 300
-    assert calibration_examples(rows[:5], MOST_ROWS, 5) == rows[:5]
+    assert draw(rows[:5], MOST_ROWS, 5).first(MOST_ROWS) == rows[:5]
 
 
 def test_only_the_number_is_left_to_the_data():
@@ -138,13 +138,13 @@ def test_what_is_read_is_what_a_pass_over_these_rows_reads(tiny_gqa, tmp_path, s
     (total, other), found = grow(model, targets, these, spectra, ProgressLine("rows", quiet=True))
     assert found.steps[-1].rows == rows and found.steps[-1].tokens == total.tokens + other.tokens
     total.add_(other)
-    once = collect(model, batches(calibration_examples(examples(40), rows, 0), batch_tokens=40, pad_id=0), targets)
+    once = collect(model, batches(draw(examples(40), rows, 0).first(rows), batch_tokens=40, pad_id=0), targets)
     assert (total.tokens, total.sequences) == (once.tokens, once.sequences)
     for key, value in once.sums.items():
         assert torch.allclose(value.packed, total.sums[key].packed, rtol=1e-10, atol=1e-14)
     account = these.account(found)
     assert account["rows"] == rows and account["settled"]["steps"][-1]["rows"] == rows
-    assert account["sha256"] == data_fingerprint(calibration_examples(examples(40), rows, 0), 0)["sha256"]
+    assert account["sha256"] == data_fingerprint(draw(examples(40), rows, 0).first(rows), 0)["sha256"]
 
 
 @pytest.mark.parametrize("at", [1, 3, 6, 9])
