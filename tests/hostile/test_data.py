@@ -106,6 +106,18 @@ def test_hostile_training_rows_are_refused(refused, plain, tmp_path, name):
     refused("init", "--model", plain, "--data", path, "--method", "farss", "--out", tmp_path / "out")
 
 
+INNER = ["[" * 50_000, "9" * 5_000, "{", '{"name": "a", "name": "b"}']
+
+
+@pytest.mark.parametrize("text", INNER)
+def test_json_inside_of_texts_has_the_same_limits(refused, plain, tmp_path, text):
+    said = [{"from": "human", "value": "q?"}, {"from": "function_call", "value": text}, {"from": "gpt", "value": "a"}]
+    for name, row in (("tools", {"prompt": "q?", "completion": "a", "tools": text}), ("call", {"conversations": said})):
+        path = tmp_path / f"{name}.jsonl"
+        path.write_text((json.dumps(row) + "\n") * 8)
+        refused("init", "--model", plain, "--data", path, "--method", "farss", "--out", tmp_path / "out")
+
+
 @pytest.mark.parametrize("ending", [".jsonl", ".json", ".csv", ".parquet", ".arrow", ".jsonl.gz", ""])
 def test_data_that_is_no_file_is_refused(refused, plain, tmp_path, ending):
     path = tmp_path / f"rows{ending}"

@@ -20,6 +20,7 @@ from farss.datasets.records import Record, excerpt
 from farss.datasets.rendered import Rendered, Span
 from farss.datasets.turns import Message, is_empty
 from farss.errors import DataError
+from farss.reading import loads
 
 _MARKS = re.compile(r"\{%-?\s*generation\s*-?%\}")
 _PROBES = ("\u2e3bprobe\u2e3b", "\u2e3csonde\u2e3c")
@@ -213,7 +214,7 @@ def _is_said(message: Message, text: str) -> bool:
 
 def _is_json(text: str) -> bool:
     try:
-        json.loads(text)
+        loads(text)
     except ValueError:
         return False
     return True

@@ -14,6 +14,7 @@ from typing import Any, cast
 
 from farss.datasets.turns import Message, Turns, read_turns, text_of
 from farss.errors import DataError, near_names
+from farss.reading import loads
 
 Row = Mapping[str, Any]
 
@@ -241,8 +242,8 @@ def _history(value: object) -> tuple[Message, ...]:
 def _tools(value: object) -> tuple[dict[str, Any], ...]:
     if isinstance(value, str) and value.strip():
         try:
-            value = json.loads(value)
-        except json.JSONDecodeError as error:
+            value = loads(value)
+        except ValueError as error:
             raise DataError("`tools` is a text that is no JSON", expected="a list of tools", got=str(error)) from None
     if value in (None, [], ""):
         return ()

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from farss.errors import DataError
+from farss.reading import loads
 
 Message = dict[str, Any]
 
@@ -132,8 +132,8 @@ def _content(value: object, turn: Mapping[str, Any]) -> str | None:
 def _called(content: str | None) -> list[dict[str, Any]]:
     """The calls that a turn of ShareGPT writes as JSON."""
     try:
-        found = json.loads(content or "")
-    except json.JSONDecodeError as error:
+        found = loads(content or "")
+    except ValueError as error:
         raise DataError(
             "a function call is no JSON", expected='{"name": ..., "arguments": ...}', got=str(error)
         ) from None
