@@ -261,7 +261,13 @@ def _resident(request: Request) -> tuple[Plan, float]:
             save_statistics(*found, folder / STATISTICS_FILE)
         before = sample_logits(loaded.model)
         route = request.recipe.init.route
-        model = apply(loaded.model, plan, lambda t: cache.get(t, route), seed=request.recipe.init.seed)
+        model = apply(
+            loaded.model,
+            plan,
+            lambda t: cache.get(t, route),
+            seed=request.recipe.init.seed,
+            fingerprint=loaded.fingerprint,
+        )
         difference = float((sample_logits(model) - before).abs().max())
         request.finish(plan, model, folder)
     return plan, difference
@@ -314,6 +320,7 @@ def _decide(
             task,
             request.recipe.init,
             [request.method],
+            identity=loaded.fingerprint,
             data=data,
             statistics=curvature,
             curvature_data=origin and origin.data,

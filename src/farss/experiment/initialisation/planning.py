@@ -100,6 +100,7 @@ def prepare(
     further: Mapping[str, InputMoments | Gradients] | None = None,
     match: Match = "rank",
     budget_params: int | None = None,
+    identity: str | None = None,
 ) -> Preparation:
     """The plans of `methods`, sharing one pass for each kind of statistics that one of them needs.
 
@@ -119,6 +120,7 @@ def prepare(
         further: statistics beside the curvature collected before, by the names of `farss.methods.base.STATISTICS`.
         match: what adapters have in common: the rank, or the number of trainable parameters.
         budget_params: that number; None is what plain `lora` trains at `config.rank`.
+        identity: the model's fingerprint, where it is known already; None computes it.
 
     Raises:
         DataError: if a method needs data and none are given.
@@ -161,7 +163,7 @@ def prepare(
             cache.get(target, settings.route)
         seconds["spectrum"] = time.perf_counter() - started
     evidence = Evidence(
-        model_fingerprint=fingerprint(model),
+        model_fingerprint=identity or fingerprint(model),
         spectra=lambda target: cache.get(target, settings.route),
         curvature=statistics,
         data=data,

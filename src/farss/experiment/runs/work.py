@@ -108,6 +108,7 @@ def plan_methods(recipe: Recipe, statistics: Path | None, further: Mapping[str, 
         batches,
         recipe.init,
         methods,
+        identity=loaded.fingerprint,
         data=data,
         statistics=curvature,
         curvature_data=origin and origin.data,
@@ -179,7 +180,14 @@ def train_job(recipe: Recipe, job: Job, plans: Path, folder: Path) -> dict[str, 
     plan = Plan.load(plans / f"{job.method}.json", start=True)
     started = time.perf_counter()
     cache = SpectrumCache(spectrum_folder())
-    model = apply(loaded.model, plan, lambda t: cache.get(t, recipe.init.route), dropout=config.dropout, seed=job.seed)
+    model = apply(
+        loaded.model,
+        plan,
+        lambda t: cache.get(t, recipe.init.route),
+        dropout=config.dropout,
+        seed=job.seed,
+        fingerprint=loaded.fingerprint,
+    )
     account["apply_seconds"] = time.perf_counter() - started
     account["trainable_params"] = plan.trainable_parameters
     result = _train(loaded, model, examples, config, folder, job)
