@@ -14,6 +14,7 @@ from transformers import BertConfig, BertForSequenceClassification
 
 from farss.adapters.apply import apply
 from farss.adapters.update import scaled_update
+from farss.adapters.verify import logits, sample_inputs
 from farss.config import FarssConfig, HeadConfig, Recipe
 from farss.datasets.knowledge import KnowledgeSet, Question
 from farss.errors import ConfigError
@@ -22,7 +23,6 @@ from farss.evaluation.glue import predict
 from farss.evaluation.knowledge import measure_knowledge
 from farss.evaluation.task import TaskSet, measure_task
 from farss.experiment import environment
-from farss.experiment.initialisation.initialising import sample_logits
 from farss.experiment.initialisation.planning import prepare
 from farss.methods import METHODS
 from farss.model.calibration import Example, batches
@@ -113,15 +113,15 @@ def test_every_method_plans_starts_and_scales_there(method, device, tiny_gqa, tm
         ready = prepare(model, queue_of(), RANKS, [method], spectra=cache, knowledge=queue_of())
         return apply(model, ready.plans[method], lambda target: cache.get(target, "gram")), ready.plans[method]
 
-    base = sample_logits(tiny_gqa)
+    base = logits(tiny_gqa, sample_inputs(tiny_gqa))
     here, expected = wrapped(copy.deepcopy(tiny_gqa))
     there, found = wrapped(moved(tiny_gqa, device))
     assert [(t.name, t.rank, t.indices) for t in found.targets] == [
         (t.name, t.rank, t.indices) for t in expected.targets
     ]
-    assert torch.allclose(sample_logits(there).cpu(), sample_logits(here), atol=1e-4)
+    assert torch.allclose(logits(there, sample_inputs(there)).cpu(), logits(here, sample_inputs(here)), atol=1e-4)
     with scaled_update(there, 0.0):
-        assert torch.allclose(sample_logits(there).cpu(), base, atol=1e-4)
+        assert torch.allclose(logits(there, sample_inputs(there)).cpu(), base, atol=1e-4)
 
 
 def test_a_classifier_is_warmed_up_planned_and_asked_there(device, tmp_path):

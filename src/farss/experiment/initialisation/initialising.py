@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from peft import PeftModel
-from torch import Tensor, nn
 
 from farss.adapters.apply import apply
 from farss.adapters.files import save_adapter
+from farss.adapters.verify import logits, max_difference, sample_inputs
 from farss.config import FarssConfig, Recipe
 from farss.datasets.dates import keep_date_
 from farss.errors import ConfigError
@@ -55,13 +55,11 @@ from farss.model.devices import place
 from farss.model.plan import Plan
 from farss.model.sources import LoadedModel
 from farss.model.spectra import SpectrumCache
-from farss.model.tables import random_words
 from farss.model.targets import find_targets
 from farss.processes import processes, require_one_process
 from farss.storage import new_folder
 from farss.storage.folders import work_folder, work_place
 
-SAMPLE_TOKENS = 32
 KEPT = ("partial*.safetensors", *GROWING)
 """What is kept beside the output until it is done: the sums so far."""
 
@@ -259,16 +257,12 @@ def _resident(request: Request) -> tuple[Plan, float]:
         plan = request.given or _decide(request, loaded, cache, found, folder)
         if found is not None:
             save_statistics(*found, folder / STATISTICS_FILE)
-        before = sample_logits(loaded.model)
+        sample = sample_inputs(loaded.model)
+        before = logits(loaded.model, sample)
         route = request.recipe.init.route
-        model = apply(
-            loaded.model,
-            plan,
-            lambda t: cache.get(t, route),
-            seed=request.recipe.init.seed,
-            fingerprint=loaded.fingerprint,
-        )
-        difference = float((sample_logits(model) - before).abs().max())
+        spectra, seed = functools.partial(cache.get, route=route), request.recipe.init.seed
+        model = apply(loaded.model, plan, spectra, seed=seed, fingerprint=loaded.fingerprint)
+        difference = max_difference(before, logits(model, sample))
         request.finish(plan, model, folder)
     return plan, difference
 
@@ -398,10 +392,3 @@ def _streamed_calibration(request: Request, source: StreamedModel) -> tuple[list
     examples = calibration_of(request.recipe, source.tokenizer)
     batches = shard_batches(request.recipe, source.tokenizer, examples, request.hands.shard)
     return batches, data_fingerprint(examples, request.recipe.data.seed)
-
-
-def sample_logits(model: nn.Module) -> Tensor:
-    """The model's logits [1, 32, vocabulary] in float32 on a fixed row of token ids."""
-    ids = random_words(model, (1, SAMPLE_TOKENS), seed=0)
-    with torch.inference_mode():
-        return model(input_ids=ids).logits.float()
