@@ -176,10 +176,10 @@ def load_adapter(
 def _read(folder: Path) -> Stored:
     from peft import PeftConfig
 
-    tensors, metadata = _tensors(folder)
+    tensors, metadata = tensors_of(folder)
     with foreign(AdapterError, UNUSABLE, where=folder):
         stored = Stored(PeftConfig.from_pretrained(str(folder)), tensors, metadata.get(BASE_FINGERPRINT))
-    return upgraded(folder, stored, lambda part: _tensors(part)[0])
+    return upgraded(folder, stored, lambda part: tensors_of(part)[0])
 
 
 def _form(folder: Path, plan: Plan | None, stored: Stored) -> Form:
@@ -255,7 +255,7 @@ def check_before_loading(base: nn.Module, folder: Path) -> None:
     for part in (folder, folder / REFERENCE):
         if part == folder or (part / CONFIG_FILE).exists():
             config = read_config(part)
-            check_sizes(config, _tensors(part)[0], part)
+            check_sizes(config, tensors_of(part)[0], part)
             check_patterns(config, base, part)
             check_start(config, part)
 
@@ -291,7 +291,12 @@ def read_any_config(folder: Path) -> dict[str, Any]:
     return config
 
 
-def _tensors(folder: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+def tensors_of(folder: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """The tensors and metadata of an adapter folder.
+
+    Raises:
+        AdapterError: if the file is missing or damaged.
+    """
     try:
         return read_tensors(folder / WEIGHTS_FILE)
     except StorageError as error:

@@ -10,9 +10,8 @@ from typing import TYPE_CHECKING
 from torch import nn
 
 from farss.adapters.accounting import base_weights, kept
-from farss.adapters.files import PLAN_FILE, WEIGHTS_FILE, load_adapter, read_config
+from farss.adapters.files import PLAN_FILE, load_adapter, read_config, tensors_of
 from farss.model.plan import Plan
-from farss.storage import read_tensors
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -48,7 +47,7 @@ def _weights_it_changes(base: nn.Module, folder: Path) -> set[str] | None:
     if config.get("kasa_config") or config.get("target_parameters"):
         return None
     # PEFT loads trained biases and embeddings in place.
-    stored, _ = read_tensors(folder / WEIGHTS_FILE)
+    stored, _ = tensors_of(folder)
     names = set(base_weights(base, stored).values()) | {name for name, _ in base.named_parameters() if "bias" in name}
     plan = Plan.load(folder / PLAN_FILE) if (folder / PLAN_FILE).exists() else None
     if plan is not None and plan.base == "residual":
