@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import dataclasses
 import itertools
 import math
 import sys
@@ -170,6 +171,25 @@ def test_a_models_own_completions_are_run(sandbox, tiny_llama, tiny_tokenizer):
     assert [sample.status for sample in samples] == ["failed", "failed"]  # random weights write no Python
     assert samples[0].completion == samples[1].completion != ""
     assert seen[-1] == (4, 4) and seen == sorted(seen)
+
+
+@pytest.mark.case("code in a fence is written to its end")
+def test_a_completion_that_opens_a_fence_is_written_on_to_its_end(sandbox, monkeypatch):
+    asked = []
+
+    def write(model, tokenizer, prompts, *, stop, **_):
+        asked.append((list(prompts), stop))
+        first = {"first": "```python", "second": "    return a + b\n"}
+        if len(asked) == 1:
+            return [first[prompt.partition(":")[0]] for prompt in prompts]
+        return ["def add(a, b):\n    return a + b" for _ in prompts]
+
+    monkeypatch.setattr("farss.evaluation.code.generate", write)
+    [plain] = humaneval([ADD])
+    problems = [dataclasses.replace(plain, prompt=f"{name}:") for name in ("first", "second")]
+    samples = measure_code(None, None, problems, **sandbox)
+    assert [sample.passed for sample in samples] == [True, True], samples
+    assert asked[1] == (["first:```python\n"], ("\n```",))
 
 
 def test_problems_of_two_benchmarks_are_refused(tiny_llama, tiny_tokenizer):

@@ -62,3 +62,18 @@ def test_generation_settings_of_the_model_have_no_say(tiny_llama, tiny_tokenizer
 def test_no_prompts_give_no_answers(tiny_llama, tiny_tokenizer):
     assert generate(tiny_llama, tiny_tokenizer, [], max_new_tokens=STEPS) == []
     assert generate_after(tiny_llama, tiny_tokenizer, [], max_new_tokens=STEPS) == []
+
+
+class _DropsFirstSpace:
+    """Decodes as tokenizers of Llama 2's kind do: the space before the first word is dropped."""
+
+    def decode(self, ids, skip_special_tokens):
+        return "".join(" def:\n return x"[each] for each in ids).removeprefix(" ")
+
+
+@pytest.mark.case("a completion keeps the space that it begins with")
+@pytest.mark.parametrize(("context", "tokens", "text"), [([1, 2, 3, 4, 5], [6, 7, 8], " re"), ([1, 2], [0, 1], " d")])
+def test_an_answer_keeps_its_first_space(context, tokens, text):
+    from farss.evaluation.generation import Ending
+
+    assert Ending(_DropsFirstSpace(), (), frozenset(), 8).cut(context, tokens) == text
