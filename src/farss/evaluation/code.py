@@ -282,6 +282,8 @@ def _with_fenced(
 ) -> list[str]:
     """The completions, those that open a fence written on to its end: the stop texts are meant for code without one."""
     opened = {i: opening for i, text in enumerate(texts) if (opening := opening_fence(text)) is not None}
+    if not opened:
+        return list(texts)
     written = generate(
         model,
         tokenizer,

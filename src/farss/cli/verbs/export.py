@@ -28,7 +28,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def act(arguments: argparse.Namespace) -> int:
     """Export, check that the written files give the trained model's outputs, and say by how much they differ."""
     from farss.experiment.steps import base_recipe, export_adapter
+    from farss.processes import require_one_process
 
+    require_one_process("farss export")
     named = getattr(arguments, "model.name")
     base = recipe_from(arguments, None if arguments.recipe else base_recipe(arguments.adapter, named)).model
     result = export_adapter(arguments.adapter, arguments.out, arguments.to, base, arguments.rank, dtype=arguments.dtype)

@@ -247,10 +247,10 @@ class _Watch:
         code = self.answers.get("exit_code")
         if code is None:
             return "killed"  # with its keeper, from outside
-        if code == 0 and self.answers["completed"]:
-            return "passed"
         if self.answers["crowded"]:
             return "files"
+        if code == 0 and self.answers["completed"]:
+            return "passed"
         if self.answers["out_of_memory"]:
             return "memory"
         used_up = self.answers["cpu_seconds"] >= self.limits.cpu_seconds

@@ -141,14 +141,17 @@ def _keep(plan: dict[str, Any], channel: int, tell: Callable[..., None], proc: i
     os.close(go)
     crowded = False
 
+    def full() -> bool:
+        return folder.holds_too_much(plan["folder"], plan["limits"]["files"], plan["limits"]["file_bytes"])
+
     def look() -> None:
         nonlocal crowded
-        limits = plan["limits"]
-        if not crowded and folder.holds_too_much(plan["folder"], limits["files"], limits["file_bytes"]):
+        if not crowded and full():
             crowded = True
             os.kill(program, signal.SIGKILL)
 
     status, used = _wait_for(program, look if proc is None else None)
+    crowded = crowded or (proc is None and full())  # a quick program is done between two looks
     seconds = time.monotonic() - began
     os.set_blocking(reader, False)  # what the program left running may hold the other end
     last = _read_available(reader)
