@@ -131,3 +131,18 @@ def test_only_as_many_jobs_run_together_as_memory_holds(monkeypatch):
         memory = type("Memory", (), {"available": free * 10**9})()
         monkeypatch.setattr(psutil, "virtual_memory", lambda memory=memory: memory)
         assert comfortable_workers(2, 5 * 10**9) == expected
+
+
+@pytest.mark.parametrize(
+    ("lag", "expected"),
+    [(0, "t0 m0 t1 m1 t2 m2 t3 m3"), (2, "t0 t1 t2 m0 t3 m1 m2 m3"), (3, "t0 t1 t2 t3 m0 m1 m2 m3")],
+)
+def test_a_measurement_stands_some_trainings_behind_its_own(lag, expected):
+    from farss.experiment.runs.run import _lagging
+
+    names = {}
+    trainings = [Task(lambda share: None) for _ in range(4)]
+    measurements = [Task(lambda share: None, (training,)) for training in trainings]
+    for kind, tasks in (("t", trainings), ("m", measurements)):
+        names |= {id(task): f"{kind}{number}" for number, task in enumerate(tasks)}
+    assert " ".join(names[id(task)] for task in _lagging(trainings, measurements, lag)) == expected

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -75,7 +75,7 @@ def run(
             write_atomically(folder / "recipe.yaml", lambda file: file.write_text(recipe.to_yaml(), encoding="utf-8"))
         settled, decided = settle_in(folder, recipe)
         remaining = Remaining(settled, decided, len(parts), _done(recipe, folder, keys))
-        run_all(_tasks(settled, folder, keys, remaining), parts)
+        run_all(_tasks(settled, folder, keys, remaining, len(parts)), parts)
         report = assemble([load_run(folder)])
         with rescued(report), writing(folder, "report.json", "report.html"):
             write_report(report, folder)
@@ -101,8 +101,12 @@ def _done(recipe: Recipe, folder: Path, keys: Keys) -> list[str]:
     return [name for name, (place, key) in stages.items() if finished(place, key)]
 
 
-def _tasks(recipe: Recipe, folder: Path, keys: Keys, remaining: Remaining) -> list[Task]:
-    """All work of a run: only adapters have to wait, for their plans."""
+def _tasks(recipe: Recipe, folder: Path, keys: Keys, remaining: Remaining, workers: int) -> list[Task]:
+    """All work of a run: an adapter waits for its plan, and a measurement for its training.
+
+    A measurement stands `workers` trainings behind its own, so that no worker waits while there is something to train
+    and none is left alone with a whole job at the end; one worker does job after job.
+    """
 
     def told(name: str, work: Callable[[Share], object], after: tuple[Task, ...] = ()) -> Task:
         def call(share: Share) -> None:
@@ -113,16 +117,29 @@ def _tasks(recipe: Recipe, folder: Path, keys: Keys, remaining: Remaining) -> li
 
     measure = functools.partial(run_stage, folder / "base", keys.base, functools.partial(measure_base, recipe))
     plans = told(PLANS, functools.partial(_plan, recipe, folder, keys))
-    jobs = [
-        told(job.id, functools.partial(_carry_out, recipe, folder, keys, job), (plans,) if job.adapts else ())
-        for job in jobs_of(recipe)
-    ]
-    return [plans, told(BASE, measure), *jobs]
+    trainings, measurements = [], []
+    for job in jobs_of(recipe):
+        training = Task(functools.partial(_train, recipe, folder, keys, job), (plans,) if job.adapts else ())
+        trainings.append(training)
+        measurements.append(told(job.id, functools.partial(_measure, recipe, folder, keys, job), (training,)))
+    return [plans, told(BASE, measure), *_lagging(trainings, measurements, 0 if workers == 1 else workers)]
 
 
-def _carry_out(recipe: Recipe, folder: Path, keys: Keys, job: Job, share: Share) -> None:
+def _lagging(first: Sequence[Task], then: Sequence[Task], lag: int) -> Iterator[Task]:
+    """All of `first` in their order, each one's follower in `then` behind the `lag` next of them."""
+    for place in range(len(first) + lag):
+        yield from first[place : place + 1]
+        if place >= lag:
+            yield then[place - lag]
+
+
+def _train(recipe: Recipe, folder: Path, keys: Keys, job: Job, share: Share) -> None:
     place = folder / job.id
     run_stage(place / "train", keys.training(job), functools.partial(train_job, recipe, job, folder / "plans"), share)
+
+
+def _measure(recipe: Recipe, folder: Path, keys: Keys, job: Job, share: Share) -> None:
+    place = folder / job.id
     run_stage(place / "eval", keys.evaluation(job), functools.partial(measure_job, recipe, job, place / "train"), share)
 
 
