@@ -52,3 +52,19 @@ def test_texts_are_cut_to_the_window(farss, workshop, model, verb, tmp_path):
     with pytest.warns(UserWarning, match="the model reads 128 tokens"):
         code, _, err = farss(*command, "--recipe", recipe, "--out", tmp_path / "out")
     assert code == 0, err
+
+
+@pytest.mark.case("where the model's window is the limit, nobody is told to raise max_length")
+@pytest.mark.parametrize(
+    ("asked", "right", "wrong"), [(200, "reads no more", "raise"), (64, "raise max_length", "no more")]
+)
+@pytest.mark.parametrize("verb", ["init", "inspect"])
+def test_the_advice_is_about_the_limit_that_was_met(farss, workshop, model, verb, asked, right, wrong, tmp_path):
+    data = tmp_path / "prompts.jsonl"
+    rows = [{"prompt": f"{i} " + "why " * 40, "completion": "yes"} for i in range(8)]
+    data.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    recipe = workshop.recipe("limits", **{"model.name": str(model), "data.task": str(data), "data.max_length": asked})
+    code, _, err = farss(verb, "--recipe", recipe, "--out", tmp_path / "out")
+    assert code == 2 and f"shorter than {min(asked, 128)} tokens" in err, err
+    advice = err.rpartition("what to do:")[2]
+    assert right in advice and wrong not in advice, err

@@ -27,7 +27,7 @@ from farss.experiment.task_rows import (
 )
 from farss.model.checkpoint import language_model, load_config, load_tokenizer
 from farss.model.devices import place
-from farss.model.encoding import encode, encode_prompts
+from farss.model.encoding import Limit, encode, encode_prompts
 from farss.model.examples import Example
 from farss.model.sources import LoadedModel, load, resolve
 from farss.model.tables import check_ids, vocabulary_of, window_of
@@ -134,12 +134,17 @@ def training_examples(recipe: Recipe, tokenizer: Any) -> list[Example]:
 
 def longest(recipe: Recipe) -> int:
     """The most tokens of a text: `data.max_length`, or what the recipe's model reads where that is less."""
+    return limit(recipe).tokens
+
+
+def limit(recipe: Recipe) -> Limit:
+    """As `longest`, with whose limit it is."""
     asked, window = recipe.data.max_length, window_of(_configuration(recipe))
     if window is not None and window < asked:
         warnings.warn(
             f"max_length is {asked}, and the model reads {window} tokens: texts are cut to these", stacklevel=2
         )
-    return min(asked, window or asked)
+    return Limit(asked) if window is None or asked < window else Limit(window, of_model=True)
 
 
 def check_tokens(recipe: Recipe, tokenizer: Any, examples: Sequence[Example], rows: Sequence[str]) -> None:
@@ -206,7 +211,7 @@ def calibration_set(recipe: Recipe, tokenizer: Any, rows: int) -> Drawn[Example]
         missing = wanted - len(found)
         queue, spare = spare[:missing], spare[missing:]
     portion.account.use([everything[i] for i in sorted(found)])
-    portion.account.finish(longest(recipe))
+    portion.account.finish(limit(recipe))
     return Drawn(list(found.values()), list(found))
 
 
@@ -269,7 +274,7 @@ def rendered(recipe: Recipe, portion: Portion, tokenizer: Any) -> list[tuple[Tas
 def _accounted(recipe: Recipe, found: Prepared) -> Prepared:
     """The same, its account completed and said."""
     found.account.use(found.rows)
-    found.account.finish(longest(recipe))
+    found.account.finish(limit(recipe))
     return found
 
 

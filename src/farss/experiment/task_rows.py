@@ -21,7 +21,7 @@ from farss.datasets.records import Record
 from farss.datasets.resolve import is_single, lists_split, load_rows
 from farss.errors import DataError
 from farss.experiment.validation import hold_out, require_apart, sample_apart
-from farss.model.encoding import RowsWarning, report_lengths
+from farss.model.encoding import Limit, RowsWarning, report_lengths
 
 
 @dataclass(frozen=True)
@@ -91,13 +91,13 @@ class Account:
         """The account for a result."""
         return {name: value for name, value in vars(self).items() if name != "shortest"}
 
-    def finish(self, max_length: int) -> None:
+    def finish(self, limit: Limit) -> None:
         """Say how many rows did not fit and how many were cut, in one line each.
 
         Raises:
             DataError: if no row is left.
         """
-        report_lengths(self.used, self.left_out, self.cut, self.shortest, max_length)
+        report_lengths(self.used, self.left_out, self.cut, self.shortest, limit)
         if not self.used:
             raise DataError("no row is left", where=self.set, got=self.first_bad)
 

@@ -15,10 +15,25 @@ from farss.model.examples import Example
 
 ROWS_AT_ONCE = 1000
 """Rows of one call of the tokenizer."""
+LONGER_ROWS = "raise max_length or use rows with shorter prompts"
+LARGER_WINDOW = "the model reads no more: use rows with shorter prompts, or a model with more positions"
 
 
 class RowsWarning(UserWarning):
     """Rows that are not used as they came: left out, cut, or with fields that nothing reads."""
+
+
+@dataclass(frozen=True)
+class Limit:
+    """The most tokens of a row.
+
+    Attributes:
+        tokens: how many.
+        of_model: the model reads no more, whatever is asked for.
+    """
+
+    tokens: int
+    of_model: bool = False
 
 
 @dataclass(frozen=True)
@@ -40,7 +55,7 @@ class Encoding:
     dropped: int
 
 
-def report_lengths(kept: int, dropped: int, cut: int, shortest: int, max_length: int) -> None:
+def report_lengths(kept: int, dropped: int, cut: int, shortest: int, limit: Limit) -> None:
     """Say in one warning each how many rows are left out as too long, and how many are cut.
 
     Args:
@@ -48,18 +63,18 @@ def report_lengths(kept: int, dropped: int, cut: int, shortest: int, max_length:
         dropped: rows that keep none.
         cut: rows of those kept that lost learned tokens.
         shortest: the fewest tokens that a row of those dropped reads before it learns.
-        max_length: most tokens of a row.
+        limit: the most tokens of a row, and whose limit that is.
 
     Raises:
         DataError: if rows were dropped and none is kept.
     """
-    total = kept + dropped
+    total, max_length = kept + dropped, limit.tokens
     if dropped and not kept:
         raise DataError(
             "no row keeps a response token after truncation",
             expected=f"prompts shorter than {max_length} tokens",
             got=f"shortest prompt: {shortest} tokens",
-            do="raise max_length or use rows with shorter prompts",
+            do=LARGER_WINDOW if limit.of_model else LONGER_ROWS,
         )
     if dropped:
         text = f"{dropped} of {total} rows have no response token within {max_length} tokens and are left out"
@@ -95,7 +110,7 @@ def encode_rows(
             where = f"{error.where or 'the rows'}, row {number}"
             raise DataError(error.what, where=where, expected=error.expected, got=error.got, do=error.do) from None
     found = encode(texts, tokenizer, max_length)
-    report_lengths(len(found.examples), found.dropped, found.cut, found.shortest, max_length)
+    report_lengths(len(found.examples), found.dropped, found.cut, found.shortest, Limit(max_length))
     return found.examples
 
 
