@@ -118,7 +118,7 @@ def test_folders_from_before_the_mark_are_named_and_left(tmp_path):
 
 
 def test_the_folder_of_another_verb_is_refused(made):
-    with pytest.raises(OutputError, match="one of `farss verb`"):
+    with pytest.raises(OutputError, match=r"or one of `farss other`[\s\S]*one that farss wrote \(verb\)"):
         check_own(made, "other")
 
 

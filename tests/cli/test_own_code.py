@@ -37,7 +37,7 @@ def model(workshop, tmp_path):
 
 
 @pytest.mark.case("an adapter of a model with its own code can be exported")
-def test_trust_is_given_once_and_goes_with_the_recipe(farss, workshop, model, tmp_path, monkeypatch):
+def test_trust_goes_from_init_to_train_and_is_asked_for_by_export(farss, workshop, model, tmp_path, monkeypatch):
     monkeypatch.setenv("HF_MODULES_CACHE", str(tmp_path / "modules"))
     recipe = workshop.recipe("twin", **{"model.name": str(model)})
     init = ("init", "--recipe", recipe, "--method", "lora", "--out", tmp_path / "init")
@@ -45,15 +45,26 @@ def test_trust_is_given_once_and_goes_with_the_recipe(farss, workshop, model, tm
     assert code == 2 and "trust_remote_code" in err
     assert farss(*init, *TRUST)[0] == 0
     assert farss("train", "--init", tmp_path / "init", "--out", tmp_path / "trained")[0] == 0
-    adapter = tmp_path / "trained" / "adapter"
-    code, _, err = farss("export", "--adapter", adapter, "--out", tmp_path / "peft")
-    assert code == 0, err
-
-    alone = shutil.copytree(adapter, tmp_path / "elsewhere" / "adapter")  # no recipe beside it says so
-    export = ("export", "--adapter", alone, "--to", "portable", "--out", tmp_path / "portable")
-    code, _, err = farss(*export)
-    assert code == 2 and "trust_remote_code" in err and "Traceback" not in err
+    export = ("export", "--adapter", tmp_path / "trained" / "adapter", "--out", tmp_path / "peft")
+    code, _, err = farss(*export)  # the recipe beside the adapter says yes, but is it the user's?
+    assert code == 2 and "--set model.trust_remote_code=true" in err and "Traceback" not in err
+    assert not (tmp_path / "peft").exists()
     assert farss(*export, *TRUST)[0] == 0
+
+
+@pytest.mark.case("a recipe that comes with an adapter has no code run")
+def test_code_named_by_a_foreign_adapter_does_not_run(farss, workshop, model, trained, tmp_path, monkeypatch):
+    monkeypatch.setenv("HF_MODULES_CACHE", str(tmp_path / "modules"))
+    (model / "modeling_twin.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w').close()\n{CODE}")
+    given = shutil.copytree(trained, tmp_path / "given" / "adapter")
+    settings = json.loads((given / "adapter_config.json").read_text())
+    (given / "adapter_config.json").write_text(json.dumps(settings | {"base_model_name_or_path": str(model)}))
+    recipe = workshop.recipe("given", **{"model.name": str(model), "model.trust_remote_code": True})
+    shutil.copy(recipe, tmp_path / "given" / "recipe.yaml")
+    for more in (("--model", model), ()):
+        code, _, err = farss("export", "--adapter", given, *more, "--out", tmp_path / "out")
+        assert code == 2 and "trust_remote_code" in err, err
+    assert not (tmp_path / "ran").exists()
 
 
 def test_a_recipe_of_another_model_says_nothing_about_this_one(farss, workshop, trained, tmp_path):

@@ -7,6 +7,7 @@ import json
 import pytest
 from tests.families import saved
 
+WINDOW = 128
 VERBS = (["init", "--engine", "resident"], ["init", "--engine", "streamed"], ["inspect"])
 
 
@@ -68,3 +69,24 @@ def test_the_advice_is_about_the_limit_that_was_met(farss, workshop, model, verb
     assert code == 2 and f"shorter than {min(asked, 128)} tokens" in err, err
     advice = err.rpartition("what to do:")[2]
     assert right in advice and wrong not in advice, err
+
+
+@pytest.mark.case("texts beyond the window are counted in the results of an evaluation")
+def test_what_is_cut_is_counted_in_the_results(farss, workshop, model, tmp_path):
+    questions = [{"question": f"{n}" + " long" * (50 * (n < 3)), "answer": ["yes"], "relation": "r"} for n in range(5)]
+    asked = tmp_path / "asked.jsonl"
+    asked.write_text("".join(json.dumps(row) + "\n" for row in questions))
+    more = ("--model", model, "--tasks", asked, "--set", "eval.shots=0", "--dtype", "float32")
+    with pytest.warns(UserWarning, match="3 of 5 texts are longer"):
+        code, out, err = farss("eval", *more, "--out", tmp_path / "out")
+    assert code == 0, err
+    (found,) = json.loads((tmp_path / "out" / "results.json").read_text())["cut"].values()
+    assert found == {"texts": 10, "cut": 6, "window": WINDOW}  # every question is scored, and answered in words
+    assert f"6 of 10 texts are longer than the {WINDOW} tokens" in out
+
+
+def test_nothing_is_said_where_nothing_is_cut(farss, workshop, tmp_path):
+    code, out, err = farss("eval", "--recipe", workshop.recipe("short"), "--tasks", "capitals", "--out", tmp_path / "o")
+    assert code == 0, err
+    assert json.loads((tmp_path / "o" / "results.json").read_text())["cut"] == {}
+    assert "lost their beginning" not in out

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,15 @@ def emit(arguments: argparse.Namespace, result: Any, lines: Iterable[str]) -> in
         for line in lines:
             print(line)
     return 0
+
+
+def cut_lines(cuts: Mapping[str, Mapping[str, int]]) -> list[str]:
+    """What to say of texts that were longer than the model reads; nothing where there was none."""
+    return [
+        f"{name}: {found['cut']} of {found['texts']} texts are longer than the {found['window']} tokens that the model "
+        "reads and lost their beginning"
+        for name, found in cuts.items()
+    ]
 
 
 def emit_table(arguments: argparse.Namespace, rows: list[dict[str, Any]]) -> int:

@@ -20,6 +20,7 @@ from farss.datasets.files import data_file, read_rows
 from farss.errors import ConfigError, DataError, did_you_mean
 from farss.evaluation import ifeval
 from farss.evaluation.local_tasks import SOURCES, Row, Source
+from farss.evaluation.window import count_cut
 
 PREFIX = "lm-eval:"
 """How a task of lm-eval is told from a set of ours in a list of names."""
@@ -187,7 +188,7 @@ def run_tasks(
     from lm_eval import evaluator
     from lm_eval.models.huggingface import HFLM
 
-    adapter_for: Any = HFLM  # its decorator hides its parameters from type checkers
+    adapter_for: Any = _counting(HFLM)  # its decorator hides its parameters from type checkers
     with ifeval.ifeval_support(data_dir, seed) if ifeval.TASK in names else nullcontext():
         found = evaluator.simple_evaluate(
             model=adapter_for(pretrained=model, tokenizer=tokenizer, batch_size=batch_size),
@@ -202,6 +203,41 @@ def run_tasks(
         )
     assert found is not None  # only other processes than the first get nothing
     return _result(found, names)
+
+
+def _counting(model_class: Any) -> Any:
+    """lm-eval's model that counts what it cuts, and refuses what it would end over."""
+    from lm_eval.models.utils import normalize_gen_kwargs
+
+    class Counting(model_class):
+        def _loglikelihood_tokens(self, requests: Any, *args: Any, **kwargs: Any) -> Any:
+            for _, _, answer in requests:
+                _require_room(len(answer), self.max_length, "an answer")
+            lengths = [len(context) + len(answer) for _, context, answer in requests]
+            count_cut(len(lengths), sum(length > self.max_length + 1 for length in lengths), self.max_length)
+            return super()._loglikelihood_tokens(requests, *args, **kwargs)
+
+        def generate_until(self, requests: Any, *args: Any, **kwargs: Any) -> Any:
+            for asked in requests:
+                context, settings = asked.args
+                written = normalize_gen_kwargs(settings, self.max_gen_toks)["max_gen_toks"]
+                _require_room(written + 1, self.max_length, "an answer that is to be written")
+                cut = len(self.tok_encode(context)) > self.max_length - written
+                count_cut(1, int(cut), self.max_length)
+            return super().generate_until(requests, *args, **kwargs)
+
+    return Counting
+
+
+def _require_room(tokens: int, window: int, what: str) -> None:
+    if tokens > window:
+        raise DataError(
+            f"{what} is longer than the model reads",
+            where="lm-eval",
+            expected=f"at most {window} tokens",
+            got=f"{tokens} tokens",
+            do="leave the task out, or name a model with more positions",
+        )
 
 
 def _built(name: str, data_dir: Path) -> Any:

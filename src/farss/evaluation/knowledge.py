@@ -11,6 +11,7 @@ from farss.evaluation.backends import Backend
 from farss.evaluation.likelihood import TokenScores
 from farss.evaluation.prefix import encode
 from farss.evaluation.records import KnowledgeSample, Progress
+from farss.evaluation.window import asking
 
 MOST_ANSWER_TOKENS = 12
 """Tokens a short answer may take; the gold answers of TriviaQA, NQ-Open and WebQuestions rarely need more."""
@@ -56,11 +57,12 @@ def measure_knowledge(
     samples: list[KnowledgeSample] = []
     for number, (chosen, questions) in enumerate(asked):
         report = _Share(progress, sum(work[:number]), sum(work))
-        scores = _score(backend, chosen.prefix, questions, choices, batch_tokens, report)
         words: list[str] | list[None] = [None] * len(questions)
-        if generate:
-            report.before += sum(map(len, scores))
-            words = _ask(backend, chosen.prefix, questions, max_new_tokens, report)
+        with asking(chosen.name):
+            scores = _score(backend, chosen.prefix, questions, choices, batch_tokens, report)
+            if generate:
+                report.before += sum(map(len, scores))
+                words = _ask(backend, chosen.prefix, questions, max_new_tokens, report)
         right = exact_match if chosen.prefix else begins_with
         samples += [
             KnowledgeSample(

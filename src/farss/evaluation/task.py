@@ -10,6 +10,7 @@ from farss.errors import DataError
 from farss.evaluation.answers import same_final_answer
 from farss.evaluation.backends import Backend
 from farss.evaluation.records import Progress, TaskSample
+from farss.evaluation.window import asking
 from farss.model.calibration import Example
 
 STOP = ("Question:", "USER:", "ASSISTANT:", "Instruction:", "Response:")
@@ -82,18 +83,19 @@ def measure_task(
         raise DataError("the task has no held-out rows", where=task.name)
     answered = [row for row, gold in enumerate(task.golds[:generate_rows]) if gold is not None]
     total = len(task.examples) + len(answered)
-    losses = backend.response_losses(
-        task.examples,
-        batch_tokens=batch_tokens,
-        progress=progress and (lambda done, _: progress(done, total)),
-    )
-    texts = backend.generate_after(
-        [task.examples[row].before_answer for row in answered],
-        max_new_tokens=max_new_tokens,
-        stop=STOP,
-        batch_size=RESPONSE_BATCH,
-        progress=progress and (lambda done, _: progress(len(losses) + done, total)),
-    )
+    with asking(task.name):
+        losses = backend.response_losses(
+            task.examples,
+            batch_tokens=batch_tokens,
+            progress=progress and (lambda done, _: progress(done, total)),
+        )
+        texts = backend.generate_after(
+            [task.examples[row].before_answer for row in answered],
+            max_new_tokens=max_new_tokens,
+            stop=STOP,
+            batch_size=RESPONSE_BATCH,
+            progress=progress and (lambda done, _: progress(len(losses) + done, total)),
+        )
     words = dict(zip(answered, texts, strict=True))
     return [
         TaskSample(

@@ -19,6 +19,7 @@ from farss.evaluation.benchmarks.registry import BENCHMARKS
 from farss.evaluation.harness import run_tasks
 from farss.evaluation.records import Measurement
 from farss.evaluation.scores import summarise
+from farss.evaluation.window import asking, counting_cuts
 from farss.experiment.kept_scores import KeptScores, Part
 from farss.experiment.measuring import SAMPLES, measure
 from farss.experiment.progress import ProgressLine
@@ -36,10 +37,11 @@ def ask_sets(recipe: Recipe, backend: Backend, title: str, kept: KeptScores, *, 
     def ask() -> Part:
         nonlocal found
         started = time.perf_counter()
-        if task or recipe.eval.knowledge:
-            with ProgressLine(f"evaluating {title}".rstrip()) as line:
-                found = measure(recipe, backend, rows=None, words=True, task=task, progress=line)
-        return {"scores": summarise(found), "seconds": time.perf_counter() - started}
+        with counting_cuts() as cut:
+            if task or recipe.eval.knowledge:
+                with ProgressLine(f"evaluating {title}".rstrip()) as line:
+                    found = measure(recipe, backend, rows=None, words=True, task=task, progress=line)
+        return {"scores": summarise(found), "cut": cut, "seconds": time.perf_counter() - started}
 
     kept.measure("sets", ask, SAMPLES, lambda file: found.save(file))
 
@@ -50,7 +52,7 @@ def ask_benchmark(recipe: Recipe, name: str, model: nn.Module, tokenizer: Any, k
 
     def ask() -> Part:
         started = time.perf_counter()
-        with ProgressLine(name) as line:
+        with counting_cuts() as cut, asking(f"benchmark/{name}"), ProgressLine(name) as line:
             found = BENCHMARKS[name].run(
                 BenchmarkRun(
                     model,
@@ -63,7 +65,8 @@ def ask_benchmark(recipe: Recipe, name: str, model: nn.Module, tokenizer: Any, k
                 )
             )
         samples.extend(found.samples)
-        return {"scores": _prefixed("benchmark", {name: found.scores}), "seconds": time.perf_counter() - started}
+        scores = _prefixed("benchmark", {name: found.scores})
+        return {"scores": scores, "cut": cut, "seconds": time.perf_counter() - started}
 
     def save(file: Path) -> None:
         others = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
@@ -79,10 +82,11 @@ def ask_harness(recipe: Recipe, names: Sequence[str], model: nn.Module, tokenize
     def ask() -> Part:
         started = time.perf_counter()
         where, limit = recipe.data.data_dir, recipe.eval.task_rows
-        found = run_tasks(model, tokenizer, names, data_dir=where, limit=limit)
+        with counting_cuts() as cut, asking(HARNESS):
+            found = run_tasks(model, tokenizer, names, data_dir=where, limit=limit)
         samples.update(found.samples)
-        seconds = time.perf_counter() - started
-        return {"scores": _prefixed("lm-eval", found.scores), "versions": found.versions, "seconds": seconds}
+        scores, seconds = _prefixed("lm-eval", found.scores), time.perf_counter() - started
+        return {"scores": scores, "versions": found.versions, "cut": cut, "seconds": seconds}
 
     kept.measure(
         HARNESS,

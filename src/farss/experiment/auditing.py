@@ -27,6 +27,7 @@ from farss.evaluation.relations import by_relation
 from farss.evaluation.scores import compare_to_base, summarise
 from farss.evaluation.task import TaskSet, measure_task
 from farss.evaluation.text import check_texts, text_windows
+from farss.evaluation.window import counting_cuts
 from farss.experiment import materials
 from farss.experiment.arithmetic import ARITHMETIC, settle_in
 from farss.experiment.environment import device, versions
@@ -135,11 +136,11 @@ def audit(
         take(place, "audit")
         settled, decided = settle_in(place, recipe)
         measure = functools.partial(_measure, settled, text, text_windows)
-        for folder, part, measured in stages:
-            run_stage(folder, part, functools.partial(measure, measured))
+        accounts = [run_stage(folder, part, functools.partial(measure, measured)) for folder, part, measured in stages]
         before, after = (Measurement.load(place / part / SAMPLES) for part in ("base", "after"))
         report: dict[str, Any] = _report(recipe, subject, before, after)
         report["arithmetic"] = decided.to_mapping()
+        report["cut"] = {name: account.get("cut", {}) for name, account in zip(report["scores"], accounts, strict=True)}
         report["seconds"] = time.perf_counter() - started
         with rescued(report), writing(place, *FILES):
             report["gate"] = _gate(report["compared"], min_k, gate)
@@ -156,7 +157,7 @@ def _measure(recipe: Recipe, text: str | None, windows: int, subject: Subject | 
     model.eval()
     backend = TorchBackend(model, loaded.tokenizer)
     title = "base model" if subject is None else subject.name
-    with ProgressLine(f"auditing {title}") as line, torch.inference_mode():
+    with counting_cuts() as cut, ProgressLine(f"auditing {title}") as line, torch.inference_mode():
         knowledge = measure_knowledge(
             backend,
             materials.knowledge_sets(recipe),
@@ -178,7 +179,8 @@ def _measure(recipe: Recipe, text: str | None, windows: int, subject: Subject | 
     found = Measurement(knowledge=knowledge, task=written)
     with rescued({"measured": title, "scores": summarise(found)}):
         found.save(folder / SAMPLES)
-    return {"seconds": time.perf_counter() - started, "parameters": sum(p.numel() for p in model.parameters())}
+    size, seconds = sum(p.numel() for p in model.parameters()), time.perf_counter() - started
+    return {"seconds": seconds, "parameters": size, "cut": cut}
 
 
 def text_rows(recipe: Recipe, text: str) -> list[dict[str, Any]]:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from farss.errors import OutputError
+from farss.evaluation.window import Cuts
 from farss.experiment.outputs import rescued
 from farss.settings import differences
 from farss.storage import write_json
@@ -41,6 +42,11 @@ class KeptScores:
     def scores(self) -> dict[str, Any]:
         """All scores so far."""
         return {name: score for part in self.parts.values() for name, score in part["scores"].items()}
+
+    @property
+    def cut(self) -> Cuts:
+        """The texts so far that were longer than the model reads, by set."""
+        return {name: found for part in self.parts.values() for name, found in part.get("cut", {}).items()}
 
     def measure(self, name: str, ask: Callable[[], Part], file: str, save: Callable[[Path], None]) -> None:
         """Measure a part unless that was done, write its samples, and note its scores.

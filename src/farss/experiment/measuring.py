@@ -21,6 +21,7 @@ from farss.evaluation.knowledge import measure_knowledge
 from farss.evaluation.records import Measurement
 from farss.evaluation.scores import summarise
 from farss.evaluation.task import measure_task
+from farss.evaluation.window import counting_cuts
 from farss.experiment import materials
 from farss.experiment.environment import peak_bytes
 from farss.experiment.jobs import Job
@@ -145,12 +146,13 @@ class Portions:
 
 def _measure_in_full(recipe: Recipe, model: nn.Module, tokenizer: Any, folder: Path, title: str) -> dict[str, Any]:
     started = time.perf_counter()
-    with ProgressLine(f"evaluating {title}") as line:
+    with counting_cuts() as cut, ProgressLine(f"evaluating {title}") as line:
         measurement = measure(recipe, TorchBackend(model, tokenizer), rows=None, words=True, progress=line)
     with rescued({"measured": title, "scores": summarise(measurement)}):
         measurement.save(folder / SAMPLES)
     rows = materials.measured_rows(recipe, tokenizer)
-    return {"eval_seconds": time.perf_counter() - started, "eval_peak_bytes": peak_bytes(), "rows": rows}
+    seconds = time.perf_counter() - started
+    return {"eval_seconds": seconds, "eval_peak_bytes": peak_bytes(), "rows": rows, "cut": cut}
 
 
 def _measure_validation(recipe: Recipe, model: nn.Module, tokenizer: Any, folder: Path, title: str) -> dict[str, Any]:

@@ -354,6 +354,7 @@ def _account(recipe: Recipe, model: str, adapter: Path | None, kept: KeptScores)
         "model": model,
         "adapter": str(adapter) if adapter else None,
         "scores": kept.scores,
+        "cut": kept.cut,
         "seconds": kept.seconds,
         "versions": versions(),
         "device": device(recipe.device),

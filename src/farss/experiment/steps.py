@@ -133,6 +133,8 @@ def _trained(recipe: Recipe, model: Any, tokenizer: Any, examples: Any, place: P
 def base_recipe(adapter: str | Path, model: str | None = None) -> Recipe:
     """How the base of an adapter is loaded: by the recipe beside the adapter, where that is of the same model.
 
+    Whether code of the model may run is not taken from there: the adapter, and so the recipe, may be anybody's.
+
     Args:
         adapter: the folder of an adapter.
         model: the base, where it is named; None takes what the adapter calls it.
@@ -146,7 +148,7 @@ def base_recipe(adapter: str | Path, model: str | None = None) -> Recipe:
     if (beside / RECIPE).is_file():
         recipe = recipe_of(beside)
         if name == recipe.model.name or Path(name).expanduser() == Path(recipe.model.name).expanduser():
-            return recipe
+            return recipe.override({"model.trust_remote_code": False})
     return Recipe().override({"model.name": name})
 
 

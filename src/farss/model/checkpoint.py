@@ -222,7 +222,7 @@ def _check_code(folder: Path, config: dict[str, Any], trusted: bool) -> None:
             "the model needs code of its own to run, which is off unless asked for",
             where=folder,
             got=f"model_type `{kind}`",
-            do="read that code; if you trust it, set model.trust_remote_code to true",
+            do="read that code; if you trust it, say --set model.trust_remote_code=true",
         )
     raise ModelError(
         "transformers does not know this kind of model",

@@ -58,8 +58,8 @@ def check_own(folder: str | Path, verb: str, files: Sequence[str] = ()) -> None:
         raise OutputError(
             "the output folder is not empty",
             where=place,
-            expected=f"a new folder, or one of `farss {verb}`",
-            got=f"one of `farss {mark['verb']}`",
+            expected=f"a new folder, or one of `farss {verb}`" if verb else "a new folder",
+            got=f"one that farss wrote ({mark['verb']})",
             do="choose another --out, or remove it",
         )
     for name in files:

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 from farss.cli.options import add_fresh_option, add_recipe_options, recipe_from
-from farss.cli.output import emit
+from farss.cli.output import cut_lines, emit
 
 SUMMARY = "measure what any adapter or fine-tuned model kept of its base model, and list the facts it lost"
 EXAMPLE = "farss audit --model smollm2-135m --adapter my-adapter/ --out audit/ --min-k 0.95"
@@ -54,4 +54,5 @@ def act(arguments: argparse.Namespace) -> int:
         gate=arguments.gate,
         fresh=arguments.fresh,
     )
-    return emit(arguments, report, [*lines(report), f"audit: {Path(arguments.out) / 'audit.html'}"])
+    cut = cut_lines(report["cut"]["before"])
+    return emit(arguments, report, [*lines(report), *cut, f"audit: {Path(arguments.out) / 'audit.html'}"])

@@ -6,7 +6,7 @@ import argparse
 from typing import Any
 
 from farss.cli.options import ROWS, add_fresh_option, add_recipe_options, recipe_from
-from farss.cli.output import emit
+from farss.cli.output import cut_lines, emit
 
 SUMMARY = "score a model, with or without an adapter, on knowledge sets, tasks and benchmarks; samples are kept"
 EXAMPLE = (
@@ -56,7 +56,8 @@ def _lines(name: str, run: dict[str, Any]) -> list[str]:
         f"{key:<32} {score['value']:.4f} {_error(score['stderr'])}  n={score['n']}"
         for key, score in run["scores"].items()
     ]
-    return [f"{name}:", *(f"  {line}" for line in scores)] if name else scores
+    lines = [*scores, *cut_lines(run.get("cut", {}))]
+    return [f"{name}:", *(f"  {line}" for line in lines)] if name else lines
 
 
 def _error(error: float | None) -> str:
