@@ -220,7 +220,7 @@ def _counting(model_class: Any) -> Any:
         def generate_until(self, requests: Any, *args: Any, **kwargs: Any) -> Any:
             for asked in requests:
                 context, settings = asked.args
-                written = normalize_gen_kwargs(settings, self.max_gen_toks)["max_gen_toks"]
+                written = normalize_gen_kwargs(settings, self.max_gen_toks).get("max_gen_toks", self.max_gen_toks)
                 _require_room(written + 1, self.max_length, "an answer that is to be written")
                 cut = len(self.tok_encode(context)) > self.max_length - written
                 count_cut(1, int(cut), self.max_length)
