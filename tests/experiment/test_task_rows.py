@@ -86,9 +86,15 @@ def test_the_share_may_be_all_or_nothing(tmp_path, share, trains, measures):
                 portion(asked)
 
 
-def test_a_single_question_cannot_be_divided(tmp_path):
+@pytest.mark.case("one file as data")
+@pytest.mark.parametrize("count", [1, 2])
+def test_a_single_question_is_trained_on_and_not_measured(tmp_path, count):
+    asked = recipe(write(tmp_path / "a.jsonl", [pair(1)] * count))
+    with pytest.warns(UserWarning, match="only question is trained on"):
+        portion = training_portion(asked)
+    assert len(portion.rows) == count and portion.account.held_out == 0
     with pytest.raises(DataError, match="too few rows to hold some out"):
-        training_portion(recipe(write(tmp_path / "a.jsonl", [pair(1), pair(1)])))
+        held_out_portion(asked)
 
 
 def test_a_file_of_held_out_rows_is_measured_whole_and_not_trained_on(tmp_path):
@@ -105,7 +111,7 @@ def test_a_bad_row_is_refused_by_its_number_or_skipped_and_counted(tmp_path, tin
     rows[7] = {"prompt": "What now?", "completion": " \n"}
     file = write(tmp_path / "a.jsonl", rows)
     for number, what in ((5, "lacks a text field"), (8, "empty response")):
-        with pytest.raises(DataError, match=rf"{what}[\s\S]*row {number}"):
+        with pytest.raises(DataError, match=rf"{what}[\s\S]*row {number}[\s\S]*on-bad-row skip"):
             materials.training_set(recipe(file, held_out=0), tiny_tokenizer)
         rows[number - 1] = pair(100 + number)
         write(file, rows)

@@ -203,8 +203,10 @@ def task_format(
 
 
 def numbered(error: DataError, name: str, number: int) -> DataError:
-    """The error of a row with the row's number in its set."""
-    return _placed(error, f"{name}, row {number}")
+    """The error of a row with the row's number in its set, and what can be done about one bad row among many."""
+    placed = _placed(error, f"{name}, row {number}")
+    do = error.do or "correct it, or have such rows left out and counted: --on-bad-row skip"
+    return DataError(placed.what, where=placed.where, expected=placed.expected, got=placed.got, do=do)
 
 
 def _placed(error: DataError, where: str) -> DataError:

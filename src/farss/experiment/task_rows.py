@@ -205,7 +205,7 @@ def _trainable(data: DataConfig) -> Portion:
         asked = {row.question for row in _read(data, data.test, data.test_split).rows}
         kept = [row.question in asked for row in whole.rows]
     elif is_single(data.task, data_dir=data.data_dir):
-        kept = held_out([row.question for row in whole.rows], data.held_out, data.task)
+        kept = _kept_back(whole, data)
     else:
         return whole
     whole.account.held_out = sum(kept)
@@ -217,9 +217,19 @@ def _trainable(data: DataConfig) -> Portion:
             got=f"{sum(kept)} rows",
             do="lower data.held_out, or take the rows of data.test out of the training rows",
         )
-    if data.held_out and data.test is None:
+    if any(kept) and data.test is None:
         _say(f"{data.task}: {sum(kept)} of {len(whole.rows)} rows are held out and not trained on (data.held_out)")
     return Portion(rows, whole.account)
+
+
+def _kept_back(whole: Portion, data: DataConfig) -> list[bool]:
+    """Whether each row of a single file is held out; a single question is trained on, and measuring it is refused."""
+    questions = [row.question for row in whole.rows]
+    if data.held_out < 1 and len(set(questions)) == 1:
+        if data.held_out:
+            _say(f"{data.task}: its only question is trained on, so none is left to measure")
+        return [False] * len(questions)
+    return held_out(questions, data.held_out, data.task)
 
 
 def _all_held_out(recipe: Recipe) -> Portion:
