@@ -83,6 +83,14 @@ def escaping() -> Iterator[None]:
         yield
 
 
+def escape_from_here() -> None:
+    """Everything written to standard output and standard error by this process is escaped, to its very end.
+
+    For processes of their own: the traceback of an error that nobody catches is written when all blocks have ended.
+    """
+    sys.stdout, sys.stderr = _once(sys.stdout), _once(sys.stderr)
+
+
 def _once(stream: Any) -> Any:
     return stream if isinstance(stream, Escaping) or stream is None else Escaping(stream)
 

@@ -105,3 +105,16 @@ def _content_of(file, seconds=60):
             return file.read_text()
         time.sleep(0.05)
     pytest.fail("the stage did not begin")
+
+
+@pytest.mark.case("what the processes of a run print is escaped")
+def test_what_a_stage_prints_and_dies_of_is_escaped(tmp_path, capfd):
+    def speak_and_fall(folder):
+        print("\x1b[2J says the data", file=sys.stderr, flush=True)
+        raise ZeroDivisionError("\x1b]0;owned\x07")
+
+    with pytest.raises(FarssError, match="unexpected"):
+        run_stage(tmp_path / "stage", "a", speak_and_fall)
+    out, err = capfd.readouterr()
+    assert "\\x1b[2J says the data" in err and "ZeroDivisionError: \\x1b]0;owned\\x07" in err
+    assert "\x1b" not in out + err

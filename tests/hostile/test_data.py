@@ -160,3 +160,32 @@ def test_a_line_without_end_is_refused(tmp_path, monkeypatch):
 def test_the_sound_ones_are_read(tmp_path):
     (tmp_path / "rows.jsonl").write_bytes(lines('{"question": "\\ud83d\\ude00", "answer": NaN, "deep": [[[[1]]]]}'))
     assert len(read_rows(tmp_path / "rows.jsonl")) == 9
+
+
+@pytest.mark.case("a small file that unpacks to a huge one is refused")
+def test_what_unpacks_to_too_much_is_refused(tmp_path, monkeypatch):
+    import bz2
+    import gzip
+    import lzma
+
+    import pyarrow
+    import pyarrow.parquet
+
+    from farss.datasets import containers
+    from farss.datasets.files import count_rows
+
+    text = lines() * 500
+    for ending, pack in (("gz", gzip.compress), ("bz2", bz2.compress), ("xz", lzma.compress)):
+        (tmp_path / f"rows.jsonl.{ending}").write_bytes(pack(text))
+    (tmp_path / "rows.jsonl").write_bytes(text)
+    rows = pyarrow.table({"question": ["q?" * 50] * 2_000, "answer": [f"{i}" * 20 for i in range(2_000)]})
+    pyarrow.parquet.write_table(rows, tmp_path / "rows.parquet")
+    packed = [f"rows.jsonl.{ending}" for ending in ("gz", "bz2", "xz")] + ["rows.parquet"]
+    assert all(read_rows(tmp_path / name) for name in packed)
+    monkeypatch.setattr(containers, "MOST_UNPACKED", 20_000)
+    for name in packed:
+        with pytest.raises(DataError, match="unpacks to more than is read of one"):
+            read_rows(tmp_path / name)
+    with pytest.raises(DataError, match="unpacks to more"):
+        count_rows(tmp_path / "rows.jsonl.gz")
+    assert read_rows(tmp_path / "rows.jsonl")  # what is not packed is no surprise

@@ -13,7 +13,7 @@ import warnings
 from farss import __version__
 from farss.cli.words import check_words
 from farss.errors import FarssError
-from farss.printable import escaping, plain_notes
+from farss.printable import escape_from_here, escaping, plain_notes
 from farss.storage.disk import full_disk
 from farss.training.allocator import restart_with_preload
 
@@ -65,6 +65,7 @@ def program() -> None:
     """The `farss` program: start again under a faster allocator where one is installed, then run and exit."""
     if len(sys.argv) > 1 and sys.argv[1] in PRELOADED_VERBS:
         restart_with_preload()
+    escape_from_here()
     sys.exit(main())
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from itertools import chain
 from pathlib import Path
 from typing import IO, Any
@@ -23,6 +23,10 @@ Row = dict[str, Any]
 
 LONGEST_LINE = 1 << 28
 """Characters; a whole data set may be one line of JSON."""
+MOST_UNPACKED = 1 << 30
+"""Characters of a compressed text, or bytes of unpacked columns: a kilobyte can stand for gigabytes."""
+BATCH_ROWS = 1000
+"""Of a Parquet file, unpacked together."""
 WRAPPERS = ("data", "rows", "examples")
 """Keys of a document under which a list of rows is looked for."""
 CELL_LIMIT = 2**31 - 1
@@ -35,10 +39,12 @@ class Lines:
     Args:
         file: the text.
         name: of the file, for messages.
+        most: characters of all lines together; None for what lies on the disk as it is read.
     """
 
-    def __init__(self, file: IO[str], name: str) -> None:
+    def __init__(self, file: IO[str], name: str, most: int | None = None) -> None:
         self.file, self.name, self.number = file, name, 0
+        self.most, self.read = most, 0
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.readline, "")
@@ -47,14 +53,27 @@ class Lines:
         """The next line with its end; empty behind the last.
 
         Raises:
-            DataError: if it is longer than `LONGEST_LINE`.
+            DataError: if it is longer than `LONGEST_LINE`, or all together are longer than `most`.
         """
         self.number += 1
         line = self.file.readline(LONGEST_LINE + 1)
         if len(line) > LONGEST_LINE:
             where = f"{self.name}, line {self.number}"
             raise DataError("a line is longer than a row can be", where=where, expected=f"{LONGEST_LINE:,} characters")
+        self.read += len(line)
+        if self.most is not None and self.read > self.most:
+            raise too_much(self.name, self.most)
         return line
+
+
+def too_much(name: object, most: int) -> DataError:
+    """The error of a compressed file that unpacks to more than is read of one."""
+    return DataError(
+        "the compressed file unpacks to more than is read of one",
+        where=name,
+        expected=f"at most {most:,} bytes",
+        do="if it is as it should be, unpack it (or write Parquet as JSON Lines) and name that file",
+    )
 
 
 def json_rows(file: Lines, name: str) -> list[Row]:
@@ -107,7 +126,7 @@ def columnar_rows(path: Path, kind: str) -> list[Row]:
     """The rows of a Parquet or Arrow file.
 
     Raises:
-        DataError: if it is damaged.
+        DataError: if it is damaged, or a Parquet file unpacks to more than `MOST_UNPACKED`.
         OSError: if it cannot be opened.
     """
     # Read by the library under `datasets`, which would first copy the file into its own cache.
@@ -118,9 +137,21 @@ def columnar_rows(path: Path, kind: str) -> list[Row]:
     what = "the Parquet file is damaged" if kind == ".parquet" else "the Arrow file is damaged"
     with foreign(DataError, what, where=path):
         if kind == ".parquet":
-            return pyarrow.parquet.read_table(path).to_pylist()
+            with pyarrow.parquet.ParquetFile(path) as file:
+                return _unpacked(file.iter_batches(BATCH_ROWS), path)
         with pyarrow.memory_map(str(path)) as file:
             return pyarrow.ipc.open_stream(file).read_all().to_pylist()
+
+
+def _unpacked(batches: Iterable[Any], path: Path) -> list[Row]:
+    """The rows of all batches; what the file says of its own sizes is not asked."""
+    rows, size = list[Row](), 0
+    for batch in batches:
+        size += batch.nbytes
+        if size > MOST_UNPACKED:
+            raise too_much(path, MOST_UNPACKED)
+        rows += batch.to_pylist()
+    return rows
 
 
 def is_saved_folder(folder: str | Path) -> bool:

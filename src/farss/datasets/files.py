@@ -73,7 +73,8 @@ def read_rows(path: str | Path) -> list[Row]:
             rows = containers.columnar_rows(path, kind)
         elif kind in READERS:
             with _text(path, opener) as file:
-                rows = READERS[kind](Lines(file, str(path)), str(path))
+                most = None if opener is open else containers.MOST_UNPACKED
+                rows = READERS[kind](Lines(file, str(path), most), str(path))
         else:
             raise _unknown(path, kind)
     except FileNotFoundError:
@@ -98,8 +99,8 @@ def count_rows(path: str | Path) -> int:
     """
     try:
         open_ordinary(path).close()
-        with gzip.open(path, "rb") as file:
-            return sum(1 for line in file if not line.isspace())
+        with gzip.open(path, "rt", encoding="latin-1", newline="\n") as file:  # which every byte is text in
+            return sum(1 for line in Lines(file, str(path), containers.MOST_UNPACKED) if not line.isspace())
     except DAMAGED as error:
         raise DataError("the gzip file is damaged", where=path, got=str(error), do="fetch it again") from None
     except OSError as error:

@@ -22,7 +22,7 @@ from safetensors import SafetensorError
 from farss.errors import FarssError, UnwrittenError
 from farss.experiment import progress
 from farss.experiment.workers import WHOLE, Share
-from farss.printable import plain_notes
+from farss.printable import escape_from_here, plain_notes
 from farss.storage import write_json
 from farss.storage.disk import full_disk
 from farss.storage.owned import check_clear, check_own, clear, seal, take
@@ -149,6 +149,7 @@ def _child(
     work: Callable[[Path], dict[str, Any]], folder: Path, sender: Connection, environment: dict[str, str], share: Share
 ) -> None:
     threading.Thread(target=_end_with_parent, args=(sender,), daemon=True).start()
+    escape_from_here()
     os.environ.update(environment)  # the server keeps the environment of its own start
     plain_notes()
     share.take()
