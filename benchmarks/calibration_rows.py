@@ -264,6 +264,18 @@ def show(found: Sequence[dict[str, Any]]) -> None:
             print(f"\n{row['task']}: {said} {MOST_SHARE:.0%} of the time of all rows\n")
 
 
+def show_trained(told: dict[str, Any]) -> None:
+    """What the trainings from both plans kept and gained: means over seeds, and how far apart seeds lie."""
+    runs = told["runs"]
+    print("\n| plan of | K_p by seed | mean | T_l by seed | mean |\n|---|---|---|---|---|")
+    for name in dict.fromkeys(run["name"] for run in runs):
+        cells = []
+        for measure_name in ("K_p", "T_l"):
+            values = [run[measure_name]["value"] for run in runs if run["name"] == name]
+            cells += [", ".join(f"{value:.3f}" for value in values), f"{statistics.fmean(values):.3f}"]
+        print(f"| {name} | {' | '.join(cells)} |")
+
+
 def main() -> None:
     """Read, and with `--train` train."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -296,6 +308,7 @@ def main() -> None:
     results = {"device": machine, "versions": versions(), "model": arguments.model, "tasks": found}
     if arguments.train:
         results["training"] = compare(next(row for row in found if row["task"] == TRAINED), arguments)
+        show_trained(results["training"])
     if arguments.out:
         write_json(arguments.out, results)
 
