@@ -108,4 +108,4 @@ def test_an_empty_entry_names_no_quantisation(folder):
     file = folder / "config.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | {"quantization_config": None}))
     store(folder, **{"model.mask": torch.ones(4, 4, dtype=torch.uint8)})  # a buffer of integers is not a weight
-    assert load(ModelConfig(name=str(folder))).dtype == torch.bfloat16
+    assert load(ModelConfig(name=str(folder), dtype="checkpoint")).dtype == torch.bfloat16

@@ -62,10 +62,10 @@ def test_a_folder_is_loaded_as_it_was_saved(folder, tiny_llama):
 @pytest.mark.parametrize(
     ("asked", "argument", "got"),
     [
-        ("auto", None, torch.bfloat16),
+        ("checkpoint", None, torch.bfloat16),
         ("float32", None, torch.float32),
-        ("auto", "float32", torch.float32),
-        ("float32", "auto", torch.bfloat16),
+        ("checkpoint", "float32", torch.float32),
+        ("float32", "checkpoint", torch.bfloat16),
         ("float16", None, torch.float16),
         ("float64", None, torch.float64),
     ],
@@ -318,7 +318,7 @@ def needs_package(name: str):
 @needs_package("smollm2-135m")
 def test_the_default_model_is_found_checked_and_loaded():
     """Converts on the first run only; afterwards the checkpoint is taken from the cache."""
-    loaded = load(ModelConfig())
+    loaded = load(ModelConfig(dtype="checkpoint"))
     assert sum(parameter.numel() for parameter in loaded.model.parameters()) == KNOWN_MODELS["smollm2-135m"].parameters
     assert {parameter.dtype for parameter in loaded.model.parameters()} == {torch.bfloat16}
     assert loaded.tokenizer.chat_template
