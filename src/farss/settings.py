@@ -8,7 +8,7 @@ import datetime
 import math
 import types
 import typing
-from typing import Any, Literal, Self, Union, get_args, get_origin
+from typing import Any, ClassVar, Literal, Self, Union, get_args, get_origin
 
 from farss.errors import ConfigError, did_you_mean
 from farss.printable import shortened
@@ -23,7 +23,12 @@ SHOWN_CHARACTERS = 80
 
 
 class Settings:
-    """Base of every node of the recipe tree: reading, checking, overriding and writing."""
+    """Base of every node of the recipe tree: reading, checking, overriding and writing.
+
+    `REFUSED` are names that people try, each with how it is said here or why it is not taken.
+    """
+
+    REFUSED: ClassVar[dict[str, str]] = {}
 
     @classmethod
     def from_mapping(cls, mapping: object, where: str = "recipe") -> Self:
@@ -39,7 +44,7 @@ class Settings:
         values = {}
         for key, value in mapping.items():
             if key not in known:
-                raise _unknown_key(key, list(known), where)
+                raise _unknown_key(key, list(known), where, cls)
             values[key] = _coerce(value, known[key], f"{where}.{key}")
         return cls(**values)
 
@@ -63,7 +68,7 @@ class Settings:
                     raise ConfigError("a dotted key goes through a setting that has no parts", where=dotted)
                 node = node[key]
             if rest[-1] not in node and not _names_are_free(type(self), rest[:-1]):
-                raise _unknown_key(rest[-1], list(node), dotted)
+                raise _unknown_key(rest[-1], list(node), dotted, _kind_at(type(self), rest[:-1]))
             node[rest[-1]] = value
         return type(self).from_mapping(tree)
 
@@ -73,7 +78,10 @@ class Settings:
         return _schema(cls)
 
 
-def _unknown_key(key: object, known: list[str], where: str) -> ConfigError:
+def _unknown_key(key: object, known: list[str], where: str, kind: Any = Settings) -> ConfigError:
+    refused = getattr(kind, "REFUSED", {}).get(key) if isinstance(key, str) else None
+    if refused is not None:
+        return ConfigError(f"`{key}` is not a setting here", where=where, do=refused)
     key = shortened(key)
     hint = did_you_mean(key, known) or f"known keys: {', '.join(known)}"
     return ConfigError(f"unknown key `{key}`", where=where, do=hint)
@@ -81,9 +89,14 @@ def _unknown_key(key: object, known: list[str], where: str) -> ConfigError:
 
 def _names_are_free(settings: Any, path: list[str]) -> bool:
     """Whether the part at `path` is a mapping whose keys are the user's, not the tree's."""
+    return get_origin(_kind_at(settings, path)) is dict
+
+
+def _kind_at(settings: Any, path: list[str]) -> Any:
+    """The type of the part at `path`."""
     for key in path:
         settings = typing.get_type_hints(settings)[key] if isinstance(settings, type) else None
-    return get_origin(settings) is dict
+    return settings
 
 
 def _plain(value: object) -> Any:
