@@ -175,8 +175,8 @@ def _predicted(
     route = recipe.init.route
     most = sum(steps) / steps[-1] if engine == "streamed" else 1.0
     cost = seen.time(engine, round(most * tokens), route)
+    first = dataclasses.replace(cost, statistics=cost.statistics * steps[0] / (most * steps[-1]))
     cost = dataclasses.replace(cost, scoring=len(steps) * cost.scoring)
-    least = seen.time(engine, round(tokens * steps[0] / steps[-1]), route).total if len(steps) > 1 else None
     return {
         "tokens": tokens,
         "device": str(seen.device),
@@ -188,7 +188,7 @@ def _predicted(
             "streamed": None if seen.streamed is None else _bytes(seen.streamed),
         },
         "seconds": _seconds(cost),
-        "least_seconds": least,
+        "least_seconds": first.total if len(steps) > 1 else None,
     }
 
 
