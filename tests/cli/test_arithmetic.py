@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from tests.cli.conftest import write_rows
+from tests.cli.encoders import arguments, reviews, save_encoder
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from farss.experiment import stages
@@ -95,6 +97,40 @@ def test_no_verb_computes_in_half_precision(workshop, stored, farss, without_bfl
     found = json.loads((tmp_path / "run" / "report.json").read_text())["arithmetic"]
     assert found["weights"] == found["training"] == "float32"
     assert found["checkpoint"] == json.loads((stored / "config.json").read_text())["dtype"]
+
+
+@pytest.fixture(scope="module", params=["bfloat16", "float16"])
+def encoders(request, tiny_tokenizer, tmp_path_factory) -> Iterator[Path]:
+    """A folder with `model`, an encoder stored in half precision, and `data`."""
+    folder = tmp_path_factory.mktemp(f"glue-{request.param}")
+    save_encoder(folder / "model", tiny_tokenizer, getattr(torch, request.param))
+    for split, rows in (("train", 12), ("validation", 6)):
+        write_rows(folder / "data" / "glue" / "sst2" / f"{split}.jsonl.gz", reviews(rows, rows))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("FARSS_CACHE", str(folder / "cache"))
+        yield folder
+
+
+ONCE = {"dtype": "auto", "epochs": 1, "head_warmup_steps": 2, "calibration_rows": 8}
+
+
+def test_an_encoder_and_its_head_are_not_computed_in_half_precision(encoders, farss, without_bfloat16):
+    seen = watched(farss, tuple(arguments(encoders, "run", "full,lora,farss,dora", **ONCE)))
+    assert not seen.found, f"{len(seen.found)} products, first {seen.found[0]}"
+    found = json.loads((encoders / "run" / "results.json").read_text())["arithmetic"]
+    assert found["weights"] == found["training"] == "float32" and found["checkpoint"] in str(encoders)
+
+
+def test_an_encoder_agrees_with_its_head_on_a_device_that_is_fast_in_half(encoders, farss, monkeypatch):
+    monkeypatch.setattr(arithmetic, "half", lambda dtype, device: arithmetic.Half(True, "this one is fast"))
+    monkeypatch.setattr(stages, "_in_child", lambda work, folder, share: work(folder))
+    assert watched(farss, tuple(arguments(encoders, "fast", "full,lora", **ONCE))).found, "training uses its units"
+    found = json.loads((encoders / "fast" / "results.json").read_text())["arithmetic"]
+    assert found["weights"] == "float32" and found["training"] == "bfloat16" and "its head" in found["reason"]
+    for asked in ("checkpoint", "bfloat16"):
+        code, _, said = farss(*arguments(encoders, "refused", "lora", **ONCE | {"dtype": asked}))
+        assert code == 2 and "does not agree with its head" in said and asked in said
+    assert not (encoders / "refused").exists()
 
 
 def test_a_planted_half_product_is_noticed(workshop, stored, farss, without_bfloat16, tmp_path):

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 from tests.cli.conftest import write_rows
+from tests.cli.encoders import arguments, reviews, save_encoder
 
 from farss.cli.main import main
 from farss.config import DataConfig, HeadConfig, ModelConfig
@@ -20,19 +21,6 @@ from farss.experiment.encoders.classification import GLUE_RECIPE, GlueJob, fine_
 from farss.experiment.jobs import Job
 from farss.model import packages
 from farss.model.packages import KNOWN_MODELS
-
-METHODS = "lora,farss,full"
-
-
-def reviews(count: int, seed: int) -> list[dict]:
-    """Two letters whose order tells the label, among others: learned, but not by the commonest class."""
-    draw = random.Random(seed)
-    rows = []
-    for _ in range(count):
-        label = draw.randrange(2)
-        filler = "".join(draw.choice("abc ") for _ in range(draw.randrange(4, 12)))
-        rows.append({"sentence": f"{'+' if label else '-'}{filler}{'+' if label else '-'}", "label": label})
-    return rows
 
 
 def pairs(count: int, seed: int) -> list[dict]:
@@ -47,47 +35,14 @@ def pairs(count: int, seed: int) -> list[dict]:
 @pytest.fixture(scope="module")
 def place(tmp_path_factory, tiny_tokenizer) -> Iterator[Path]:
     """A folder with `model`, an encoder without a head, and `data`."""
-    from transformers import BertConfig, BertModel
-
     folder = tmp_path_factory.mktemp("glue")
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        config = BertConfig(
-            vocab_size=len(tiny_tokenizer),
-            hidden_size=32,
-            intermediate_size=48,
-            num_hidden_layers=3,
-            num_attention_heads=4,
-            max_position_embeddings=64,
-            initializer_range=0.1,
-            pad_token_id=0,
-        )
-        BertModel(config).save_pretrained(folder / "model")
-    tiny_tokenizer.save_pretrained(folder / "model")
+    save_encoder(folder / "model", tiny_tokenizer)
     for split, rows in (("train", 96), ("validation", 40)):
         write_rows(folder / "data" / "glue" / "sst2" / f"{split}.jsonl.gz", reviews(rows, rows))
         write_rows(folder / "data" / "glue" / "stsb" / f"{split}.jsonl.gz", pairs(rows // 4, rows))
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("FARSS_CACHE", str(folder / "cache"))
         yield folder
-
-
-def arguments(place: Path, out: str, methods: str = METHODS, **flags: object) -> list[str]:
-    chosen = {
-        "--model": place / "model",
-        "--data-dir": place / "data",
-        "--tasks": "sst2",
-        "--methods": methods,
-        "--lr": "5e-3",
-        "--epochs": 3,
-        "--max-length": 32,
-        "--rank": 4,
-        "--shallow-layers": 1,
-        "--calibration-rows": 16,
-        "--set": "train.micro_batch_size=null",
-        "--out": place / out,
-    } | {f"--{name.replace('_', '-')}": value for name, value in flags.items()}
-    return ["glue", *(str(part) for pair in chosen.items() for part in pair)]
 
 
 @pytest.fixture(scope="module")

@@ -13,6 +13,7 @@ from farss.errors import StorageError
 from farss.experiment.stages import DONE
 from farss.model.arithmetic import Arithmetic
 from farss.model.devices import place
+from farss.model.heads import agreeing_with_head
 from farss.model.sources import arithmetic_of
 from farss.storage import write_json
 from farss.storage.owned import writing
@@ -35,7 +36,7 @@ def settle(recipe: Recipe, *, piecewise: bool = False) -> tuple[Recipe, Arithmet
     return _spelled_out(recipe, decided), decided
 
 
-def settle_in(folder: Path, recipe: Recipe) -> tuple[Recipe, Arithmetic]:
+def settle_in(folder: Path, recipe: Recipe, *, classifier: bool = False) -> tuple[Recipe, Arithmetic]:
     """As `settle`, for a folder that measurements are kept in: what it was begun with is kept to.
 
     A folder with finished stages and no note of their arithmetic is of a version that computed in the checkpoint's own
@@ -45,8 +46,10 @@ def settle_in(folder: Path, recipe: Recipe) -> tuple[Recipe, Arithmetic]:
         folder: of the run, held by the caller and marked.
         recipe: of this call; another `model.dtype` or `train.precision` than before is decided anew, and is part of
             the keys of the stages.
+        classifier: whether the model is an encoder whose head is learned.
 
     Raises:
+        ConfigError: if a classifier is asked for in half precision.
         ModelError: if the model is not found, or its folder is damaged.
         StorageError: if the note cannot be read or written.
     """
@@ -59,6 +62,8 @@ def settle_in(folder: Path, recipe: Recipe) -> tuple[Recipe, Arithmetic]:
         decided = dataclasses.replace(decided, reason="finished stages here were computed in it")
     else:
         decided = _decide(recipe, piecewise=False)
+    if classifier:
+        decided = agreeing_with_head(decided, recipe.model.dtype)
     _say(decided)
     with writing(folder, ARITHMETIC):
         write_json(folder / ARITHMETIC, {"schema_version": 1, "asked": asked, "decided": decided.to_mapping()})

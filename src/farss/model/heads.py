@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import torch
 from torch import nn
 
-from farss.config import ModelConfig
-from farss.errors import ModelError
+from farss.config import Dtype, ModelConfig
+from farss.errors import ConfigError, ModelError
 from farss.foreign import foreign
+from farss.model.arithmetic import HALF, Arithmetic, name_of
 from farss.model.checkpoint import check_finite, check_folder, quiet
 from farss.model.fingerprints import fingerprint
 from farss.model.sources import LoadedModel, arithmetic_of, name_model, resolve
@@ -33,13 +35,14 @@ def load_classifier(
         device: where to put the model.
 
     Raises:
+        ConfigError: if half precision is asked for.
         ModelError: if the model is not found, damaged, unsafe to load, has no sequence classifier in transformers,
             lacks weights of its encoder, or its tokenizer cannot pad.
     """
     folder = resolve(config.name, config.revision)
     check_folder(folder, trust_remote_code=config.trust_remote_code)
     tokenizer = _tokenizer(folder, config.trust_remote_code)
-    decided = arithmetic_of(config, torch.device(device))
+    decided = agreeing_with_head(arithmetic_of(config, torch.device(device)), config.dtype)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model, missing = _classifier(folder, config, decided.weights, classes)
@@ -54,6 +57,34 @@ def load_classifier(
     check_finite(model, where=folder)
     name_model(model, config.name, folder)
     return LoadedModel(model.eval().to(device), tokenizer, config.name, folder, fingerprint(model), decided)
+
+
+def agreeing_with_head(decided: Arithmetic, wanted: Dtype) -> Arithmetic:
+    """The arithmetic of an encoder whose head is learned beside it: no weights in half precision.
+
+    Learned weights are float32, and what the encoder hands to its head has to be of the same dtype wherever training's
+    autocast is over: in evaluation and in export.
+
+    Args:
+        decided: as for a model alone.
+        wanted: `model.dtype`.
+
+    Raises:
+        ConfigError: if half precision is asked for.
+    """
+    if decided.weights not in map(name_of, HALF):
+        return decided
+    if wanted != "auto":
+        raise ConfigError(
+            "an encoder in half precision does not agree with its head, which is learned in float32",
+            where="model.dtype",
+            expected="auto or float32",
+            got=wanted if wanted == decided.weights else f"{wanted}, which is {decided.weights}",
+            do="train.precision bfloat16 still computes the training's products in half precision",
+        )
+    training = decided.training if decided.training == name_of(torch.bfloat16) else name_of(torch.float32)
+    reason = "the encoder has to agree with its head, which is learned in float32"
+    return dataclasses.replace(decided, weights=name_of(torch.float32), training=training, reason=reason)
 
 
 def head_modules(model: nn.Module) -> tuple[str, ...]:

@@ -38,8 +38,8 @@ from farss.methods.base import KNOWLEDGE
 from farss.model.calibration import pad_token
 from farss.model.classification import LabelledExample, encode_texts, labelled_batches, labels_fingerprint
 from farss.model.devices import place
-from farss.model.heads import load_classifier
-from farss.model.sources import LoadedModel, resolve
+from farss.model.heads import agreeing_with_head, load_classifier
+from farss.model.sources import LoadedModel, arithmetic_of
 from farss.model.spectra import SpectrumCache
 from farss.model.targets import find_targets
 from farss.processes import require_one_process
@@ -169,7 +169,7 @@ def run_glue(
         check_unchanged(inputs, place)
         with writing(place, "recipe.yaml"):
             write_atomically(place / "recipe.yaml", lambda file: file.write_text(recipe.to_yaml(), encoding="utf-8"))
-        settled, decided = settle_in(place, recipe)
+        settled, decided = settle_in(place, recipe, classifier=True)
         run_all([Task(functools.partial(_carry_out, settled, place, job, job.key(recipe))) for job in jobs], parts)
         done = [(job.task, job.job, place / job.folder) for job in jobs]
         training = {task.name: _rows(recipe, source or task, "train") for task in chosen}
@@ -194,7 +194,7 @@ def _validate(recipe: Recipe) -> None:
         raise ConfigError("the published code has no batches for classifiers", where="init.compat", expected="none")
     if recipe.select != "none":
         raise ConfigError("no trial is selected on GLUE: all are reported", where="select", expected="none")
-    resolve(recipe.model.name, recipe.model.revision)
+    agreeing_with_head(arithmetic_of(recipe.model, place(recipe.device)), recipe.model.dtype)
 
 
 def _require_same_labels(task: GlueTask, source: GlueTask | None) -> None:
