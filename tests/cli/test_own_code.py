@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import shutil
+from pathlib import Path
 
 import pytest
+import yaml
 
 CODE = """
 from transformers import LlamaConfig, LlamaForCausalLM
@@ -37,19 +39,41 @@ def model(workshop, tmp_path):
 
 
 @pytest.mark.case("an adapter of a model with its own code can be exported")
-def test_trust_goes_from_init_to_train_and_is_asked_for_by_export(farss, workshop, model, tmp_path, monkeypatch):
+def test_every_verb_asks_for_trust_on_its_own_command_line(farss, workshop, model, tmp_path, monkeypatch):
     monkeypatch.setenv("HF_MODULES_CACHE", str(tmp_path / "modules"))
     recipe = workshop.recipe("twin", **{"model.name": str(model)})
-    init = ("init", "--recipe", recipe, "--method", "lora", "--out", tmp_path / "init")
-    code, _, err = farss(*init)
-    assert code == 2 and "trust_remote_code" in err
-    assert farss(*init, *TRUST)[0] == 0
-    assert farss("train", "--init", tmp_path / "init", "--out", tmp_path / "trained")[0] == 0
-    export = ("export", "--adapter", tmp_path / "trained" / "adapter", "--out", tmp_path / "peft")
-    code, _, err = farss(*export)  # the recipe beside the adapter says yes, but is it the user's?
-    assert code == 2 and "--set model.trust_remote_code=true" in err and "Traceback" not in err
-    assert not (tmp_path / "peft").exists()
-    assert farss(*export, *TRUST)[0] == 0
+    verbs = [
+        ("init", "--recipe", recipe, "--method", "lora", "--out", tmp_path / "init"),
+        ("train", "--init", tmp_path / "init", "--out", tmp_path / "trained"),
+        ("export", "--adapter", tmp_path / "trained" / "adapter", "--out", tmp_path / "peft"),
+        ("inspect", "--recipe", recipe, "--out", tmp_path / "look"),
+        ("rows", "--recipe", recipe),
+        ("eval", "--recipe", recipe, "--tasks", "capitals", "--adapter", tmp_path / "peft", "--out", tmp_path / "e"),
+        ("audit", "--recipe", recipe, "--adapter", tmp_path / "peft", "--out", tmp_path / "audit"),
+        ("run", recipe, "--set", "methods=[lora]", "--out", tmp_path / "run"),
+    ]
+    for verb in verbs:
+        code, _, err = farss(*verb)  # the folders of the verbs before say yes, but are they the user's?
+        assert code == 2 and "--set model.trust_remote_code=true" in err and "Traceback" not in err, (verb[0], err)
+        assert verb[0] == "rows" or not Path(verb[-1]).exists()
+        if verb[0] in ("init", "train", "export"):
+            code, _, err = farss(*verb, *TRUST)
+            assert code == 0, (verb[0], err)
+
+
+@pytest.mark.case("a recipe that comes with an initialised adapter has no code run and says what it has read")
+def test_the_recipe_of_a_foreign_init_folder_runs_nothing(farss, workshop, model, initialised, tmp_path, monkeypatch):
+    monkeypatch.setenv("HF_MODULES_CACHE", str(tmp_path / "modules"))
+    (model / "modeling_twin.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w').close()\n{CODE}")
+    given = shutil.copytree(initialised, tmp_path / "given")
+    settings = yaml.safe_load((given / "recipe.yaml").read_text())
+    settings["model"] |= {"name": str(model), "trust_remote_code": True}
+    (given / "recipe.yaml").write_text(yaml.safe_dump(settings))
+    code, _, err = farss("train", "--init", given, "--data-dir", workshop.data, "--out", tmp_path / "out")
+    assert code == 2 and "--set model.trust_remote_code=true" in err
+    said = next(line for line in err.splitlines() if line.startswith("as "))
+    assert f"model.name {model}" in said and "data.task gsm8k" in said
+    assert not (tmp_path / "ran").exists()
 
 
 @pytest.mark.case("a recipe that comes with an adapter has no code run")

@@ -34,6 +34,8 @@ from farss.training.sft import train
 RECIPE = "recipe.yaml"
 VERB, CHECKPOINTS, ADAPTER, ACCOUNT = "train", "checkpoints", "adapter", "train.json"
 """`farss train`, and what it writes in its folder beside the recipe."""
+SOURCES = {"model": ("name", "revision"), "data": ("task", "data_dir", "subset", "split", "test", "template")}
+"""The settings that name a model, rows or a file."""
 ADAPTER_FORMS = ("peft", "portable")
 PROCESSORS = ("preprocessor_config.json", "processor_config.json", "video_preprocessor_config.json")
 """What a model of images or sounds is used with, by the names of transformers."""
@@ -42,13 +44,22 @@ PROCESSORS = ("preprocessor_config.json", "processor_config.json", "video_prepro
 def recipe_of(folder: str | Path) -> Recipe:
     """The recipe a folder of `farss init` or `farss train` was made with.
 
+    Whether code of the model may run is not taken from there: the folder, and so the recipe, may be anybody's.
+
     Raises:
-        ConfigError: if there is none.
+        ConfigError: if there is none, or it cannot be read.
     """
     path = Path(folder) / RECIPE
     if not path.exists():
         raise ConfigError("not a folder made by `farss init`", where=folder, expected=f"{RECIPE} in it")
-    return Recipe.from_yaml(path)
+    return Recipe.from_yaml(path).override({"model.trust_remote_code": False})
+
+
+def sources_of(recipe: Recipe) -> dict[str, str]:
+    """What a recipe makes farss read, by the settings that say so; what is not set is left out."""
+    tree = recipe.to_mapping()
+    named = {f"{group}.{key}": tree[group][key] for group, keys in SOURCES.items() for key in keys}
+    return {key: value for key, value in named.items() if value is not None}
 
 
 def require_adapter(folder: str | Path) -> None:
@@ -133,8 +144,6 @@ def _trained(recipe: Recipe, model: Any, tokenizer: Any, examples: Any, place: P
 def base_recipe(adapter: str | Path, model: str | None = None) -> Recipe:
     """How the base of an adapter is loaded: by the recipe beside the adapter, where that is of the same model.
 
-    Whether code of the model may run is not taken from there: the adapter, and so the recipe, may be anybody's.
-
     Args:
         adapter: the folder of an adapter.
         model: the base, where it is named; None takes what the adapter calls it.
@@ -148,7 +157,7 @@ def base_recipe(adapter: str | Path, model: str | None = None) -> Recipe:
     if (beside / RECIPE).is_file():
         recipe = recipe_of(beside)
         if name == recipe.model.name or Path(name).expanduser() == Path(recipe.model.name).expanduser():
-            return recipe.override({"model.trust_remote_code": False})
+            return recipe
     return Recipe().override({"model.name": name})
 
 

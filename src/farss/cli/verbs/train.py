@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 
 from farss.cli.options import ROWS, add_fresh_option, add_recipe_options, recipe_from
 from farss.cli.output import emit
@@ -36,9 +37,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def act(arguments: argparse.Namespace) -> int:
     """Train, or go on from the last checkpoint, and say where the adapter is."""
-    from farss.experiment.steps import fine_tune, recipe_of
+    from farss.experiment.steps import fine_tune, recipe_of, sources_of
 
-    recipe = recipe_from(arguments, recipe_of(arguments.init))
+    recorded = recipe_of(arguments.init)
+    recipe = recipe_from(arguments, None if arguments.recipe else recorded)
+    if not arguments.recipe:
+        _say_what_is_read(arguments.init, sources_of(recorded), sources_of(recipe))
     result = fine_tune(recipe, arguments.init, arguments.out, fresh=arguments.fresh)
     lines = [
         f"{result['steps']} steps in {result['seconds']:.0f} s, {result['tokens_per_second']:.0f} tokens/s; "
@@ -48,3 +52,9 @@ def act(arguments: argparse.Namespace) -> int:
         f"next: farss export --adapter {result['adapter']} --to peft --out DIR",
     ]
     return emit(arguments, result, lines)
+
+
+def _say_what_is_read(init: str, recorded: dict[str, str], asked: dict[str, str]) -> None:
+    """Name the model, rows and files that nobody but the recipe in the folder names: it may be somebody else's."""
+    taken = [f"{key} {value}" for key, value in asked.items() if recorded.get(key) == value]
+    print(f"as {init} says: {', '.join(taken)}", file=sys.stderr, flush=True)
