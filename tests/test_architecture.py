@@ -20,6 +20,7 @@ FLOORS = {
     "reading": 0,
     "yaml_text": 0,
     "config": 0,
+    "data_settings": 0,
     "settings": 0,
     "storage": 0,
     "processes": 0,

@@ -12,12 +12,24 @@ from typing import Any, Literal, Self
 
 import yaml
 
+from farss.data_settings import (
+    MOST_ROWS,
+    TEMPLATES,
+    DataConfig,
+    Learn,
+    MixedSet,
+    OnBadRow,
+    TooLong,
+    Turns,
+)
 from farss.errors import ConfigError
 from farss.reading import Document
 from farss.settings import Settings, require
 from farss.yaml_text import parse_yaml
 
 __all__ = [
+    "MOST_ROWS",
+    "TEMPLATES",
     "AdaloraConfig",
     "DataConfig",
     "EvalConfig",
@@ -25,11 +37,16 @@ __all__ = [
     "ForaConfig",
     "HeadConfig",
     "KasaConfig",
+    "Learn",
+    "MixedSet",
     "ModelConfig",
+    "OnBadRow",
     "Recipe",
     "Settings",
     "StartConfig",
+    "TooLong",
     "TrainConfig",
+    "Turns",
 ]
 
 RECIPE = Document("recipe", ConfigError, most_bytes=1 << 17)
@@ -48,16 +65,9 @@ Route = Literal["gram", "polar", "gesdd", "auto"]
 CovarianceScale = Literal["trace", "signed_maximum"]
 SampleScale = Literal["none", "signed_maximum"]
 Damping = Literal["doubled", "fixed"]
-TEMPLATES = ("auto", "chat", "none", "plain", "alpaca")
-"""Templates by name; any other is the path of a file with a chat template."""
-Turns = Literal["all", "last"]
-OnBadRow = Literal["refuse", "skip"]
 Match = Literal["rank", "params"]
 Select = Literal["none", "validation"]
 Device = Literal["auto", "cpu", "cuda"]
-
-MOST_ROWS = 256
-"""Calibration rows that are read at most where their number is "auto": those of the publication."""
 
 
 @dataclass(frozen=True)
@@ -72,54 +82,6 @@ class ModelConfig(Settings):
     revision: str | None = None
     dtype: Dtype = "auto"
     trust_remote_code: bool = False
-
-
-@dataclass(frozen=True)
-class DataConfig(Settings):
-    """The task data. A name is a file, else `NAME/SPLIT.jsonl.gz` in `data_dir`, else embedded, else a hub data set.
-
-    `calibration_rows` is how many rows statistics are taken of. "auto" reads rows until two halves of them ask for the
-    same plan, at most 256; statistics beside the curvature are then taken of 256.
-
-    `split` is trained on, a part of it if it says so (`train[:1000]`); `subset` is a hub set's configuration. Held out
-    are the rows of `test`, another name or file, if it is set, else the split `test_split`; of a single file, which has
-    no splits, the share `held_out` of its questions, chosen by their content, so that rows added later move none (0
-    trains on all, 1 only measures). `columns` maps fields of ours to columns of the rows: `{prompt: query}`.
-
-    `template` is `auto`, `chat`, `none`, `plain`, `alpaca` or a file with a chat template; `turns` says which turns of
-    the assistant are learned. A row that cannot be read is refused by its number, or with `on_bad_row="skip"` left out
-    and counted. `knowledge_calibration` names the knowledge set whose questions some methods take statistics from, the
-    first of `eval.knowledge` by default; questions that are evaluated are never taken. `date` is what a chat template
-    that asks for the date is given; None is the day on which the run was begun.
-    """
-
-    task: str = "word_problems"
-    data_dir: str | None = None
-    train_rows: int | None = None
-    calibration_rows: int | Literal["auto"] = "auto"
-    knowledge_calibration: str | None = None
-    max_length: int = 512
-    template: str = "auto"
-    turns: Turns = "all"
-    columns: dict[str, str] = field(default_factory=dict)
-    subset: str | None = None
-    split: str = "train"
-    test: str | None = None
-    test_split: str = "test"
-    held_out: float = 0.1
-    on_bad_row: OnBadRow = "refuse"
-    date: str | None = None
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        require(self.most_rows >= 1, "at least one calibration row is needed", got=self.calibration_rows)
-        require(self.max_length >= 8, "max_length is too short for a prompt and a response", got=self.max_length)
-        require(0 <= self.held_out <= 1, "a share is between 0 and 1", where="held_out", got=self.held_out)
-
-    @property
-    def most_rows(self) -> int:
-        """The most calibration rows that may be read."""
-        return MOST_ROWS if self.calibration_rows == "auto" else self.calibration_rows
 
 
 @dataclass(frozen=True)

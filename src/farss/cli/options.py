@@ -42,6 +42,21 @@ def columns(text: str) -> dict[str, str]:
     return {ours.strip(): theirs.strip() for ours, _, theirs in pairs}
 
 
+def mixed_sets(text: str) -> list[dict[str, Any]]:
+    """What `--mix CHAT.jsonl=1000,MORE.jsonl` says.
+
+    Raises:
+        ArgumentTypeError: if it is not of that form.
+    """
+    sets = list[dict[str, Any]]()
+    for entry in text.split(","):
+        name, equals, rows = entry.strip().rpartition("=") if "=" in entry else (entry.strip(), "", "")
+        if not name or (equals and not rows.isascii()) or (equals and not rows.isdigit()):
+            raise argparse.ArgumentTypeError("the form is NAME=ROWS,NAME (ROWS is a number; without it, all)")
+        sets.append({"name": name} | ({"rows": int(rows)} if equals else {}))
+    return sets
+
+
 # flag, recipe key, type, help
 FLAGS: dict[str, tuple[str, Any, str]] = {
     "--model": ("model.name", str, "short name (see `farss models`), folder or hub id"),
@@ -58,6 +73,9 @@ FLAGS: dict[str, tuple[str, Any, str]] = {
     "--split": ("data.split", str, "split to train on, or a part of it: train[:1000]"),
     "--template": ("data.template", str, "auto, chat, none, plain, alpaca, or a file with a chat template"),
     "--turns": ("data.turns", str, "turns of the assistant that are learned: all or last"),
+    "--learn": ("data.learn", str, "answers, or everything: the prompts too"),
+    "--mix": ("data.mix", mixed_sets, "further sets to train on, all rows of each or so many: NAME=ROWS,NAME"),
+    "--too-long": ("data.too_long", str, "rows longer than the maximum: cut, drop or refuse"),
     "--held-out": ("data.held_out", float, "share of a single file that is only measured (0: train on all, 1: none)"),
     "--test-data": ("data.test", str, "held-out rows: another file or name"),
     "--on-bad-row": ("data.on_bad_row", str, "refuse, or skip and count rows that cannot be read"),
@@ -82,7 +100,10 @@ FLAGS: dict[str, tuple[str, Any, str]] = {
     "--generate-rows": ("eval.generate_rows", int, "held-out rows answered in words"),
 }
 
-ROWS = ("--columns", "--split", "--template", "--turns", "--held-out", "--test-data", "--on-bad-row")
+ROWS = (
+    *("--columns", "--split", "--mix", "--template", "--turns", "--learn", "--too-long"),
+    *("--held-out", "--test-data", "--on-bad-row"),
+)
 """Flags of how the rows of `--data` are read and shared out."""
 ONE_TRAINING = {"--lr", "--seed"}
 """Flags of settings that a run of many jobs does not read: it takes `learning_rates` and `seeds`."""

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from farss.config import TEMPLATES, Turns
+from farss.config import TEMPLATES, Learn, Turns
 from farss.datasets.chat import ChatTemplate
 from farss.datasets.dates import dated_for
 from farss.datasets.records import FIELDS, Record, Row, read_record
@@ -71,14 +71,21 @@ class Formatter:
         turn_end: the text with which the chat template ends an answer ("<|im_end|>"), None where it is not known.
     """
 
-    def __init__(self, form: TaskFormat, template: str, tokenizer: Any = None, turns: Turns = "all") -> None:
+    def __init__(
+        self,
+        form: TaskFormat,
+        template: str,
+        tokenizer: Any = None,
+        turns: Turns = "all",
+        learn: Learn = "answers",
+    ) -> None:
         self.format, self.template = form, template
         self._verbatim = template == "auto"
         self._chat: ChatTemplate | None = None
         if template not in TEXT_TEMPLATES and not self._verbatim:
             text = None if template == "chat" else template_text(template)
             self._chat = ChatTemplate(tokenizer, dated_for(tokenizer, text), turns)
-        self._turns = turns
+        self._turns, self._learn = turns, learn
         self.turn_end = self._chat.turn_end if self._chat is not None else None
 
     def __call__(self, row: Row) -> Rendered:
@@ -97,7 +104,7 @@ class Formatter:
             raise error if error.where else _placed(error, self.format.name) from None
         if not rendered.text.isascii():
             _require_characters(rendered.text, self.format.name)
-        return rendered
+        return rendered if self._learn == "answers" else _learned_whole(record, rendered, self.format.name)
 
     def prompt(self, row: Row) -> str:
         """The text before the last answer."""
@@ -119,6 +126,7 @@ def formatter(
     tokenizer: Any = None,
     *,
     turns: Turns = "all",
+    learn: Learn = "answers",
     columns: Mapping[str, str] | None = None,
 ) -> Formatter:
     """The formatter of a data set's rows.
@@ -130,6 +138,7 @@ def formatter(
             "plain".
         tokenizer: a transformers tokenizer; needed for "chat", "auto" and a file.
         turns: which turns of the assistant are learned, "all" or the "last".
+        learn: "everything" for the whole text, with what others say in it.
         columns: field of ours -> column of the rows, for columns of other names.
 
     Raises:
@@ -146,21 +155,23 @@ def formatter(
             got=getattr(tokenizer, "name_or_path", None) or type(tokenizer).__name__,
             do="use `none`, `plain` or `alpaca`, or give a template file",
         )
-    return Formatter(task_format(name, columns=columns), template, tokenizer, turns)
+    return Formatter(task_format(name, columns=columns), template, tokenizer, turns, learn)
 
 
 def template_text(path: str) -> str:
-    """The text of a template file.
+    """The text of a template file, or what is given itself where it is the text of a template.
 
     Raises:
         ConfigError: if there is none, or it is no UTF-8 text.
     """
+    if "{{" in path or "{%" in path:
+        return path
     file = Path(path)
     if not file.is_file():
         raise ConfigError(
             "there is no such template",
             where="data.template",
-            expected=f"{' | '.join(TEMPLATES)} | the path of a file with a chat template (Jinja)",
+            expected=f"{' | '.join(TEMPLATES)} | a chat template (Jinja), as a file or as text",
             got=path,
             do=did_you_mean(path, TEMPLATES),
         )
@@ -211,6 +222,23 @@ def numbered(error: DataError, name: str, number: int) -> DataError:
 
 def _placed(error: DataError, where: str) -> DataError:
     return DataError(error.what, where=where, expected=error.expected, got=error.got, do=error.do)
+
+
+def _learned_whole(record: Record, rendered: Rendered, where: str) -> Rendered:
+    """The same text, all of it learned.
+
+    Raises:
+        DataError: if the row itself says that a turn is not.
+    """
+    if record.flagged:
+        raise DataError(
+            "a row keeps a turn from being learned, and everything is to be",
+            where=where,
+            expected="no `train: false` or `weight: 0` where data.learn is everything",
+            got=", ".join(message["role"] for message in record.messages),
+            do="set data.learn: answers, or take the flags out of the rows",
+        )
+    return replace(rendered, learned=((0, len(rendered.text)),))
 
 
 def _is_bare(record: Record) -> bool:

@@ -66,6 +66,7 @@ class Record:
         instruction: instruction and input of the last question, apart, where the row has them so.
         tools: descriptions of the tools.
         options: what else the chat template is rendered with.
+        flagged: the row itself keeps a turn of the assistant from being learned.
         unused: fields of the row, and of its messages, that nothing reads.
     """
 
@@ -77,6 +78,7 @@ class Record:
     instruction: tuple[str, str] | None = None
     tools: tuple[dict[str, Any], ...] = ()
     options: Mapping[str, Any] = field(default_factory=dict)
+    flagged: bool = False
     unused: tuple[str, ...] = ()
 
     @property
@@ -176,6 +178,7 @@ def _exchange(fields: dict[str, Any], asked: str, answered: str) -> Record:
             before.messages + after.messages,
             tuple(False for _ in before.messages) + after.learned,
             before.unused + after.unused,
+            before.flagged or after.flagged,
         )
         return _record(fields, form, turns, {asked, answered})
     question, answer, used = text_of(fields, asked), text_of(fields, answered), {asked, answered}
@@ -185,8 +188,8 @@ def _exchange(fields: dict[str, Any], asked: str, answered: str) -> Record:
         used.add("input")
     earlier = _history(fields.get("history"))
     content = f"{question}\n\n{given}" if given else question
-    messages = (*earlier, {"role": "user", "content": content}, {"role": "assistant", "content": answer})
-    turns = Turns(messages, tuple(message["role"] == "assistant" for message in messages), ())
+    messages = (*earlier.messages, {"role": "user", "content": content}, {"role": "assistant", "content": answer})
+    turns = Turns(messages, (*earlier.learned, False, True), earlier.unused, earlier.flagged)
     apart = (question, given) if asked == "instruction" else None
     verbatim = (asked, answered) == FIELD_PAIRS[0]
     return _record(fields, form, turns, used | {"history"}, verbatim=verbatim, instruction=apart)
@@ -216,16 +219,23 @@ def _record(fields: dict[str, Any], form: str, turns: Turns, used: set[str], **m
         raise DataError("a conversation has no turn of the assistant", expected="at least one", got=_roles(messages))
     unused = (*_unused(fields, used | {"system", "tools", "chat_template_kwargs", "weight", "final"}), *turns.unused)
     return Record(
-        form, messages, learned, tools=_tools(fields.get("tools")), options=_options(fields), unused=unused, **more
+        form,
+        messages,
+        learned,
+        tools=_tools(fields.get("tools")),
+        options=_options(fields),
+        flagged=turns.flagged,
+        unused=unused,
+        **more,
     )
 
 
-def _history(value: object) -> tuple[Message, ...]:
+def _history(value: object) -> Turns:
     """Earlier exchanges: pairs of question and answer, or messages."""
     if value in (None, [], ""):
-        return ()
+        return Turns((), (), ())
     if isinstance(value, list) and all(isinstance(pair, Mapping) for pair in value):
-        return read_turns(value, "history").messages
+        return read_turns(value, "history")
     good = isinstance(value, list) and all(
         isinstance(pair, (list, tuple)) and len(pair) == 2 and all(isinstance(text, str) for text in pair)
         for pair in value
@@ -236,7 +246,8 @@ def _history(value: object) -> tuple[Message, ...]:
         )
     roles = ("user", "assistant")
     pairs = cast("list[list[str]]", value)
-    return tuple({"role": role, "content": text} for pair in pairs for role, text in zip(roles, pair, strict=True))
+    messages = tuple({"role": role, "content": text} for pair in pairs for role, text in zip(roles, pair, strict=True))
+    return Turns(messages, tuple(message["role"] == "assistant" for message in messages), ())
 
 
 def _tools(value: object) -> tuple[dict[str, Any], ...]:

@@ -45,11 +45,13 @@ class Turns:
         messages: as a chat template takes them.
         learned: for each, whether it is the assistant's and no flag says otherwise.
         unused: fields of messages that nothing reads, as `messages[].NAME`.
+        flagged: a flag keeps a turn of the assistant from being learned.
     """
 
     messages: tuple[Message, ...]
     learned: tuple[bool, ...]
     unused: tuple[str, ...]
+    flagged: bool = False
 
 
 def read_turns(value: object, name: str) -> Turns:
@@ -66,7 +68,9 @@ def read_turns(value: object, name: str) -> Turns:
         raise _no_conversation(name, value)
     read = [_turn(turn, name) for turn in value]
     unused = dict.fromkeys(f"{name}[].{extra}" for _, _, extras in read for extra in extras)
-    return Turns(tuple(message for message, _, _ in read), tuple(learned for _, learned, _ in read), tuple(unused))
+    flagged = any(message["role"] == "assistant" and not learned for message, learned, _ in read)
+    messages, learned = tuple(message for message, _, _ in read), tuple(learned for _, learned, _ in read)
+    return Turns(messages, learned, tuple(unused), flagged)
 
 
 def text_of(fields: Mapping[str, Any], name: str) -> str:

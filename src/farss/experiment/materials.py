@@ -16,18 +16,12 @@ from farss.datasets.knowledge import KnowledgeSet, load_knowledge, unasked_promp
 from farss.datasets.rendered import Rendered
 from farss.errors import ConfigError, DataError
 from farss.evaluation.task import TaskSet
-from farss.experiment.task_rows import (
-    Account,
-    Portion,
-    TaskRow,
-    divided_portions,
-    held_out_portion,
-    task_form,
-    training_portion,
-)
+from farss.experiment.row_account import Account
+from farss.experiment.set_rows import Portion, TaskRow
+from farss.experiment.task_rows import divided_portions, held_out_portion, training_portion
 from farss.model.checkpoint import language_model, load_config, load_tokenizer
 from farss.model.devices import place
-from farss.model.encoding import Limit, encode, encode_prompts
+from farss.model.encoding import Limit, encode, encode_prompts, end_token
 from farss.model.examples import Example
 from farss.model.sources import LoadedModel, load, resolve
 from farss.model.tables import check_ids, vocabulary_of, window_of
@@ -81,10 +75,18 @@ def check_inputs(recipe: Recipe, *, train: bool = True, test: bool = True) -> No
     """
     tokenizer = tokenizer_of(recipe)
     if train:
-        rendered(recipe, training_portion(recipe), tokenizer)
+        _check_rows(recipe, training_portion(recipe), tokenizer)
     if test:
-        rendered(recipe, held_out_portion(recipe), tokenizer)
+        _check_rows(measuring(recipe), held_out_portion(recipe), tokenizer)
     knowledge_sets(recipe)
+
+
+def _check_rows(recipe: Recipe, portion: Portion, tokenizer: Any) -> None:
+    """Render the rows; where a long one is refused, tokenise them too, so that it is refused now."""
+    if recipe.data.too_long == "refuse":
+        encoded(recipe, portion, tokenizer)
+    else:
+        rendered(recipe, portion, tokenizer)
 
 
 @dataclass(frozen=True)
@@ -144,7 +146,8 @@ def limit(recipe: Recipe) -> Limit:
         warnings.warn(
             f"max_length is {asked}, and the model reads {window} tokens: texts are cut to these", stacklevel=2
         )
-    return Limit(asked) if window is None or asked < window else Limit(window, of_model=True)
+    of_model = window is not None and window <= asked
+    return Limit(min(asked, window or asked), of_model, recipe.data.too_long)
 
 
 def check_tokens(recipe: Recipe, tokenizer: Any, examples: Sequence[Example], rows: Sequence[str]) -> None:
@@ -234,8 +237,13 @@ def encoded(recipe: Recipe, portion: Portion, tokenizer: Any) -> Prepared:
     rows, written = [row for row, _ in texts], [text for _, text in texts]
     if not rows:
         return Prepared([], [], [], portion.account)
-    found = encode(written, tokenizer, longest(recipe))
-    names = [f"{portion.account.set}, row {rows[i].number}" for i in found.kept]
+    data, most = recipe.data, longest(recipe)
+    end = end_token(tokenizer, data.end_of_turn)
+    found = encode(written, tokenizer, most, whole=data.too_long != "cut", end=end)
+    if found.longer and data.too_long == "refuse":
+        place, tokens = found.longer[0]
+        raise _too_long(_named(rows[place]), tokens, most)
+    names = [_named(rows[i]) for i in found.kept]
     check_tokens(recipe, tokenizer, found.examples, names)
     portion.account.left_out += found.dropped
     portion.account.cut += found.cut
@@ -250,7 +258,8 @@ def rows_formatter(recipe: Recipe, tokenizer: Any) -> Formatter:
         ConfigError: if the template is not there.
     """
     data = recipe.data
-    return formatter(data.task, data.template, tokenizer, turns=data.turns, columns=data.columns)
+    choices = {"turns": data.turns, "learn": data.learn, "columns": data.columns}
+    return formatter(data.task, data.template, tokenizer, **choices)
 
 
 def rendered(recipe: Recipe, portion: Portion, tokenizer: Any) -> list[tuple[TaskRow, Rendered]]:
@@ -264,10 +273,10 @@ def rendered(recipe: Recipe, portion: Portion, tokenizer: Any) -> list[tuple[Tas
         try:
             found.append((row, render.render(row.record)))
         except DataError as error:
-            placed = numbered(error, portion.account.set, row.number)
+            placed = numbered(error, row.set, row.number)
             if data.on_bad_row == "refuse":
                 raise placed from None
-            portion.account.skip(placed)
+            portion.account.skip(placed, row.set)
     return found
 
 
@@ -276,6 +285,20 @@ def _accounted(recipe: Recipe, found: Prepared) -> Prepared:
     found.account.use(found.rows)
     found.account.finish(limit(recipe))
     return found
+
+
+def _named(row: TaskRow) -> str:
+    return f"{row.set}, row {row.number}"
+
+
+def _too_long(where: str, tokens: int, most: int) -> DataError:
+    return DataError(
+        "a row is longer than data.max_length",
+        where=where,
+        expected=f"at most {most} tokens",
+        got=f"{tokens} tokens",
+        do="raise data.max_length, or have such rows dropped or cut (data.too_long: drop | cut)",
+    )
 
 
 def knowledge_prompts(recipe: Recipe) -> list[str]:
@@ -321,13 +344,18 @@ def validation_set(recipe: Recipe, tokenizer: Any) -> TaskSet:
     return _task_set(recipe, tokenizer, divided_portions(recipe)[1])
 
 
+def measuring(recipe: Recipe) -> Recipe:
+    """The recipe for rows that are measured: what the model answers counts, whatever is learned beside it."""
+    return recipe.override({"data.learn": "answers"})
+
+
 def _task_set(recipe: Recipe, tokenizer: Any, portion: Portion) -> TaskSet:
-    found, form = prepared(recipe, portion, tokenizer), task_form(recipe.data)
+    found = prepared(measuring(recipe), portion, tokenizer)
     return TaskSet(
         name=recipe.data.task,
         examples=found.examples,
         prompts=[text.prompt for text in found.texts],
-        golds=[form.gold(row.row) for row in found.rows],
+        golds=[row.gold for row in found.rows],
         rows=found.account.summary(),
     )
 

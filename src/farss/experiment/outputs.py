@@ -66,6 +66,7 @@ def inputs_on_disk(recipe: Recipe) -> Inputs:
     return {
         "the model": None if model in KNOWN_MODELS else model,
         "the task data": data.task,
+        **{f"the mixed set {one.name}": one.name for one in data.mix},
         "the held-out data": data.test,
         "the data directory": data.data_dir,
         "the calibration questions": data.knowledge_calibration,

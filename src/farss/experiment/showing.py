@@ -7,7 +7,8 @@ from typing import Any
 
 from farss.config import Recipe
 from farss.experiment import materials
-from farss.experiment.task_rows import Portion, TaskRow, held_out_portion, training_portion
+from farss.experiment.set_rows import Portion, TaskRow
+from farss.experiment.task_rows import held_out_portion, training_portion
 from farss.model.examples import UNSUPERVISED, Example
 
 COUNTED = 10_000
@@ -24,18 +25,20 @@ def show_rows(recipe: Recipe, most: int, *, held_out: bool = False) -> dict[str,
 
     Returns:
         JSON-ready: the model, the template, the settings, `counts` (what became of the rows; of cut and left-out rows
-        among the first `counted`) and `rows`, each with its number, fields, form, text, and its parts with whether
-        they are learned.
+        among the first `counted`) and `rows`, each with its number, set, fields, form, text, and its parts with
+        whether they are learned.
 
     Raises:
         ModelError: if the model is not found.
         DataError: if a row cannot be read or rendered and `data.on_bad_row` is "refuse"; it names the row.
     """
     tokenizer = materials.tokenizer_of(recipe)
+    if held_out:
+        recipe = materials.measuring(recipe)
     portion = held_out_portion(recipe) if held_out else training_portion(recipe)
     counted = Portion(portion.rows[:COUNTED], portion.account)
     found = materials.prepared(recipe, counted, tokenizer)
-    portion.account.used = len(portion.rows)
+    portion.account.use(portion.rows)
     shown = zip(found.rows[:most], found.examples, found.texts, strict=False)
     return {
         "model": recipe.model.name,
@@ -53,6 +56,7 @@ def _shown(row: TaskRow, example: Example, text: str, tokenizer: Any) -> dict[st
     parts = [(learned, [token for token, _ in run]) for learned, run in groupby(labels, _is_learned)]
     return {
         "number": row.number,
+        "set": row.set,
         "fields": dict(row.row),
         "form": row.record.form,
         "unused_fields": list(row.record.unused),

@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
+from farss.config import TooLong
 from farss.datasets.rendered import Rendered
-from farss.errors import DataError
+from farss.errors import ConfigError, DataError
 from farss.model.examples import Example
 
 ROWS_AT_ONCE = 1000
@@ -30,10 +31,12 @@ class Limit:
     Attributes:
         tokens: how many.
         of_model: the model reads no more, whatever is asked for.
+        too_long: what is done with longer rows.
     """
 
     tokens: int
     of_model: bool = False
+    too_long: TooLong = "cut"
 
 
 @dataclass(frozen=True)
@@ -43,9 +46,11 @@ class Encoding:
     Attributes:
         kept: positions of the rows that keep a token to learn, ascending.
         examples: those rows.
-        shortest: the fewest tokens that any row reads before it learns, of those left out.
+        shortest: the fewest tokens that a row left out would have needed: what it reads before it learns, or all of
+            it where rows are kept whole.
         cut: how many of the kept rows lost learned tokens to the length.
         dropped: how many rows are left out.
+        longer: position and number of tokens of every row that is longer than allowed.
     """
 
     kept: list[int]
@@ -53,6 +58,7 @@ class Encoding:
     shortest: int
     cut: int
     dropped: int
+    longer: list[tuple[int, int]]
 
 
 def report_lengths(kept: int, dropped: int, cut: int, shortest: int, limit: Limit) -> None:
@@ -62,13 +68,24 @@ def report_lengths(kept: int, dropped: int, cut: int, shortest: int, limit: Limi
         kept: rows that keep a token to learn.
         dropped: rows that keep none.
         cut: rows of those kept that lost learned tokens.
-        shortest: the fewest tokens that a row of those dropped reads before it learns.
-        limit: the most tokens of a row, and whose limit that is.
+        shortest: the fewest tokens that a row of those dropped would have needed.
+        limit: the most tokens of a row, whose limit that is, and what is done with longer rows.
 
     Raises:
         DataError: if rows were dropped and none is kept.
     """
     total, max_length = kept + dropped, limit.tokens
+    if dropped and limit.too_long == "drop":
+        if not kept:
+            raise DataError(
+                "every row is longer than data.max_length, and such rows are dropped",
+                expected=f"rows of at most {max_length} tokens",
+                got=f"shortest row: {shortest} tokens",
+                do=LARGER_WINDOW if limit.of_model else "raise data.max_length, or cut rows (data.too_long: cut)",
+            )
+        text = f"{dropped} of {total} rows are longer than {max_length} tokens and are dropped (data.too_long)"
+        warnings.warn(text, RowsWarning, stacklevel=3)
+        return
     if dropped and not kept:
         raise DataError(
             "no row keeps a response token after truncation",
@@ -114,40 +131,71 @@ def encode_rows(
     return found.examples
 
 
-def encode(rows: Sequence[Rendered], tokenizer: Any, max_length: int) -> Encoding:
+def end_token(tokenizer: Any, text: str | None) -> int | None:
+    """The id of the token that closes an answer which no template closes; None is the tokenizer's end of sequence.
+
+    Args:
+        tokenizer: a transformers tokenizer.
+        text: the token as it is written, as `data.end_of_turn` names it.
+
+    Raises:
+        ConfigError: if it is no single token of the tokenizer.
+    """
+    if text is None:
+        return None
+    ids = tokenizer(text, add_special_tokens=False)["input_ids"]
+    if len(ids) != 1 or ids[0] == tokenizer.unk_token_id:
+        raise ConfigError(
+            "the end of a turn is no single token of the tokenizer",
+            where="data.end_of_turn",
+            expected="one token, as <|im_end|>",
+            got=f"{text!r}, {len(ids)} tokens",
+            do="add it to the tokenizer's special tokens, or write it in a chat template (data.template: FILE)",
+        )
+    return ids[0]
+
+
+def encode(
+    rows: Sequence[Rendered], tokenizer: Any, max_length: int, *, whole: bool = False, end: int | None = None
+) -> Encoding:
     """Rendered rows as token ids.
 
     A text is tokenised as a whole, by TRL's rules: special tokens are added unless a chat template wrote them, the
     end-of-sequence token closes a text that no template closes, and a token that spans the border of what is learned is
-    learned. (The template `plain` has prompt and answer tokenised apart.) Where a row is too long it loses its end; a
-    row that keeps no token to learn is left out.
+    learned. (The template `plain` has prompt and answer tokenised apart.) Where a row is too long it loses its end, or
+    with `whole` is left out; a row that keeps no token to learn is left out.
 
     Args:
         rows: texts and what of them is learned.
         tokenizer: a transformers tokenizer; its own rule decides whether a text starts with BOS, row by row.
         max_length: most tokens of a row.
+        whole: leave out rows that are longer.
+        end: id of the token that closes what no template closes; None is the tokenizer's EOS.
 
     Raises:
         DataError: if there are no rows, or the tokenizer has no EOS and a text needs one.
     """
     if not rows:
         raise DataError("the data set has no rows", expected="at least one row")
-    if tokenizer.eos_token_id is None and not all(row.closed for row in rows):
+    end = tokenizer.eos_token_id if end is None else end
+    if end is None and not all(row.closed for row in rows):
         raise DataError(
             "the tokenizer has no end-of-sequence token",
             where=getattr(tokenizer, "name_or_path", type(tokenizer).__name__),
             do="set `tokenizer.eos_token` to the token that ends an answer",
         )
-    kept, examples, cut, shortest = list[int](), list[Example](), 0, 0
-    for number, (ids, learned) in enumerate(_tokenised(rows, tokenizer)):
-        if any(learned[:max_length]):
+    kept, examples, longer, cut, shortest = list[int](), list[Example](), list[tuple[int, int]](), 0, 0
+    for number, (ids, learned) in enumerate(_tokenised(rows, tokenizer, end)):
+        if len(ids) > max_length:
+            longer.append((number, len(ids)))
+        if any(learned[:max_length]) and not (whole and len(ids) > max_length):
             cut += any(learned[max_length:])
             kept.append(number)
             examples.append(Example.marked(ids[:max_length], learned[:max_length]))
         else:
-            before = learned.index(True) if True in learned else len(learned)
-            shortest = min(before, shortest or before)
-    return Encoding(kept, examples, shortest, cut, len(rows) - len(kept))
+            needed = learned.index(True) if True in learned and not whole else len(learned)
+            shortest = min(needed, shortest or needed)
+    return Encoding(kept, examples, shortest, cut, len(rows) - len(kept), longer)
 
 
 def encode_prompts(prompts: Iterable[str], tokenizer: Any, max_length: int) -> list[Example]:
@@ -172,36 +220,44 @@ Marked = tuple[list[int], list[bool]]
 Tokens = tuple[list[int], "Sequence[tuple[int, int]] | None"]
 
 
-def _tokenised(rows: Sequence[Rendered], tokenizer: Any) -> Iterable[Marked]:
+def _tokenised(rows: Sequence[Rendered], tokenizer: Any, end: int | None) -> Iterable[Marked]:
     """(Token ids, whether each is learned) of every row, in order."""
     queue = iter(rows)
     while chunk := list(islice(queue, ROWS_AT_ONCE)):
         whole = [row for row in chunk if row.divided is None]
         apart = [row for row in chunk if row.divided is not None]
-        found = {id(row): made for row, made in zip(whole, _of_one_piece(whole, tokenizer), strict=True)}
-        found |= {id(row): made for row, made in zip(apart, _of_two_pieces(apart, tokenizer), strict=True)}
+        found = {id(row): made for row, made in zip(whole, _of_one_piece(whole, tokenizer, end), strict=True)}
+        found |= {id(row): made for row, made in zip(apart, _of_two_pieces(apart, tokenizer, end), strict=True)}
         yield from (found[id(row)] for row in chunk)
 
 
-def _of_two_pieces(rows: Sequence[Rendered], tokenizer: Any) -> Iterable[Marked]:
+def _of_two_pieces(rows: Sequence[Rendered], tokenizer: Any, end: int | None) -> Iterable[Marked]:
     prompts = [row.text[: row.divided] for row in rows]
     answers = [row.text[row.divided :] for row in rows]
     read = _ids(prompts, [False] * len(rows), tokenizer)
     learned = _ids(answers, [True] * len(rows), tokenizer)
-    for (prompt, _), (answer, _) in zip(read, learned, strict=True):
-        closed = answer if answer and answer[-1] == tokenizer.eos_token_id else [*answer, tokenizer.eos_token_id]
-        yield [*prompt, *closed], [False] * len(prompt) + [True] * len(closed)
+    for row, (prompt, _), (answer, _) in zip(rows, read, learned, strict=True):
+        closed = _closed(answer, end)
+        marks = [row.learned[0][0] == 0] * len(prompt) + [True] * len(closed)
+        yield [*prompt, *closed], [False, *marks[1:]] if prompt else marks
 
 
-def _of_one_piece(rows: Sequence[Rendered], tokenizer: Any) -> Iterable[Marked]:
+def _of_one_piece(rows: Sequence[Rendered], tokenizer: Any, end: int | None) -> Iterable[Marked]:
     found = _ids([row.text for row in rows], [row.opened for row in rows], tokenizer, places=True)
     for row, (ids, places) in zip(rows, found, strict=True):
         learned = _learned(row, ids, places, tokenizer)
-        if not row.closed and (not ids or ids[-1] != tokenizer.eos_token_id):
-            ids, learned = [*ids, tokenizer.eos_token_id], [*learned, True]
+        if not row.closed:
+            ids = _closed(ids, end)
+            learned += [True] * (len(ids) - len(learned))
         if learned:
             learned[0] = False  # nothing predicts the first token
         yield ids, learned
+
+
+def _closed(ids: list[int], end: int | None) -> list[int]:
+    """The tokens, with the one that ends an answer behind them if it is not there."""
+    assert end is not None  # looked at before a row is tokenised
+    return ids if ids and ids[-1] == end else [*ids, end]
 
 
 def _ids(texts: Sequence[str], opened: Sequence[bool], tokenizer: Any, *, places: bool = False) -> list[Tokens]:

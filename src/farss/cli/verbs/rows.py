@@ -33,7 +33,9 @@ def act(arguments: argparse.Namespace) -> int:
 
 def _lines(result: dict[str, Any]) -> Iterator[str]:
     for row in result["rows"]:
-        yield f"row {row['number']}: read by {row['form']}; {row['learned_tokens']} of {row['tokens']} tokens learned"
+        of = f" of {row['set']}" if "sets" in result["counts"] else ""
+        tokens = f"{row['learned_tokens']} of {row['tokens']} tokens learned"
+        yield f"row {row['number']}{of}: read by {row['form']}; {tokens}"
         yield from (f"  {name}: {value!r}" for name, value in row["fields"].items())
         marked = "".join(_marked(part) for part in row["parts"])
         yield from (f"  | {line}" for line in marked.split("\n"))
@@ -47,6 +49,8 @@ def _marked(part: dict[str, Any]) -> str:
 
 def _counts(result: dict[str, Any]) -> Iterator[str]:
     counts, settings = result["counts"], result["data"]
+    for part in counts.get("sets", ()):
+        yield f"{part['set']}: {part['read']} rows read, {part['used']} used, {part['held_out']} held out"
     use = "measured" if result["use"] == "held out" else "trained on"
     yield f"{counts['set']}: {counts['read']} rows read, template {result['template']}, turns {settings['turns']}"
     yield f"  {counts['used']} {use}, {counts['held_out']} held out"

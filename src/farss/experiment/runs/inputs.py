@@ -19,9 +19,12 @@ def inputs_of(recipe: Recipe) -> dict[str, str]:
     data, asked = recipe.data, recipe.eval
     found = model_input(recipe.model)
     drawn = [data.train_rows, data.seed, recipe.select, recipe.select != "none" and recipe.validation_rows]
+    drawn += [one.to_mapping() for one in data.mix]
     training = requested(f"training rows of {data.task}", data.data_dir, drawn)
     found[training] = stage_key(materials.training_rows(recipe))
-    held_out = requested(f"held-out rows of {data.task}", data.data_dir, asked.task_rows)
+    held_out = requested(
+        f"held-out rows of {data.task}", data.data_dir, asked.task_rows, *(one.name for one in data.mix)
+    )
     found[held_out] = stage_key(materials.held_out_rows(recipe))
     for questions in materials.knowledge_sets(recipe):
         request = (data.data_dir, asked.knowledge_rows, asked.shots, asked.seed)

@@ -18,6 +18,7 @@ REPORTED = {"bootstrap"}
 OWN_SETTINGS = {"fora", "kasa", "adalora"}
 """Groups of `init` that only the method of the same name reads."""
 LATER = {"turns", "columns", "subset", "split", "test", "test_split", "held_out", "on_bad_row", "date"}
+LATER |= {"learn", "end_of_turn", "too_long", "mix"}
 """Settings of the data that there were not always."""
 CALIBRATION = {"calibration_rows", "knowledge_calibration"}
 ASKED = ("knowledge", "knowledge_rows", "shots", "seed")
