@@ -20,6 +20,7 @@ class SamplingParams:
     temperature: float = 1.0
     max_tokens: int = 16
     stop: list[str] | None = None
+    stop_token_ids: list[int] | None = None
     prompt_logprobs: int | None = None
     detokenize: bool = True
 
@@ -105,6 +106,7 @@ def _answer(model, tokenizer, ids, sampling):
     while len(written) < sampling.max_tokens:
         written.append(int(model(torch.tensor([[*ids, *written]])).logits[0, -1].argmax()))
         said = tokenizer.decode(written, skip_special_tokens=True)
-        if written[-1] == tokenizer.eos_token_id or any(stop in said for stop in sampling.stop or ()):
+        ends = {tokenizer.eos_token_id, *(sampling.stop_token_ids or ())}
+        if written[-1] in ends or any(stop in said for stop in sampling.stop or ()):
             break
     return RequestOutput(table, [CompletionOutput(written)])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import warnings
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -39,6 +39,7 @@ from farss.adapters.verify import (
 )
 from farss.errors import AdapterError, StorageError
 from farss.maths.recompress import recompress
+from farss.model.ends import stop_at_
 from farss.storage import new_folder
 
 if TYPE_CHECKING:
@@ -92,6 +93,7 @@ def export(
     sample: Tensor | Mapping[str, Tensor] | None = None,
     rank: int | None = None,
     weights: torch.dtype | None = None,
+    ends: Sequence[int] = (),
 ) -> ExportReport:
     """Write a trained adapter for use elsewhere, load what was written on the original base, and compare the outputs.
 
@@ -112,6 +114,8 @@ def export(
         rank: only for `portable`: the rank to recompress every module to.
         weights: only for `merged` and `residual`: the dtype that whole models are written in; None is the base's own,
             which may have been loaded in a wider one to compute in.
+        ends: ids of tokens at which the model is to stop writing, beside those of its generation settings; with them
+            `generation_config.json` is also written beside an adapter.
 
     Raises:
         AdapterError: if the form is unknown or the adapter cannot take it.
@@ -124,11 +128,14 @@ def export(
         raise AdapterError("only the portable form is recompressed to a rank", got=f"--to {to}, rank {rank}")
     model = _trained(source, base)
     original = original_base(model) if base is None else copy.deepcopy(base)
+    stop_at_(original, ends)
     inputs = sample_inputs(original, sample)
     expected = logits(model, inputs)
     change = max_difference(expected, logits(original, inputs))
     with new_folder(out) as folder:
         written = _write(model, original, folder, to, tokenizer, rank, weights)
+        if ends and to in ("peft", "portable"):
+            _write_settings(original, folder)
         loaded = _reload(original, folder, to)
         difference = max_difference(expected, logits(loaded, inputs))
         allowed = None if written.truncated else tolerance(expected, weights or _coarsest(model))
@@ -355,6 +362,14 @@ def _save_model(model: nn.Module, folder: Path, tokenizer: Any) -> None:
             tokenizer.save_pretrained(str(folder))
     except OSError as error:
         raise StorageError("the model could not be written", where=folder, got=str(error)) from error
+
+
+def _write_settings(model: nn.Module, folder: Path) -> None:
+    """Put the generation settings beside an adapter, for whoever lets its base write."""
+    try:
+        model.generation_config.save_pretrained(str(folder))  # type: ignore[union-attr,operator]  # of transformers
+    except OSError as error:
+        raise StorageError("the settings could not be written", where=folder, got=str(error)) from error
 
 
 def _load_model(like: nn.Module, folder: Path) -> nn.Module:

@@ -36,6 +36,7 @@ class ChatTemplate:
 
     Attributes:
         turn_end: the text with which the template ends an answer ("<|im_end|>"), None where it is not known.
+        after: what it writes behind an answer, the white space around that end with it.
 
     Args:
         tokenizer: a transformers tokenizer.
@@ -46,8 +47,8 @@ class ChatTemplate:
     def __init__(self, tokenizer: Any, template: str | None = None, turns: Turns = "all") -> None:
         self._tokenizer, self._given = tokenizer, template
         self._turns: Turns = turns
-        self._after = self._after_an_answer()
-        self.turn_end = (self._after or "").strip() or None
+        self.after = self._after_an_answer()
+        self.turn_end = (self.after or "").strip() or None
 
     def __call__(self, record: Record) -> Rendered:
         """The conversation as text, its last turn of the assistant or all of them learned.
@@ -136,9 +137,9 @@ class ChatTemplate:
         if text.startswith(upto):
             return len(upto)
         _, stop = self._changing(record, text, turn)
-        ends = [end for end in (self._after, self.turn_end) if end and text.startswith(end, stop)]
+        ends = [end for end in (self.after, self.turn_end) if end and text.startswith(end, stop)]
         # A template that closes the whole text writes a turn's end and then more; what both have is the turn's end.
-        common = text[stop : stop + _shared(self._after or "", text[stop:])].rstrip(OPENING)
+        common = text[stop : stop + _shared(self.after or "", text[stop:])].rstrip(OPENING)
         return stop + len(ends[0] if ends else common)
 
     def _changing(self, record: Record, text: str, turn: int) -> Span:

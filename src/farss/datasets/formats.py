@@ -69,6 +69,7 @@ class Formatter:
         format: how rows are read.
         template: "plain", "alpaca", "none", "chat", or the path of a template file.
         turn_end: the text with which the chat template ends an answer ("<|im_end|>"), None where it is not known.
+        after: what it writes behind an answer, white space with it.
     """
 
     def __init__(
@@ -87,6 +88,7 @@ class Formatter:
             self._chat = ChatTemplate(tokenizer, dated_for(tokenizer, text), turns)
         self._turns, self._learn = turns, learn
         self.turn_end = self._chat.turn_end if self._chat is not None else None
+        self.after = self._chat.after if self._chat is not None else None
 
     def __call__(self, row: Row) -> Rendered:
         """The row as text.

@@ -29,6 +29,7 @@ class TaskSet:
         prompts: the prompt texts, kept in the samples; the model reads the examples' ids.
         golds: the final answer of each row; None for rows without one, which are then not answered in words.
         rows: which rows these are and what became of others, JSON-ready.
+        stop: texts that end a response, as the rows' template writes them.
 
     Raises:
         DataError: if the lists differ in length.
@@ -39,6 +40,7 @@ class TaskSet:
     prompts: Sequence[str]
     golds: Sequence[str | None]
     rows: Mapping[str, Any] = field(default_factory=dict)
+    stop: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         sizes = (len(self.examples), len(self.prompts), len(self.golds))
@@ -92,7 +94,7 @@ def measure_task(
         texts = backend.generate_after(
             [task.examples[row].before_answer for row in answered],
             max_new_tokens=max_new_tokens,
-            stop=STOP,
+            stop=(*STOP, *task.stop),
             batch_size=RESPONSE_BATCH,
             progress=progress and (lambda done, _: progress(len(losses) + done, total)),
         )

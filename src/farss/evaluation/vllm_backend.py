@@ -7,7 +7,7 @@ continuation of the same ids, cut by the same rule. Kernels differ, so figures a
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +36,7 @@ class VllmBackend:
         adapter: a PEFT LoRA folder with one rank and scale for all modules (`farss export --to portable`); None for the
             model alone.
         dtype: of the computation, "auto" for the checkpoint's.
+        ends: given the tokenizer, ids of tokens that end an answer beside its end of sequence.
         settings: further arguments of `vllm.LLM`, for example `gpu_memory_utilization`.
 
     Raises:
@@ -43,7 +44,15 @@ class VllmBackend:
         AdapterError: if vLLM cannot serve the adapter.
     """
 
-    def __init__(self, model: str, adapter: str | Path | None = None, *, dtype: str = "auto", **settings: Any) -> None:
+    def __init__(
+        self,
+        model: str,
+        adapter: str | Path | None = None,
+        *,
+        dtype: str = "auto",
+        ends: Callable[[Any], Sequence[int]] | None = None,
+        **settings: Any,
+    ) -> None:
         self._vllm = _import()
         self._adapter = None
         if adapter is not None:
@@ -51,6 +60,7 @@ class VllmBackend:
             self._adapter = _lora_request()("adapter", 1, str(adapter))
         self._llm = self._vllm.LLM(model=model, dtype=dtype, **settings)
         self.tokenizer = self._llm.get_tokenizer()
+        self._ends = [] if ends is None else list(ends(self.tokenizer))
 
     def answer_log_probs(
         self,
@@ -99,7 +109,9 @@ class VllmBackend:
         progress: Progress | None = None,
     ) -> list[str]:
         """See `Backend`; `batch_size` is vLLM's own affair."""
-        greedy = self._vllm.SamplingParams(temperature=0.0, max_tokens=max_new_tokens, stop=list(stop))
+        greedy = self._vllm.SamplingParams(
+            temperature=0.0, max_tokens=max_new_tokens, stop=list(stop), stop_token_ids=self._ends
+        )
         ending = Ending(self.tokenizer, stop, frozenset(), max_new_tokens)
         found = self._answers([list(context) for context in contexts], greedy, progress)
         return [

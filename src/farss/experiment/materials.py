@@ -22,6 +22,7 @@ from farss.experiment.task_rows import divided_portions, held_out_portion, train
 from farss.model.checkpoint import language_model, load_config, load_tokenizer
 from farss.model.devices import place
 from farss.model.encoding import Limit, encode, encode_prompts, end_token
+from farss.model.ends import Ends, ends_of, stop_at_
 from farss.model.examples import Example
 from farss.model.sources import LoadedModel, load, resolve
 from farss.model.tables import check_ids, vocabulary_of, window_of
@@ -30,10 +31,22 @@ Kept = TypeVar("Kept")
 
 
 def load_model(recipe: Recipe, dtype: Dtype | None = None) -> LoadedModel:
-    """The recipe's pre-trained model on its device, in its own dtype or in `dtype`."""
+    """The recipe's pre-trained model on its device, in its own dtype or in `dtype`; it stops where its rows do."""
     loaded = load(recipe.model, dtype=dtype, device=place(recipe.device))
     keep_date_(loaded.tokenizer, recipe.data.date)
+    stop_at_(loaded.model, learned_ends(recipe, loaded.tokenizer).tokens)
     return loaded
+
+
+def learned_ends(recipe: Recipe, tokenizer: Any) -> Ends:
+    """What closes an answer in the recipe's rows, beside the tokenizer's end of sequence.
+
+    Raises:
+        ConfigError: if the template is not there, or `data.end_of_turn` is no token.
+    """
+    written = ends_of(tokenizer, rows_formatter(recipe, tokenizer).after)
+    end = end_token(tokenizer, recipe.data.end_of_turn)
+    return Ends(written.tokens if end is None else (*written.tokens, end), written.texts)
 
 
 def load_for_statistics(recipe: Recipe) -> LoadedModel:
@@ -357,6 +370,7 @@ def _task_set(recipe: Recipe, tokenizer: Any, portion: Portion) -> TaskSet:
         prompts=[text.prompt for text in found.texts],
         golds=[row.gold for row in found.rows],
         rows=found.account.summary(),
+        stop=learned_ends(recipe, tokenizer).texts,
     )
 
 

@@ -317,6 +317,7 @@ def _evaluate_with_vllm(recipe: Recipe, requested: Requested, kept: KeptScores, 
         str(model),
         adapter,
         dtype="auto" if recipe.model.dtype == "checkpoint" else recipe.model.dtype,
+        ends=lambda tokenizer: materials.learned_ends(recipe, tokenizer).tokens,
         seed=recipe.eval.seed,
         trust_remote_code=recipe.model.trust_remote_code,
     )

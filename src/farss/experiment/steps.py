@@ -153,12 +153,19 @@ def base_recipe(adapter: str | Path, model: str | None = None) -> Recipe:
         ConfigError: if the recipe cannot be read.
     """
     require_adapter(adapter)
-    name, beside = model or base_name_of(adapter), Path(adapter).resolve().parent
-    if (beside / RECIPE).is_file():
-        recipe = recipe_of(beside)
-        if name == recipe.model.name or Path(name).expanduser() == Path(recipe.model.name).expanduser():
-            return recipe
-    return Recipe().override({"model.name": name})
+    name = model or base_name_of(adapter)
+    return _recipe_beside(adapter, name) or Recipe().override({"model.name": name})
+
+
+def _recipe_beside(adapter: str | Path, model: str) -> Recipe | None:
+    """The recipe that an adapter was made by, where it is found and of that model: beside it, or its run's."""
+    beside = Path(adapter).resolve().parent
+    for folder in (beside, beside.parent.parent):
+        if (folder / RECIPE).is_file():
+            recipe = recipe_of(folder)
+            if model == recipe.model.name or Path(model).expanduser() == Path(recipe.model.name).expanduser():
+                return recipe
+    return None
 
 
 def _copy_processors(source: Path, folder: Path) -> None:
@@ -211,7 +218,9 @@ def export_adapter(
     written = loaded.arithmetic.checkpoint if dtype == "checkpoint" else dtype
     trained = load_adapter(loaded.model, adapter)
     weights = None if to in ADAPTER_FORMS else getattr(torch, written)
-    report = export(trained, out, to=to, tokenizer=loaded.tokenizer, rank=rank, weights=weights)
+    recipe = _recipe_beside(adapter, base.name)
+    ends = () if recipe is None else materials.learned_ends(recipe, loaded.tokenizer).tokens
+    report = export(trained, out, to=to, tokenizer=loaded.tokenizer, rank=rank, weights=weights, ends=ends)
     if to in ("merged", "residual") and loaded.folder is not None:
         _copy_processors(loaded.folder, Path(out) / (RESIDUAL_BASE if to == "residual" else ""))
     return {**dataclasses.asdict(report), "path": str(report.path)}
