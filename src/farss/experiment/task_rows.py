@@ -152,16 +152,6 @@ def _sampled(rows: list[TaskRow], most: int | None, data: DataConfig, *, exactly
     return shuffled[:most]
 
 
-def _kept_back(whole: Portion, data: DataConfig) -> list[bool]:
-    """Whether each row of a single file is held out; a single question is trained on, and measuring it is refused."""
-    questions = [row.question for row in whole.rows]
-    if data.held_out < 1 and len(set(questions)) == 1:
-        if data.held_out:
-            _say(f"{data.task}: its only question is trained on, so none is left to measure")
-        return [False] * len(questions)
-    return held_out(questions, data.held_out, data.task)
-
-
 def _all_held_out(recipe: Recipe) -> Portion:
     data = recipe.data
     if data.test is not None:
