@@ -18,6 +18,7 @@ from farss.evaluation.knowledge import measure_knowledge
 from farss.evaluation.task import TaskSet, measure_task
 from farss.evaluation.vllm_backend import VllmBackend
 from farss.model.calibration import Example
+from farss.model.ends import stop_at_
 
 _SPEC = importlib.util.spec_from_file_location("vllm_stub", Path(__file__).with_name("vllm_stub.py"))
 vllm_stub = importlib.util.module_from_spec(_SPEC)
@@ -75,6 +76,20 @@ def test_the_measurements_are_those_of_pytorch(adapted, made, tiny_llama, tiny_t
     assert_same(solved, measure_task(plain, task(tiny_tokenizer), generate_rows=2, max_new_tokens=5))
     rank = 8 if adapted else None
     assert made == [{"model": "folder", "dtype": "float32", "gpu_memory_utilization": 0.5, "max_lora_rank": rank}]
+
+
+def test_the_ends_that_a_model_is_told_end_its_answers_in_both(made, tiny_llama, tiny_tokenizer):
+    asked = {"max_new_tokens": 6, "stop": (), "batch_size": 1}
+    prompt = "What?"
+    ids = tiny_tokenizer(prompt, return_tensors="pt", return_token_type_ids=False)
+    third = tiny_llama.generate(**ids, max_new_tokens=3, min_new_tokens=3, do_sample=False)[0, -1]
+    tiny_llama.lm_head.weight.data[3] = 1.02 * tiny_llama.lm_head.weight.data[third]  # it writes this token instead
+    plain = TorchBackend(tiny_llama, tiny_tokenizer).generate([prompt], **asked)
+    assert VllmBackend("folder").generate([prompt], **asked) == plain
+    stop_at_(tiny_llama, [3])
+    short = TorchBackend(tiny_llama, tiny_tokenizer).generate([prompt], **asked)
+    assert VllmBackend("folder", ends=lambda tokenizer: [3]).generate([prompt], **asked) == short
+    assert plain[0].startswith(short[0]) and len(short[0]) < len(plain[0])
 
 
 def test_progress_reaches_its_total(made, tiny_tokenizer, monkeypatch):

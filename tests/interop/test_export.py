@@ -190,3 +190,14 @@ def test_requests_that_make_no_sense_are_refused(llama, kit, tmp_path):
         export(llama, tmp_path / "out")
     with pytest.raises(AdapterError, match="base model"):
         export(tmp_path, tmp_path / "out")
+
+
+@pytest.mark.parametrize("form", ["peft", "portable", "merged", "residual"])
+def test_what_is_exported_names_the_ends_that_were_taught(llama, kit, tmp_path, form):
+    wrapped = apply(llama, kit.plan(llama))
+    before = wrapped.get_base_model().generation_config.eos_token_id
+    export(wrapped, tmp_path / "out", to=form, ends=[5, 9])
+    (written,) = (tmp_path / "out").rglob("generation_config.json")
+    found = json.loads(written.read_text(encoding="utf-8"))["eos_token_id"]
+    assert found == [*(before if isinstance(before, list) else [] if before is None else [before]), 5, 9]
+    assert wrapped.get_base_model().generation_config.eos_token_id == before

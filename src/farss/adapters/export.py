@@ -39,7 +39,7 @@ from farss.adapters.verify import (
 )
 from farss.errors import AdapterError, StorageError
 from farss.maths.recompress import recompress
-from farss.model.ends import stop_at_
+from farss.model.ends import stop_at_, write_stops
 from farss.storage import new_folder
 
 if TYPE_CHECKING:
@@ -135,7 +135,7 @@ def export(
     with new_folder(out) as folder:
         written = _write(model, original, folder, to, tokenizer, rank, weights)
         if ends and to in ("peft", "portable"):
-            _write_settings(original, folder)
+            write_stops(original, folder)
         loaded = _reload(original, folder, to)
         difference = max_difference(expected, logits(loaded, inputs))
         allowed = None if written.truncated else tolerance(expected, weights or _coarsest(model))
@@ -362,14 +362,6 @@ def _save_model(model: nn.Module, folder: Path, tokenizer: Any) -> None:
             tokenizer.save_pretrained(str(folder))
     except OSError as error:
         raise StorageError("the model could not be written", where=folder, got=str(error)) from error
-
-
-def _write_settings(model: nn.Module, folder: Path) -> None:
-    """Put the generation settings beside an adapter, for whoever lets its base write."""
-    try:
-        model.generation_config.save_pretrained(str(folder))  # type: ignore[union-attr,operator]  # of transformers
-    except OSError as error:
-        raise StorageError("the settings could not be written", where=folder, got=str(error)) from error
 
 
 def _load_model(like: nn.Module, folder: Path) -> nn.Module:

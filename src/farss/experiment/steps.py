@@ -23,6 +23,7 @@ from farss.experiment.arithmetic import settle
 from farss.experiment.dating import date_in, dated
 from farss.experiment.outputs import begin_again, check_new_output, check_output, inputs_on_disk, rescued
 from farss.experiment.progress import ProgressLine
+from farss.model.ends import stops_beside
 from farss.model.sources import load
 from farss.processes import require_one_process
 from farss.storage import held, write_atomically, write_json
@@ -127,7 +128,7 @@ def _trained(recipe: Recipe, model: Any, tokenizer: Any, examples: Any, place: P
             progress=lambda step, total, loss: line(step, total, f"loss {loss:.3f}"),
         )
     with writing(place, ADAPTER):
-        save_adapter(model, place / ADAPTER)
+        save_adapter(model, place / ADAPTER, ends=materials.learned_ends(recipe, tokenizer).tokens)
     return {
         "steps": result.steps,
         "seconds": result.seconds,
@@ -153,19 +154,12 @@ def base_recipe(adapter: str | Path, model: str | None = None) -> Recipe:
         ConfigError: if the recipe cannot be read.
     """
     require_adapter(adapter)
-    name = model or base_name_of(adapter)
-    return _recipe_beside(adapter, name) or Recipe().override({"model.name": name})
-
-
-def _recipe_beside(adapter: str | Path, model: str) -> Recipe | None:
-    """The recipe that an adapter was made by, where it is found and of that model: beside it, or its run's."""
-    beside = Path(adapter).resolve().parent
-    for folder in (beside, beside.parent.parent):
-        if (folder / RECIPE).is_file():
-            recipe = recipe_of(folder)
-            if model == recipe.model.name or Path(model).expanduser() == Path(recipe.model.name).expanduser():
-                return recipe
-    return None
+    name, beside = model or base_name_of(adapter), Path(adapter).resolve().parent
+    if (beside / RECIPE).is_file():
+        recipe = recipe_of(beside)
+        if name == recipe.model.name or Path(name).expanduser() == Path(recipe.model.name).expanduser():
+            return recipe
+    return Recipe().override({"model.name": name})
 
 
 def _copy_processors(source: Path, folder: Path) -> None:
@@ -218,8 +212,7 @@ def export_adapter(
     written = loaded.arithmetic.checkpoint if dtype == "checkpoint" else dtype
     trained = load_adapter(loaded.model, adapter)
     weights = None if to in ADAPTER_FORMS else getattr(torch, written)
-    recipe = _recipe_beside(adapter, base.name)
-    ends = () if recipe is None else materials.learned_ends(recipe, loaded.tokenizer).tokens
+    ends = stops_beside(adapter)
     report = export(trained, out, to=to, tokenizer=loaded.tokenizer, rank=rank, weights=weights, ends=ends)
     if to in ("merged", "residual") and loaded.folder is not None:
         _copy_processors(loaded.folder, Path(out) / (RESIDUAL_BASE if to == "residual" else ""))

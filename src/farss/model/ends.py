@@ -9,9 +9,16 @@ from __future__ import annotations
 import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from torch import nn
+
+from farss.errors import AdapterError, StorageError
+from farss.reading import MIB, Document
+
+SETTINGS_FILE = "generation_config.json"
+SETTINGS = Document("generation settings", AdapterError, most_bytes=MIB)
 
 
 @dataclass(frozen=True)
@@ -52,3 +59,34 @@ def stop_at_(model: nn.Module, tokens: Sequence[int]) -> None:
     settings = copy.deepcopy(settings)  # copies of a model share them
     settings.eos_token_id = list(dict.fromkeys([*known, *tokens]))
     model.generation_config = settings
+
+
+def write_stops(model: nn.Module, folder: Path) -> None:
+    """Put the model's generation settings beside its adapter, for whoever lets its base write.
+
+    Raises:
+        StorageError: if they cannot be written.
+    """
+    settings = getattr(model, "generation_config", None)
+    if settings is None:
+        return
+    try:
+        settings.save_pretrained(str(folder))
+    except OSError as error:
+        raise StorageError("the generation settings could not be written", where=folder, got=str(error)) from error
+
+
+def stops_beside(folder: str | Path) -> tuple[int, ...]:
+    """Ids of the tokens that end an answer by the generation settings beside an adapter; none where there are none.
+
+    Raises:
+        AdapterError: if these are no settings.
+    """
+    file = Path(folder) / SETTINGS_FILE
+    if not file.is_file():
+        return ()
+    named = SETTINGS.read_object(file).get("eos_token_id")
+    tokens = named if isinstance(named, list) else [] if named is None else [named]
+    if not all(type(token) is int and token >= 0 for token in tokens):
+        raise AdapterError("an end of sequence is no token id", where=file, expected="eos_token_id: [1, 2]", got=named)
+    return tuple(tokens)

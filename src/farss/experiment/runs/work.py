@@ -191,8 +191,8 @@ def train_job(recipe: Recipe, job: Job, plans: Path, folder: Path) -> dict[str, 
     account["apply_seconds"] = time.perf_counter() - started
     account["trainable_params"] = plan.trainable_parameters
     result = _train(loaded, model, examples, config, folder, job)
-    save_adapter(model, folder / "adapter")
     ends = materials.learned_ends(recipe, loaded.tokenizer).tokens
+    save_adapter(model, folder / "adapter", ends=ends)
     checked = export(model, folder / "peft", to="peft", tokenizer=loaded.tokenizer, ends=ends)
     return {**account, **_training_account(result, recipe), "export_max_logit_difference": checked.max_logit_difference}
 
