@@ -108,6 +108,27 @@ def test_every_other_field_of_a_row_is_refused_or_named(name):
     assert not read_record({**row, name: None}).unused
 
 
+@pytest.mark.case("preference rows")
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"prompt": "u", "chosen": "a", "rejected": "b"},
+        {"chosen": TALK, "rejected": TALK},
+        {"conversations": [{"from": "human", "value": "u"}], "chosen": {"from": "gpt", "value": "a"}},
+        {"prompt": TALK[:1], "completion": TALK[1:], "label": False},
+        {"messages": TALK, "label": True},
+        {"messages": TALK, "kto_tag": True},
+    ],
+)
+def test_preferences_are_refused_with_the_way_to_learn_them(row):
+    with pytest.raises(DataError, match=r"cannot be obeyed[\s\S]*farss\.apply\(model, plan\)[\s\S]*DPOTrainer"):
+        read_record(row)
+
+
+def test_a_label_beside_a_text_is_only_named():
+    assert read_record({"text": "t", "label": True}).unused == ("label",)
+
+
 @pytest.mark.case("every field is obeyed, named or refused")
 @pytest.mark.parametrize("name", sorted({*REFUSED_IN_TURNS, *TEMPLATE_FIELDS, "mood"}))
 def test_every_other_field_of_a_message_is_refused_handed_on_or_named(name):

@@ -35,9 +35,14 @@ BESIDE = ("input", "system", "history", "tools", "chat_template_kwargs", "weight
 FIELDS = (*CONVERSATIONS, *ASKED, *ANSWERED, WHOLE, *BESIDE)
 """Every field that can be read, and so that a column can be mapped to."""
 
+PREFERENCES = (
+    "preferences are learned by TRL: in Python `model = farss.apply(model, plan)`, then "
+    "`trl.DPOTrainer(model=model, ...)`, or the trainer of KTO, GRPO or RLOO (docs/rows.md, Preferences)"
+)
 REFUSED = {
-    "chosen": "preference rows are for DPO and its kin: use a trainer of TRL on the adapter",
-    "rejected": "preference rows are for DPO and its kin: use a trainer of TRL on the adapter",
+    "chosen": PREFERENCES,
+    "rejected": PREFERENCES,
+    "kto_tag": PREFERENCES,
     "input_ids": "rows of token ids are not read: give the text, or batches to `farss.plan` in Python",
     "labels": "rows of token ids are not read: give the text, or batches to `farss.plan` in Python",
     "images": "only text is learned: leave such rows out",
@@ -141,12 +146,12 @@ def _refuse_unobeyable(fields: Row) -> None:
             raise DataError(
                 "a row has a field that cannot be obeyed", expected=f"no `{name}`", got=described(fields), do=advice
             )
-    if isinstance(fields.get("label"), bool) and "prompt" in fields:
+    if isinstance(fields.get("label"), bool) and any(name in fields for name in (*CONVERSATIONS, *ASKED)):
         raise DataError(
             "a row has a field that cannot be obeyed",
-            expected="no `label` of yes or no beside a prompt and its completion",
+            expected="no `label` of yes or no beside an answer",
             got=described(fields),
-            do="such rows are for KTO: use a trainer of TRL on the adapter, or leave the column out",
+            do=f"leave the column out to learn every answer; {PREFERENCES}",
         )
     if fields.get("weight") not in (None, 1, 1.0):
         raise DataError(
