@@ -1,19 +1,23 @@
-"""Files of the user read with limits: ordinary files only, of bounded size, depth and numbers, each key once.
+"""Files read with limits: ordinary files only, of bounded size, depth and numbers, each key once.
 
-Everything that is opened by a name out of a request or out of another file goes through here. What such a file may
+Everything that is opened by a name out of a request or out of another file goes through here, and what farss itself
+left on a disk, which may have been cut short, edited or brought from elsewhere since. What such a file may
 hold is checked where it is used; what is checked here would otherwise stop the reading itself, or what comes after it:
 a pipe that never ends, a megabyte of brackets, an integer of ten thousand digits.
 """
 
 from __future__ import annotations
 
+import gzip
 import json
 import os
 import stat
-from collections.abc import Iterable
+import warnings
+import zlib
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, TypeVar
 
 from farss.errors import FarssError
 
@@ -22,6 +26,14 @@ DEPTH = 40
 """Brackets inside brackets."""
 DIGITS = 300
 """Of an integer; a float holds no more."""
+LONGEST = 500
+"""Characters that are said of a mistake."""
+AMOUNT: dict[str, Any] = {"type": "number", "minimum": 0}
+COUNT: dict[str, Any] = {"type": "integer", "minimum": 0}
+TEXT: dict[str, Any] = {"type": "string"}
+OBJECT: dict[str, Any] = {"type": "object"}
+
+Read = TypeVar("Read")
 
 _SURROGATES = ("\\ud", "\\uD", "\\Ud", "\\UD")
 
@@ -36,6 +48,7 @@ class Document:
         most_bytes: of the file.
         finite: whether NaN and Infinity, which JSON itself does not know, are refused.
         missing: what to do where the file does not exist.
+        damaged: what to do where it cannot be used.
     """
 
     name: str
@@ -43,6 +56,7 @@ class Document:
     most_bytes: int = 16 * MIB
     finite: bool = True
     missing: str = "check the path"
+    damaged: str | None = None
 
     def read_bytes(self, path: str | Path) -> bytes:
         """The content of a file.
@@ -56,14 +70,23 @@ class Document:
         except FileNotFoundError:
             raise self.error(f"the {self.name} file does not exist", where=path, do=self.missing) from None
         except OSError as error:
-            raise self.error(f"the {self.name} file cannot be read", where=path, got=str(error)) from None
-        if len(content) > self.most_bytes:
-            raise self.error(
-                f"the {self.name} file is larger than one can be",
-                where=path,
-                expected=f"at most {self.most_bytes:,} bytes",
-            )
-        return content
+            raise self._refusal(f"the {self.name} file cannot be read", path, got=str(error)) from None
+        return self._bounded(content, path)
+
+    def read_packed(self, path: str | Path) -> str:
+        """The text in a file packed with gzip.
+
+        Raises:
+            FarssError: as `read_text`, and if it is damaged, or unpacks to too much.
+        """
+        try:
+            with open_ordinary(path) as file, gzip.GzipFile(fileobj=file) as packed:
+                content = packed.read(self.most_bytes + 1)
+            return self._bounded(content, path).decode("utf-8")
+        except FileNotFoundError:
+            raise self.error(f"the {self.name} file does not exist", where=path, do=self.missing) from None
+        except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
+            raise self._refusal(f"the {self.name} file cannot be read", path, got=str(error)) from None
 
     def read_text(self, path: str | Path) -> str:
         """The text of a file; a byte order mark is left out.
@@ -74,7 +97,7 @@ class Document:
         try:
             return self.read_bytes(path).decode("utf-8-sig")
         except UnicodeDecodeError as error:
-            raise self.error(f"the {self.name} file is not UTF-8 text", where=path, got=str(error)) from None
+            raise self._refusal(f"the {self.name} file is not UTF-8 text", path, got=str(error)) from None
 
     def read_json(self, path: str | Path) -> Any:
         """The value in a JSON file.
@@ -94,10 +117,10 @@ class Document:
         try:
             return loads(text, finite=self.finite)
         except json.JSONDecodeError as error:
-            raise self.error(f"the {self.name} is not valid JSON", where=where, got=str(error)) from None
+            raise self._refusal(f"the {self.name} is not valid JSON", where, got=str(error)) from None
         except Refused as refused:
             what = f"the {self.name} cannot be used: {refused.what}"
-            raise self.error(what, where=where, expected=refused.expected, got=refused.got) from None
+            raise self._refusal(what, where, expected=refused.expected, got=refused.got) from None
 
     def read_object(self, path: str | Path) -> dict[str, Any]:
         """The object in a JSON file.
@@ -107,8 +130,77 @@ class Document:
         """
         value = self.read_json(path)
         if not isinstance(value, dict):
-            raise self.error(f"the {self.name} must be a JSON object", where=path, got=type(value).__name__)
+            raise self._refusal(f"the {self.name} must be a JSON object", path, got=type(value).__name__)
         return value
+
+    def read_as(self, path: str | Path, schema: dict[str, Any]) -> Any:
+        """The value in a JSON file, which is as `schema` says.
+
+        Raises:
+            FarssError: as `read_json`, and if it is something else, naming the place in the file.
+        """
+        return self.checked(self.read_json(path), schema, path)
+
+    def parse_as(self, text: str, schema: dict[str, Any], where: object) -> Any:
+        """The value that a JSON text stands for, which is as `schema` says.
+
+        Raises:
+            FarssError: as `parse_json`, and if it is something else, naming the place in it.
+        """
+        return self.checked(self.parse_json(text, where), schema, where)
+
+    def checked(self, value: Any, schema: dict[str, Any], where: object) -> Any:
+        """The value of such a file as it is.
+
+        Raises:
+            FarssError: as `error`, if it is not as `schema` says.
+        """
+        mistake = first_mistake(value, schema)
+        if mistake is not None:
+            place, expected, got = mistake
+            what = f"the {self.name} is damaged at `{place or 'the top'}`"
+            raise self._refusal(what, where, expected=expected, got=got)
+        return value
+
+    def _bounded(self, content: bytes, path: str | Path) -> bytes:
+        if len(content) > self.most_bytes:
+            most = f"at most {self.most_bytes:,} bytes"
+            raise self._refusal(f"the {self.name} file is larger than one can be", path, expected=most)
+        return content
+
+    def _refusal(self, what: str, where: object, *, expected: object = None, got: object = None) -> FarssError:
+        return self.error(what, where=where, expected=expected, got=got, do=self.damaged)
+
+
+def object_of(**properties: Any) -> dict[str, Any]:
+    """The schema of an object with all of these, and perhaps more."""
+    return {"type": "object", "properties": properties, "required": list(properties)}
+
+
+def first_mistake(value: Any, schema: dict[str, Any]) -> tuple[str, str, str] | None:
+    """Where `value` is not as `schema` says: the place, what was expected and what came; None if it is."""
+    from jsonschema import Draft202012Validator
+    from jsonschema.exceptions import best_match
+
+    mistake = best_match(Draft202012Validator(schema).iter_errors(value))
+    if mistake is None:
+        return None
+    place = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in mistake.absolute_path)
+    return place.lstrip("."), f"{mistake.validator}: {mistake.validator_value}"[:LONGEST], mistake.message[:LONGEST]
+
+
+def unless_damaged(read: Callable[[], Read], instead: str) -> Read | None:
+    """What is read of a file that only saves work; None where it cannot be used, which is said in one line.
+
+    Args:
+        read: reads it.
+        instead: what is done then, as in "it is computed again".
+    """
+    try:
+        return read()
+    except FarssError as error:
+        warnings.warn(f"{error.what} ({error.where}): {instead}", stacklevel=3)
+        return None
 
 
 class Refused(ValueError):

@@ -117,7 +117,7 @@ def test_samples_are_read_as_they_were_written(tmp_path):
     save_samples(samples, tmp_path / "s.jsonl.gz")
     assert load_samples(tmp_path / "s.jsonl.gz") == samples
     (tmp_path / "s.jsonl.gz").write_bytes(b"no")
-    with pytest.raises(StorageError, match="samples cannot be read"):
+    with pytest.raises(StorageError, match="samples file cannot be read"):
         load_samples(tmp_path / "s.jsonl.gz")
 
 

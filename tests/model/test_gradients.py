@@ -103,5 +103,5 @@ def test_what_cannot_be_used_is_refused(tiny_llama, queue, tmp_path):
     from farss.storage import write_tensors
 
     write_tensors(tmp_path / "other.safetensors", {"a": torch.zeros(2)})
-    with pytest.raises(StorageError, match="no gradients"):
+    with pytest.raises(StorageError, match="record of gradients is damaged"):
         Gradients.load(tmp_path / "other.safetensors")

@@ -16,6 +16,9 @@ from farss.datasets.rendered import Rendered
 from farss.datasets.templates import TEXT_TEMPLATES, whole
 from farss.datasets.word_problems import ANSWER_PHRASE
 from farss.errors import ConfigError, DataError, did_you_mean
+from farss.reading import Document
+
+TEMPLATE_FILE = Document("template", ConfigError)
 
 _CALCULATOR_MARK = re.compile(r"<<[^<>]*>>")
 _GSM8K_FINAL = re.compile(r"^####\s*(.+?)\s*$", re.MULTILINE)
@@ -177,10 +180,7 @@ def template_text(path: str) -> str:
             got=path,
             do=did_you_mean(path, TEMPLATES),
         )
-    try:
-        return file.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError("the template file cannot be read", where=file, got=str(error)) from None
+    return TEMPLATE_FILE.read_text(file)
 
 
 def task_format(

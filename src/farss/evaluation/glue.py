@@ -7,7 +7,6 @@ import gzip
 import json
 import math
 import warnings
-import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,12 +18,24 @@ from torch import nn
 
 from farss.adapters.verify import evaluating
 from farss.datasets.glue import GlueRow, GlueTask, Metric
-from farss.errors import ConfigError, DataError, NumericalError, StorageError
-from farss.evaluation.records import Progress
+from farss.errors import ConfigError, DataError, NumericalError
+from farss.evaluation.records import SAMPLES_FILE, Progress
 from farss.model.classification import LabelledExample, labelled_batches
+from farss.reading import TEXT
 from farss.storage import write_atomically
 
 BATCH_TOKENS = 4096
+SAMPLE = {
+    "type": "object",
+    "required": ["task", "split", "id", "label", "prediction", "logits"],
+    "properties": {
+        **{name: TEXT for name in ("task", "split", "id")},
+        **{name: {"type": "number"} for name in ("label", "prediction")},
+        "logits": {"type": "array", "items": {"type": "number"}, "minItems": 1},
+    },
+    "additionalProperties": False,
+}
+"""A line of a file of samples."""
 CORRELATIONS: frozenset[Metric] = frozenset({"pearson", "spearman"})
 """Metrics of numbers; the others are made of classes."""
 
@@ -224,11 +235,8 @@ def load_samples(path: str | Path) -> list[GlueSample]:
     """Read what `save_samples` wrote.
 
     Raises:
-        StorageError: if the file is missing, cut short or holds something else.
+        StorageError: if the file is missing, cut short, far too large or holds something else; the line is named.
     """
-    try:
-        lines = gzip.decompress(Path(path).read_bytes()).decode("utf-8").split("\n")
-        records = [json.loads(line) for line in lines if line]
-        return [GlueSample(**{**record, "logits": tuple(record["logits"])}) for record in records]
-    except (OSError, EOFError, zlib.error, ValueError, KeyError, TypeError) as error:
-        raise StorageError("the samples cannot be read", where=path, got=str(error)) from error
+    lines = enumerate(SAMPLES_FILE.read_packed(path).split("\n"), start=1)
+    records = [SAMPLES_FILE.parse_as(line, SAMPLE, f"{path}, line {number}") for number, line in lines if line]
+    return [GlueSample(**{**record, "logits": tuple(record["logits"])}) for record in records]

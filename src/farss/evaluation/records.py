@@ -5,20 +5,23 @@ from __future__ import annotations
 import dataclasses
 import gzip
 import json
-import zlib
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from farss.errors import DataError, StorageError
-from farss.reading import Document, open_ordinary
+from farss.reading import Document
 from farss.storage import write_atomically
 
-MOST_BYTES = 256 << 20
 """Of the text of one file of samples, where thousands of answers take a few million."""
 MOST_SAID = 200
-SAMPLES_FILE = Document("file of samples", StorageError)
+SAMPLES_FILE = Document(
+    "record of samples",
+    StorageError,
+    most_bytes=256 << 20,
+    damaged="delete the folder it stands in, and give the same command again: it is measured anew",
+)
 RANGES = {"log_prob": (-1e5, 1e-3), "loss": (-1e-3, 1e9), "tokens": (1, 1e9)}
 """What can have been measured; a probability of 1 may come out above it by rounding."""
 
@@ -135,7 +138,7 @@ class Measurement:
                 another type, or a number that cannot have been measured. The line is named.
         """
         # A model's words may hold characters that `splitlines` takes for line ends, such as U+2028.
-        lines = enumerate(_text(path).split("\n"), start=1)
+        lines = enumerate(SAMPLES_FILE.read_packed(path).split("\n"), start=1)
         found = [_sample(line, f"{path}, line {number}") for number, line in lines if line]
         knowledge = [sample for sample in found if isinstance(sample, KnowledgeSample)]
         task = [sample for sample in found if isinstance(sample, TaskSample)]
@@ -155,17 +158,6 @@ def question_key(sample: KnowledgeSample) -> tuple[str, str]:
 def row_key(sample: TaskSample) -> tuple[str, str]:
     """What identifies a task row across models: its task and id."""
     return (sample.task, sample.id)
-
-
-def _text(path: str | Path) -> str:
-    try:
-        with open_ordinary(path) as file, gzip.GzipFile(fileobj=file) as packed:
-            content = packed.read(MOST_BYTES + 1)
-        if len(content) > MOST_BYTES:
-            raise StorageError("the samples are larger than any can be", where=path, expected=f"{MOST_BYTES:,} bytes")
-        return content.decode("utf-8")
-    except (OSError, EOFError, zlib.error, ValueError) as error:
-        raise StorageError("the samples cannot be read", where=path, got=str(error)) from error
 
 
 def _sample(line: str, where: str) -> KnowledgeSample | TaskSample:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import sys
 from pathlib import Path
 from typing import Any
@@ -15,10 +14,20 @@ from farss.model.arithmetic import Arithmetic
 from farss.model.devices import place
 from farss.model.heads import agreeing_with_head
 from farss.model.sources import arithmetic_of
+from farss.reading import AMOUNT, OBJECT, TEXT, Document, object_of
 from farss.storage import write_json
 from farss.storage.owned import writing
 
 ARITHMETIC = "arithmetic.json"
+NOTE = Document(
+    "note of a run's arithmetic", StorageError, damaged="begin again there with --fresh, or choose another --out"
+)
+DECIDED = {
+    **object_of(checkpoint=TEXT, weights=TEXT, training=TEXT, device=TEXT, reason=TEXT),
+    "additionalProperties": False,
+}
+DECIDED["properties"]["speeds"] = {"type": "object", "additionalProperties": AMOUNT}
+NOTED = object_of(asked=OBJECT, decided=DECIDED)
 
 
 def settle(recipe: Recipe, *, piecewise: bool = False) -> tuple[Recipe, Arithmetic]:
@@ -84,10 +93,7 @@ def _kept(folder: Path) -> dict[str, Any] | None:
     file = folder / ARITHMETIC
     if not file.is_file():
         return None
-    try:
-        return json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise StorageError("the note of a run's arithmetic cannot be read", where=file, got=str(error)) from error
+    return NOTE.read_as(file, NOTED)
 
 
 def _decide(recipe: Recipe, piecewise: bool) -> Arithmetic:

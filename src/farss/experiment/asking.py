@@ -12,7 +12,7 @@ from typing import Any
 from torch import nn
 
 from farss.config import Recipe
-from farss.errors import ConfigError
+from farss.errors import ConfigError, StorageError
 from farss.evaluation.backends import Backend
 from farss.evaluation.benchmarks.base import BenchmarkRun
 from farss.evaluation.benchmarks.registry import BENCHMARKS
@@ -23,11 +23,18 @@ from farss.evaluation.window import asking, counting_cuts
 from farss.experiment.kept_scores import KeptScores, Part
 from farss.experiment.measuring import SAMPLES, measure
 from farss.experiment.progress import ProgressLine
+from farss.reading import Document
 from farss.storage import write_json
 
 HARNESS = "lm-eval"
 HARNESS_SAMPLES = "lm-eval-samples.json"
 BENCHMARK_SAMPLES = "benchmark-samples.json"
+SAMPLES_FILE = Document(
+    "record of samples",
+    StorageError,
+    most_bytes=256 << 20,
+    damaged="give --fresh to measure again, or choose another --out",
+)
 
 
 def ask_sets(recipe: Recipe, backend: Backend, title: str, kept: KeptScores, *, task: bool) -> None:
@@ -69,7 +76,7 @@ def ask_benchmark(recipe: Recipe, name: str, model: nn.Module, tokenizer: Any, k
         return {"scores": scores, "cut": cut, "seconds": time.perf_counter() - started}
 
     def save(file: Path) -> None:
-        others = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+        others = SAMPLES_FILE.read_object(file) if file.is_file() else {}
         write_json(file, others | {name: samples})
 
     kept.measure(f"benchmark {name}", ask, BENCHMARK_SAMPLES, save)

@@ -2,19 +2,33 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from farss.errors import OutputError
+from farss.errors import OutputError, StorageError
 from farss.evaluation.window import Cuts
 from farss.experiment.outputs import rescued
+from farss.reading import AMOUNT, OBJECT, Document, object_of
 from farss.settings import differences
 from farss.storage import write_json
 from farss.storage.owned import take, writing
 
 RESULTS, SO_FAR, REQUEST = "results.json", "measured.json", "request.json"
+
+NOTED = Document(
+    "record of an evaluation",
+    StorageError,
+    most_bytes=256 << 20,
+    damaged="give --fresh to measure again, or choose another --out",
+)
+MEASURED = object_of(
+    parts={"type": "object", "additionalProperties": object_of(scores=OBJECT, seconds=AMOUNT)}, seconds=AMOUNT
+)
+ASKED = {
+    "type": "object",
+    "properties": {"data": {"type": "object", "properties": {"date": {"type": ["string", "null"]}}}},
+}
 
 Part = dict[str, Any]
 
@@ -29,7 +43,7 @@ class KeptScores:
 
     def __init__(self, place: Path, verb: str) -> None:
         self.place, self.verb = place, verb
-        so_far = _read(place / SO_FAR) or {}
+        so_far = _read(place / SO_FAR, MEASURED) or {}
         self.parts: dict[str, Part] = so_far.get("parts", {})
         self.seconds: float = so_far.get("seconds", 0.0)
 
@@ -88,6 +102,7 @@ def check_same_request(place: Path, request: dict[str, Any]) -> None:
 
     Raises:
         OutputError: naming what differs, with both values.
+        StorageError: if the note of what was asked is damaged.
     """
     former = _read(place / REQUEST)
     if former is None or former == request:
@@ -101,8 +116,12 @@ def check_same_request(place: Path, request: dict[str, Any]) -> None:
 
 
 def date_of_request(place: Path) -> str | None:
-    """The date in the chat template of what was measured in a folder; None where there was none."""
-    return ((_read(place / REQUEST) or {}).get("data") or {}).get("date")
+    """The date in the chat template of what was measured in a folder; None where there was none.
+
+    Raises:
+        StorageError: if the note of what was asked is damaged.
+    """
+    return ((_read(place / REQUEST, ASKED) or {}).get("data") or {}).get("date")
 
 
 def note_request(place: Path, request: dict[str, Any]) -> None:
@@ -112,9 +131,5 @@ def note_request(place: Path, request: dict[str, Any]) -> None:
             write_json(place / REQUEST, request)
 
 
-def _read(file: Path) -> dict[str, Any] | None:
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    return content if isinstance(content, dict) else None
+def _read(file: Path, schema: dict[str, Any] = OBJECT) -> dict[str, Any] | None:
+    return NOTED.read_as(file, schema) if file.is_file() else None

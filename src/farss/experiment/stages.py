@@ -19,15 +19,17 @@ from typing import Any
 
 from safetensors import SafetensorError
 
-from farss.errors import FarssError, UnwrittenError
+from farss.errors import FarssError, StorageError, UnwrittenError
 from farss.experiment import progress
 from farss.experiment.workers import WHOLE, Share
 from farss.printable import escape_from_here, plain_notes
+from farss.reading import TEXT, Document, object_of, unless_damaged
 from farss.storage import write_json
 from farss.storage.disk import full_disk
 from farss.storage.owned import check_clear, check_own, clear, seal, take
 
 DONE, STARTED = "done.json", "started.json"
+NOTE = Document("account of a stage", StorageError)
 STAGE = "run, a stage"
 """By whom the folder of a stage is marked as made."""
 LEFT = (
@@ -51,11 +53,8 @@ def stage_key(*parts: object) -> str:
 
 def finished(folder: Path, key: str) -> dict[str, Any] | None:
     """What the stage left when it was done with this key, or None if it has to be done."""
-    try:
-        content = json.loads((folder / DONE).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    return content if isinstance(content, dict) and content.get("key") == key else None
+    content = _noted(folder / DONE)
+    return content if content is not None and content["key"] == key else None
 
 
 def check_stage(folder: Path, key: str) -> None:
@@ -100,11 +99,15 @@ def run_stage(folder: Path, key: str, work: Callable[[Path], dict[str, Any]], sh
 
 def _begun_with(folder: Path) -> str | None:
     """The key of the stage that was begun in a folder; None where none was."""
-    try:
-        content = json.loads((folder / STARTED).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    content = _noted(folder / STARTED)
+    return None if content is None else content["key"]
+
+
+def _noted(file: Path) -> dict[str, Any] | None:
+    """What a stage noted; None where it is not there, or damaged."""
+    if not file.is_file():
         return None
-    return content.get("key") if isinstance(content, dict) else None
+    return unless_damaged(lambda: NOTE.read_as(file, object_of(key=TEXT)), "the stage is done again")
 
 
 def _in_child(work: Callable[[Path], dict[str, Any]], folder: Path, share: Share) -> dict[str, Any]:

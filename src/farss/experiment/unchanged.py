@@ -12,13 +12,18 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from farss.config import ModelConfig
-from farss.errors import ConfigError
+from farss.errors import ConfigError, StorageError
 from farss.model.fingerprints import files_hash
 from farss.model.sources import resolve
+from farss.reading import TEXT, Document
 from farss.storage import write_json
 from farss.storage.owned import writing
 
 INPUTS = "inputs.json"
+INPUTS_FILE = Document(
+    "note of a run's inputs", StorageError, damaged="begin again there with --fresh, or choose another --out"
+)
+HASHES = {"type": "object", "additionalProperties": TEXT}
 
 
 def check_unchanged(found: Mapping[str, str], folder: Path) -> None:
@@ -32,9 +37,10 @@ def check_unchanged(found: Mapping[str, str], folder: Path) -> None:
 
     Raises:
         ConfigError: naming what changed; nothing was touched.
+        StorageError: if the note of the inputs is damaged.
     """
     file = folder / INPUTS
-    known: dict[str, str] = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    known: dict[str, str] = INPUTS_FILE.read_as(file, HASHES) if file.is_file() else {}
     for name, content in found.items():
         if known.get(name, content) != content:
             raise ConfigError(

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import json
 import os
 import platform
 import statistics
@@ -35,6 +34,7 @@ from farss.maths.choice import wait
 from farss.model.cache import cache_root
 from farss.model.cost import format_bytes
 from farss.model.devices import device_name, free_bytes
+from farss.reading import Document, unless_damaged
 from farss.storage import write_json
 
 HALF = (torch.bfloat16, torch.float16)
@@ -51,6 +51,15 @@ LEFT_FREE = 0.25
 
 KEPT = "arithmetic.json"
 """The file in the cache that holds what was timed, by device and library."""
+
+TIMINGS = Document("cache of timings", StorageError)
+SPEEDS = {
+    "type": "object",
+    "additionalProperties": {
+        "type": "object",
+        "additionalProperties": {"type": "number", "exclusiveMinimum": 0},
+    },
+}
 
 ISA_LIMIT = "ONEDNN_MAX_CPU_ISA"
 """oneDNN's own variable, the newest instruction set that it may use: with another value, another thing is timed."""
@@ -254,7 +263,7 @@ def _kept_speeds(dtype: torch.dtype, device: torch.device) -> dict[str, float]:
 @functools.cache
 def _timed_once(key: str, dtype: torch.dtype, device: torch.device, file: Path) -> dict[str, float]:
     known = _read(file)
-    if key not in known:
+    if not {name_of(dtype), name_of(torch.float32)} <= known.get(key, {}).keys():
         known[key] = _time(dtype, device)
         with contextlib.suppress(StorageError):  # a cache that cannot be written costs a second, not the work
             write_json(file, known)
@@ -262,10 +271,9 @@ def _timed_once(key: str, dtype: torch.dtype, device: torch.device, file: Path) 
 
 
 def _read(file: Path) -> dict[str, dict[str, float]]:
-    try:
-        return json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    if not file.is_file():
         return {}
+    return unless_damaged(lambda: TIMINGS.read_as(file, SPEEDS), "products are timed anew") or {}
 
 
 @torch.no_grad()

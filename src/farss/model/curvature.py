@@ -15,12 +15,15 @@ import torch
 from torch import Tensor, nn
 
 from farss.config import Fisher, LossNorm, Tokens
+from farss.errors import StorageError
+from farss.foreign import foreign
 from farss.model.calibration import Batch
 from farss.model.loss import SupervisedLoss
 from farss.model.moments import Curvature, SymmetricSum, notes_of
 from farss.model.observing import DataPass, Observer, Progress, observe
 from farss.model.readers import reader_for
 from farss.model.targets import Target, weight_matrix
+from farss.reading import unless_damaged
 
 __all__ = ["Curvature", "CurvaturePass", "Growing", "Keep", "collect"]
 
@@ -95,13 +98,20 @@ class Keep:
         """Put the kept sums, if there are any, into a pass about to begin; the number of batches they hold."""
         if not self.path.is_file():
             return 0
+        return unless_damaged(lambda: self._restored(run, reader), "rows are read from the first on") or 0
+
+    def _restored(self, run: CurvaturePass, reader: SupervisedLoss) -> int:
         notes = notes_of(self.path)
         if notes.get("identity") != self.identity:
             return 0
-        run.curvature.take(Curvature.load(self.path))
+        kept = Curvature.load(self.path)
+        run.curvature.check_like(kept)
+        with foreign(StorageError, "the kept sums cannot be used", where=self.path):
+            batches = int(notes["batches"])
+            reader.set_random_state(bytes.fromhex(notes["random_state"]))
+        run.curvature.take(kept)
         run.curvature.restored = run.curvature.sequences
-        reader.set_random_state(bytes.fromhex(notes["random_state"]))
-        return int(notes["batches"])
+        return batches
 
     def offer(self, run: CurvaturePass, reader: SupervisedLoss, batches: int) -> None:
         """Write the sums after so many batches, unless they were written a moment ago."""

@@ -16,9 +16,12 @@ from farss.model.calibration import Batch
 from farss.model.observing import DataPass, Observer, Progress, observe
 from farss.model.readers import reader_for
 from farss.model.targets import Target, weight_matrix
+from farss.reading import COUNT, Document, object_of
 from farss.storage import read_tensors, write_tensors
 
 FORMAT = "farss-gradients-1"
+GRADIENTS = Document("record of gradients", StorageError, damaged="take them anew")
+HEAD = object_of(format={"const": FORMAT}, supervised=COUNT, sequences=COUNT)
 
 
 @dataclass
@@ -84,9 +87,7 @@ class Gradients:
             StorageError: if the file is missing, damaged, or holds something else.
         """
         tensors, metadata = read_tensors(path)
-        head = json.loads(metadata.get("gradients", "{}"))
-        if head.get("format") != FORMAT:
-            raise StorageError("the file holds no gradients of this version", where=path, expected=FORMAT)
+        head = GRADIENTS.parse_as(metadata.get("gradients", "{}"), HEAD, path)
         return cls(tensors, head["supervised"], head["sequences"])
 
 

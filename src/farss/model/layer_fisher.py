@@ -7,7 +7,6 @@ sequences at once; what is kept of each module is one number.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -23,9 +22,13 @@ from farss.model.loss import SupervisedLoss
 from farss.model.observing import DataPass, Observer, Progress, observe
 from farss.model.readers import reader_for
 from farss.model.targets import Target, weight_matrix
+from farss.reading import AMOUNT, COUNT, OBJECT, Document, object_of
 from farss.storage import write_json
 
 LayerScore = Literal["sum", "mean"]
+
+LAYER_SCORES = Document("record of layer scores", StorageError, damaged="take them anew")
+SUMS = {"type": "object", "additionalProperties": AMOUNT}
 
 
 @dataclass(frozen=True)
@@ -78,10 +81,8 @@ class LayerFisher:
         Raises:
             StorageError: if the file is missing or damaged.
         """
-        try:
-            return cls(**json.loads(Path(path).read_text(encoding="utf-8")))
-        except (OSError, ValueError, TypeError) as error:
-            raise StorageError("the layer scores cannot be read", where=path, got=str(error)) from error
+        found = LAYER_SCORES.read_as(path, object_of(sums=SUMS, examples=COUNT, settings=OBJECT))
+        return cls(found["sums"], found["examples"], found["settings"])
 
 
 def collect_layer_fisher(

@@ -117,8 +117,9 @@ class SupervisedLoss:
         """Draw on from a state given by `random_state`."""
         if state:
             embeddings = self.model.get_input_embeddings()  # type: ignore[operator] # transformers' PreTrainedModel
-            self.generator = torch.Generator(embeddings.weight.device)
-            self.generator.set_state(torch.tensor(list(state), dtype=torch.uint8))
+            generator = torch.Generator(embeddings.weight.device)
+            generator.set_state(torch.tensor(list(state), dtype=torch.uint8))
+            self.generator = generator
 
     def _drawn(self, logits: Tensor) -> Tensor:
         if self.generator is None:

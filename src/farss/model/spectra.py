@@ -14,9 +14,13 @@ from farss.maths.routes import Route
 from farss.maths.spectrum import Spectrum, decompose
 from farss.model.fingerprints import weight_hash
 from farss.model.targets import Target, weight_matrix
+from farss.reading import Document, object_of, unless_damaged
 from farss.storage import read_tensors, write_json, write_tensors
 
 FORMAT = "farss-spectrum-1"
+ROUTE = Document("note of a route", StorageError)
+HEAD = Document("head of a spectrum", StorageError)
+NOTED = object_of(route={"enum": list(get_args(Route))})
 
 
 class SpectrumCache:
@@ -68,14 +72,9 @@ class SpectrumCache:
             return named_route("auto", weight)
         note = self.folder / f"{spectrum_key(target, 'auto')}.json"
         if note.is_file():
-            try:
-                noted = json.loads(note.read_text(encoding="utf-8"))["route"]
-            except (OSError, ValueError, KeyError, TypeError):
-                noted = None
-            for route in get_args(Route):
-                if route == noted:
-                    return route
-            warnings.warn(f"the route noted for {target.name} is damaged and chosen anew", stacklevel=3)
+            noted = unless_damaged(lambda: ROUTE.read_as(note, NOTED), f"that of {target.name} is chosen anew")
+            if noted is not None:
+                return noted["route"]
         route = named_route("auto", weight)
         write_json(note, {"route": route})
         return route
@@ -85,7 +84,7 @@ class SpectrumCache:
             return None
         try:
             tensors, metadata = read_tensors(path)
-            head = json.loads(metadata["spectrum"])
+            head = HEAD.parse_as(metadata["spectrum"], NOTED, path)
             sigma, basis = tensors["sigma"], tensors["basis"]
             sizes = (head["format"], tuple(head["shape"]), len(sigma), tuple(basis.shape))
         except (StorageError, KeyError, ValueError, TypeError) as error:

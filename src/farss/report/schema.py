@@ -6,6 +6,7 @@ from typing import Any
 
 from farss.errors import FarssError
 from farss.methods.look import COLOUR, LONGEST_LABEL, MARKS
+from farss.reading import first_mistake
 
 SCHEMA_VERSION = 1
 LONGEST = 300  # characters of a value that a message repeats
@@ -232,18 +233,6 @@ def validate(report: Any) -> None:
         got=got,
         do="write reports with farss of this version, or compare with farss.report.schema.REPORT_SCHEMA",
     )
-
-
-def first_mistake(value: Any, schema: dict[str, Any]) -> tuple[str, str, str] | None:
-    """Where `value` is not as `schema` says: the place, what was expected and what came; None if it is."""
-    from jsonschema import Draft202012Validator
-    from jsonschema.exceptions import best_match
-
-    mistake = best_match(Draft202012Validator(schema).iter_errors(value))
-    if mistake is None:
-        return None
-    place = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in mistake.absolute_path)
-    return place.lstrip("."), f"{mistake.validator}: {mistake.validator_value}"[:LONGEST], mistake.message[:LONGEST]
 
 
 def _check_ids(report: dict[str, Any]) -> None:

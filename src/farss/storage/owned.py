@@ -10,7 +10,6 @@ written) and, while something is being written, `writing`: the names whose conte
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import stat
 from collections.abc import Iterator, Sequence
@@ -20,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from farss.errors import OutputError
+from farss.reading import Document
 from farss.storage.files import TEMPORARY, write_json
 
 MARK, LOCK = ".farss.json", ".lock"
@@ -30,6 +30,8 @@ HASHED_WHOLE, PIECE = 64 << 20, 1 << 20
 FORMER = ("done.json", "started.json", "plan.json", "inputs.json", "train.json", "results.json", "inspect.json")
 """Of these farss folders had one before they were marked."""
 SHOWN = 4
+ELSEWHERE = "choose another --out"
+MARK_FILE = Document("mark of farss", OutputError, most_bytes=HASHED_WHOLE, damaged=ELSEWHERE)
 
 
 def check_own(folder: str | Path, verb: str, files: Sequence[str] = ()) -> None:
@@ -75,14 +77,10 @@ def read_mark(folder: str | Path) -> dict[str, Any] | None:
     path = Path(folder) / MARK
     if not path.is_file() or path.is_symlink():
         return None
-    try:
-        mark = json.loads(path.read_bytes()[:HASHED_WHOLE])
-        known = mark["schema_version"] == SCHEMA_VERSION and isinstance(mark["verb"], str)
-        known = known and isinstance(mark["files"], dict) and isinstance(mark.get("writing", []), list)
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
-        known = False
-    if not known:
-        raise OutputError("the mark of farss in this folder cannot be read", where=path, do="choose another --out")
+    mark = MARK_FILE.read_object(path)
+    good = mark.get("schema_version") == SCHEMA_VERSION and isinstance(mark.get("verb"), str)
+    if not (good and isinstance(mark.get("files"), dict) and isinstance(mark.get("writing", []), list)):
+        raise OutputError("the mark of farss in this folder cannot be read", where=path, do=ELSEWHERE)
     return mark
 
 

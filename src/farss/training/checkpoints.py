@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
-import json
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from farss.config import TrainConfig
 from farss.errors import OutputError, StorageError
+from farss.reading import COUNT, Document, object_of, unless_damaged
 from farss.settings import differences
 from farss.storage import read_tensors, write_json, write_tensors
 from farss.storage.owned import check_own, is_listed, remove, take, writing
@@ -22,6 +23,10 @@ WEIGHTS = "learned.safetensors"
 STATE = "trainer_state.json"
 IDENTITY = "training.json"
 PREFIX = "checkpoint-"
+BEGIN_AGAIN = "begin again there with --fresh, or choose another --out"
+STATE_FILE = Document("state of a checkpoint", StorageError, most_bytes=256 << 20, finite=False, damaged=BEGIN_AGAIN)
+STATE_SCHEMA = object_of(global_step=COUNT, log_history={"type": "array", "items": {"type": "object"}})
+IDENTITY_FILE = Document("account of a training", StorageError, missing=BEGIN_AGAIN, damaged=BEGIN_AGAIN)
 TRAINING = "train, its checkpoints"
 """By whom the folder of checkpoints is marked as made."""
 ANOTHER = "choose another folder"
@@ -61,13 +66,20 @@ def load_learned_(model: nn.Module, folder: str | Path) -> None:
 def latest_checkpoint(out: Path) -> Path | None:
     """The newest complete checkpoint in `out`; one cut short by a kill lacks its state, written last, and is passed."""
     for folder in sorted(_checkpoints(out), key=_step, reverse=True):
-        try:
-            json.loads((folder / STATE).read_text(encoding="utf-8"))
-        except (OSError, ValueError):
+        if not ((folder / STATE).is_file() and (folder / WEIGHTS).is_file()):
             continue
-        if (folder / WEIGHTS).is_file():
+        if unless_damaged(functools.partial(state_of, folder), "the one before it is taken") is not None:
             return folder
     return None
+
+
+def state_of(checkpoint: Path) -> dict[str, Any]:
+    """How far a training was at a checkpoint: its `global_step` and `log_history`, and what else transformers notes.
+
+    Raises:
+        StorageError: if that is missing or damaged.
+    """
+    return STATE_FILE.read_as(checkpoint / STATE, STATE_SCHEMA)
 
 
 def claim(out: Path, identity: dict[str, Any], *, resume: bool) -> Path | None:
@@ -167,8 +179,4 @@ def _step(folder: Path) -> int:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return content if isinstance(content, dict) else {}
+    return IDENTITY_FILE.read_object(path)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
@@ -15,12 +14,18 @@ from typing import TYPE_CHECKING, Any, Literal
 from torch import nn
 
 from farss.config import TrainConfig
-from farss.errors import ModelError, StorageError
+from farss.errors import ModelError
 from farss.model.arithmetic import trains_in_bfloat16, warn_if_emulated
 from farss.model.calibration import pad_token
 from farss.processes import processes, require_one_process
 from farss.training.batching import split_batch
-from farss.training.checkpoints import STATE, claim, learned_weights, load_learned_, weights_digest
+from farss.training.checkpoints import (
+    claim,
+    learned_weights,
+    load_learned_,
+    state_of,
+    weights_digest,
+)
 from farss.training.memory import PeakMemory
 from farss.training.precision import inputs_as_they_come, keep_learned_weights_exact_
 from farss.training.tasks import LanguageModelling, TrainingTask
@@ -214,7 +219,7 @@ def _run(trainer: SupervisedTrainer, checkpoint: Path | None, total_steps: int) 
         trainer.train()
         _check_budget(trainer)
         return
-    state = _state(checkpoint)
+    state = state_of(checkpoint)
     trainer.go_on_from(state["log_history"])
     if state["global_step"] < total_steps:
         trainer.train(resume_from_checkpoint=str(checkpoint))
@@ -227,13 +232,6 @@ def _run(trainer: SupervisedTrainer, checkpoint: Path | None, total_steps: int) 
 def _check_budget(trainer: SupervisedTrainer) -> None:
     if trainer.budget is not None:
         trainer.budget.check(trainer.state.global_step)
-
-
-def _state(checkpoint: Path) -> dict[str, Any]:
-    try:
-        return json.loads((checkpoint / STATE).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise StorageError("the checkpoint cannot be read", where=checkpoint, got=str(error)) from error
 
 
 def _report(trainer: SupervisedTrainer, memory: PeakMemory) -> TrainReport:

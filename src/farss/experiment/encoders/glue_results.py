@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,9 @@ from farss.errors import DataError
 from farss.evaluation.glue import GlueSample, load_samples, majority_samples, score
 from farss.experiment.environment import device, versions
 from farss.experiment.jobs import Job
+from farss.experiment.runs.records import ACCOUNT
 from farss.experiment.stages import DONE
+from farss.reading import TEXT, object_of
 
 SAMPLES = "samples.jsonl.gz"
 SCHEMA_VERSION = 1
@@ -43,7 +44,7 @@ def assemble(
 
     Raises:
         DataError: if a job is not finished.
-        StorageError: if its answers cannot be read.
+        StorageError: if its account or its answers are damaged.
     """
     tasks = {task.name: task for task, _, _ in done}
     return {
@@ -98,8 +99,7 @@ def _guess(task: GlueTask, split: str, samples: Sequence[GlueSample], training: 
 
 
 def _account(folder: Path) -> dict[str, Any]:
-    try:
-        content = json.loads((folder / DONE).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise DataError("a job of the run is not finished", where=folder, got=str(error)) from error
+    if not (folder / DONE).is_file():
+        raise DataError("a job of the run is not finished", where=folder)
+    content = ACCOUNT.read_as(folder / DONE, object_of(key=TEXT))
     return {name: value for name, value in content.items() if name != "key"}

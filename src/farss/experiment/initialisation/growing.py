@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,20 +10,23 @@ from typing import Any, TypeVar
 from torch import nn
 
 from farss.config import FarssConfig
-from farss.errors import DataError
+from farss.errors import DataError, StorageError
 from farss.experiment.initialisation.crew import Crew
 from farss.experiment.initialisation.halves import HALVES, Halved, HalvedBlocks
 from farss.experiment.initialisation.planning import collect_with
-from farss.experiment.initialisation.settling import Settlement, Step, agreed, sizes
+from farss.experiment.initialisation.settling import SETTLEMENT, Settlement, Step, agreed, sizes
 from farss.experiment.initialisation.streaming import StreamedModel
 from farss.experiment.materials import Drawn
 from farss.experiment.progress import ProgressLine
 from farss.model.curvature import Curvature, Growing
 from farss.model.spectra import SpectrumCache
 from farss.model.targets import Target
+from farss.reading import TEXT, Document, object_of, unless_damaged
 from farss.storage import write_json
 
 RECORD = "settled.json"
+RECORDED = Document("note of the rows that were read", StorageError)
+RECORD_SCHEMA = object_of(identity=TEXT, settled=SETTLEMENT)
 GROWING = ("half-*.safetensors", RECORD)
 """Names of what a reading under way keeps; the walks of the streamed engine have folders of their own."""
 Blocks = TypeVar("Blocks", bound=HalvedBlocks)
@@ -88,8 +90,8 @@ class Growth:
         """The steps that an interrupted reading has decided."""
         record = self.kept / RECORD
         if record.is_file():
-            content = json.loads(record.read_text(encoding="utf-8"))
-            if content["identity"] == self.identity:
+            content = unless_damaged(lambda: RECORDED.read_as(record, RECORD_SCHEMA), "rows are read from the first on")
+            if content is not None and content["identity"] == self.identity:
                 return Settlement.from_mapping(content["settled"])
         return Settlement((), len(self.drawn.rows))
 

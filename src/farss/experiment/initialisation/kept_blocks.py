@@ -11,15 +11,19 @@ from typing import Any
 from torch import Tensor
 
 from farss.config import FarssConfig
+from farss.errors import StorageError
+from farss.foreign import foreign
 from farss.maths.scores import DirectionScores
 from farss.methods.base import Evidence
 from farss.model.moments import Curvature
 from farss.model.spectra import SpectrumCache
 from farss.model.targets import Target, weight_matrix
+from farss.reading import OBJECT, Document, unless_damaged
 from farss.storage import read_tensors, write_tensors
 
 PARTS = ("sigma", "log_s", "lam", "gam")
 NOTE = "block"
+BLOCK = Document("note of a kept block", StorageError)
 
 
 class KeptBlocks(ABC):
@@ -45,10 +49,9 @@ class KeptBlocks(ABC):
     def has(self, index: int) -> bool:
         """Whether this block was received, now or by a walk that was interrupted."""
         if index not in self.finished and self.work is not None and self._file(index).is_file():
-            tensors, head = read_tensors(self._file(index))
-            if head.get(NOTE) is not None:
-                self.restore(tensors, json.loads(head[NOTE]))
-            self.finished.add(index)
+            file = self._file(index)
+            if unless_damaged(lambda: self._read(file), "the block is computed again"):
+                self.finished.add(index)
         return index in self.finished
 
     def receive(self, index: int, parts: Sequence[Curvature]) -> None:
@@ -60,6 +63,14 @@ class KeptBlocks(ABC):
         if self.work is not None:
             write_tensors(self._file(index), tensors, head)
         self.finished.add(index)
+
+    def _read(self, file: Path) -> bool:
+        tensors, head = read_tensors(file)
+        if head.get(NOTE) is not None:
+            notes = BLOCK.parse_as(head[NOTE], OBJECT, file)
+            with foreign(StorageError, "the kept block cannot be used", where=file):
+                self.restore(tensors, notes)
+        return True
 
     def _file(self, index: int) -> Path:
         assert self.work is not None
@@ -115,7 +126,13 @@ def packed(evidence: Evidence, targets: Sequence[Target], mark: str = "") -> tup
 
 
 def unpack(evidence: Evidence, tensors: Mapping[str, Tensor], importance: dict[str, float], mark: str = "") -> None:
-    """Put into `evidence` what `packed` took from it."""
+    """Put into `evidence` what `packed` took from it.
+
+    Raises:
+        StorageError: if there is not one number for each direction.
+    """
     for name, value in importance.items():
-        sigma, log_s, lam, gam = (tensors[f"{mark}{name}.{part}"] for part in PARTS)
+        sigma, log_s, lam, gam = parts = [tensors[f"{mark}{name}.{part}"] for part in PARTS]
+        if sigma.ndim != 1 or len({part.shape for part in parts}) > 1:
+            raise StorageError("scores of a kept block are not one per direction", where=name)
         evidence.keep(name, sigma, DirectionScores(log_s, lam, gam, value))

@@ -22,6 +22,7 @@ from farss.maths.selection import Direction
 from farss.methods import get_method
 from farss.methods.base import Evidence, RankCapWarning
 from farss.model.targets import Target, layer_count
+from farss.reading import AMOUNT, COUNT, object_of
 
 LEAST_ROWS = 8
 """Rows of the first step: halves of four texts each. Of fewer, the halves' agreement is that of single texts."""
@@ -124,6 +125,17 @@ class Settlement:
         """What `to_mapping` wrote."""
         steps = (Step(**{**step, "agreed": Agreed(**step["agreed"])}) for step in mapping["steps"])
         return cls(tuple(steps), mapping["available"])
+
+
+SHARE = {"type": ["number", "null"], "maximum": 1}
+SETTLEMENT = object_of(
+    steps={
+        "type": "array",
+        "items": object_of(rows=COUNT, tokens=COUNT, agreed=object_of(ranks=AMOUNT, low=SHARE, high=SHARE)),
+    },
+    available=COUNT,
+)
+"""The schema of what `Settlement.to_mapping` gives."""
 
 
 def settles(recipe: Recipe) -> bool:

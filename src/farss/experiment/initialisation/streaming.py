@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,7 +12,7 @@ import torch
 
 from farss.adapters.factors import Factors, initial_factors
 from farss.config import Dtype, FarssConfig, ModelConfig
-from farss.errors import ConfigError, PlanError
+from farss.errors import ConfigError, PlanError, StorageError
 from farss.experiment.initialisation.kept_blocks import KeptBlocks, ScoredBlocks
 from farss.experiment.initialisation.planning import check_boundary
 from farss.methods import get_method
@@ -31,12 +30,14 @@ from farss.model.spectra import SpectrumCache
 from farss.model.states import DiskStates, States
 from farss.model.streamed import Walk
 from farss.model.targets import Target, find_targets
+from farss.reading import Document, unless_damaged
 from farss.storage import write_json
 from farss.storage.owned import check_own, clear, take
 
 Progress = Callable[[int, int], None]
 WALK = "init, a walk"
 """By whom the folder of states and blocks is marked as made."""
+LABEL = Document("note of a walk", StorageError)
 STREAMED = frozenset({"spectrum", "curvature"})
 """The evidence that can be taken one block at a time."""
 
@@ -186,7 +187,7 @@ class StreamedModel:
         Raises:
             NotAChain: if the model cannot be walked block by block.
         """
-        states = None if blocks.work is None else _states(blocks.work, self._identity(config, data, parts))
+        states = None if blocks.work is None else walk_states(blocks.work, self._identity(config, data, parts))
         first, *others = parts
         walk = Walk(
             self.model,
@@ -263,7 +264,7 @@ class StreamedModel:
         }
 
 
-def _states(work: Path, identity: dict[str, Any]) -> States:
+def walk_states(work: Path, identity: dict[str, Any]) -> States:
     """The states of an interrupted walk with the same identity, or none, in `work`, a folder of walks alone.
 
     Raises:
@@ -271,7 +272,8 @@ def _states(work: Path, identity: dict[str, Any]) -> States:
     """
     label = work / "walk.json"
     check_own(work, WALK)
-    if not label.is_file() or json.loads(label.read_text(encoding="utf-8")) != identity:
+    kept = unless_damaged(lambda: LABEL.read_object(label), "the walk begins again") if label.is_file() else None
+    if kept != identity:
         clear(work)
         take(work, WALK, writing=[label.name, "block-*.safetensors", "*-[0-9][0-9][0-9][0-9]"])
         write_json(label, identity)

@@ -10,35 +10,25 @@ from farss.errors import StorageError
 from farss.experiment.jobs import Job
 from farss.experiment.stages import DONE
 from farss.methods import get_method
-from farss.reading import Document
-from farss.report.schema import SPECTRA, first_mistake
+from farss.reading import AMOUNT, COUNT, TEXT, Document, object_of
+from farss.report.schema import SPECTRA
 
-ACCOUNT = Document("account of a stage", StorageError)
-SPECTRA_FILE = Document("file of spectra", StorageError, most_bytes=256 << 20)
 AGAIN = "delete the folder it stands in and run the recipe again: only this stage is done anew"
+ACCOUNT = Document("account of a stage", StorageError, damaged=AGAIN)
+SPECTRA_FILE = Document("file of spectra", StorageError, most_bytes=256 << 20, damaged=AGAIN)
 
-AMOUNT: dict[str, Any] = {"type": "number", "minimum": 0}
-COUNT: dict[str, Any] = {"type": "integer", "minimum": 0}
-TEXT: dict[str, Any] = {"type": "string"}
-
-
-def _object(**properties: Any) -> dict[str, Any]:
-    """An object with all of these, and perhaps more."""
-    return {"type": "object", "properties": properties, "required": list(properties)}
-
-
-STATISTICS = _object(seconds=AMOUNT, peak_bytes=AMOUNT)
-BASE = _object()
-PLANS = _object(
+STATISTICS = object_of(seconds=AMOUNT, peak_bytes=AMOUNT)
+BASE = object_of()
+PLANS = object_of(
     seconds={"type": "object", "additionalProperties": AMOUNT},
     peak_bytes=AMOUNT,
     calibration_rows=COUNT,
     calibration_tokens=COUNT,
-    model=_object(
+    model=object_of(
         name=TEXT, fingerprint=TEXT, parameters={"type": "integer", "minimum": 1}, layers={"type": "integer"}
     ),
 )
-TRAINING = _object(
+TRAINING = object_of(
     trainable_params=COUNT,
     train_seconds=AMOUNT,
     train_tokens=COUNT,
@@ -49,9 +39,9 @@ TRAINING = _object(
         "items": {"type": "array", "items": {"type": "number"}, "minItems": 2, "maxItems": 2},
     },
 )
-TRAINING["properties"]["machine"] = _object(name=TEXT) | {"type": ["object", "null"]}
+TRAINING["properties"]["machine"] = object_of(name=TEXT) | {"type": ["object", "null"]}
 TRAINING["properties"]["apply_seconds"] = AMOUNT
-MEASURING = _object(eval_seconds=AMOUNT)
+MEASURING = object_of(eval_seconds=AMOUNT)
 VALIDATION = {"validation_loss": AMOUNT, "validation_rows": COUNT}
 MEASURING["properties"] |= VALIDATION
 
@@ -93,8 +83,7 @@ def account(folder: Path, key: str, schema: dict[str, Any]) -> dict[str, Any] | 
     content = ACCOUNT.read_object(path)
     if content.get("key") != key:
         return None
-    _require(content, schema, path)
-    return content
+    return ACCOUNT.checked(content, schema, path)
 
 
 def spectra(path: Path) -> list[dict[str, Any]]:
@@ -103,15 +92,4 @@ def spectra(path: Path) -> list[dict[str, Any]]:
     Raises:
         StorageError: if the file is missing or damaged.
     """
-    found = SPECTRA_FILE.read_json(path)
-    _require(found, SPECTRA, path)
-    return found or []
-
-
-def _require(content: Any, schema: dict[str, Any], path: Path) -> None:
-    mistake = first_mistake(content, schema)
-    if mistake is not None:
-        place, expected, got = mistake
-        raise StorageError(
-            f"a file of the run is damaged at `{place or 'the top'}`", where=path, expected=expected, got=got, do=AGAIN
-        )
+    return SPECTRA_FILE.read_as(path, SPECTRA) or []
