@@ -99,6 +99,71 @@ def test_what_a_template_leaves_out_is_refused(learned, row, lost):
         learned(two_roles, row)
 
 
+@pytest.mark.case("reasoning templates")
+@pytest.mark.parametrize(
+    "answer", [{"content": "<think>\nwhy\n</think>\n\nb"}, {"content": "b", "reasoning_content": "why"}]
+)
+def test_reasoning_that_is_to_be_learned_is_not_left_out_in_silence(learned, answer):
+    """Templates that write finished conversations drop reasoning; of earlier turns that is the template's own way."""
+    drops = "{% for m in messages %}[{{ m.role }}]{{ m.content.split('</think>')[-1] }}[end]{% endfor %}" + ASK
+    thinking = {"role": "assistant", **answer}
+    asking = said("a")[0]
+    with pytest.raises(DataError, match=r"leaves out a part of the row[\s\S]*reasoning of the last answer"):
+        learned(drops, {"messages": [asking, thinking]})
+    assert learned(drops, {"messages": [asking, thinking, *said("c", "d")]})[-1] == "d[end]"
+    assert learned(drops, {"messages": [asking, thinking | {"train": False}, *said("c", "d")]}) == ["d[end]"]
+
+
+CALLED = (
+    "{% for m in messages %}[{{ m.role }}]{{ m.content or '' }}{% for c in m.tool_calls or [] %}<{{ c.function.name }}>"
+)
+CALLED += "WRITE{% endfor %}[end]{% endfor %}" + ASK
+
+
+@pytest.mark.case("tools and calls")
+@pytest.mark.parametrize("arguments", [{"q": "x"}, '{"q": "x"}'])
+@pytest.mark.parametrize(
+    "write",
+    [
+        "{{ c.function.arguments | tojson }}",
+        "{{ '' + c.function.arguments }}",
+        "{{ c.function.arguments if c.function.arguments is string else c.function.arguments | tojson }}",
+        "{{ '{' }}{% for k, v in c.function.arguments.items() %}{{ k | tojson }}: {{ v | tojson }}}{% endfor %}",
+    ],
+)
+def test_arguments_are_learned_as_an_object_whichever_form_row_and_template_have(learned, arguments, write):
+    call = {"type": "function", "function": {"name": "find", "arguments": arguments}}
+    row = {"messages": [*said("a"), {"role": "assistant", "content": None, "tool_calls": [call]}]}
+    assert learned(CALLED.replace("WRITE", write), row) == ['<find>{"q": "x"}[end]']
+
+
+def test_arguments_that_a_template_can_only_quote_are_refused(learned):
+    call = {"type": "function", "function": {"name": "find", "arguments": '["x"]'}}
+    row = {"messages": [*said("a"), {"role": "assistant", "content": None, "tool_calls": [call]}]}
+    with pytest.raises(DataError, match="as a string in quotes"):
+        learned(CALLED.replace("WRITE", "{{ c.function.arguments | tojson }}"), row)
+
+
+@pytest.mark.case("tools and calls")
+@pytest.mark.parametrize(
+    "calls", ["find", ["find"], [{}], [{"function": "find"}], [{"function": {"name": 3}}], {"a": 1}]
+)
+def test_calls_that_name_no_function_are_refused(learned, calls):
+    row = {"messages": [*said("a"), {"role": "assistant", "content": None, "tool_calls": calls}]}
+    with pytest.raises(DataError, match="a tool call has no name"):
+        learned(CALLED, row)
+
+
+@pytest.mark.case("content in parts")
+def test_a_template_that_reads_parts_alone_is_given_parts(learned):
+    parts = "{% for p in m.content if p.type == 'text' %}{{ p.text }}{% endfor %}"
+    template = "{% for m in messages %}[{{ m.role }}]" + parts + "[end]{% endfor %}" + ASK
+    assert learned(template, {"messages": said("a", "b", "c", "d")}) == ["b[end]", "d[end]"]
+    in_parts = [{**turn, "content": [{"type": "text", "text": turn["content"]}]} for turn in said("a", "b")]
+    for either in (template, TURNS + ASK):
+        assert learned(either, {"messages": in_parts})[0].startswith("b[end]")
+
+
 @pytest.mark.case("tools and calls")
 def test_words_that_a_template_escapes_or_trims_are_no_loss(learned):
     template = "{% for m in messages %}[{{ m.role }}]{{ m.content | trim | tojson }}[end]{% endfor %}" + ASK

@@ -132,13 +132,14 @@ def test_a_label_beside_a_text_is_only_named():
 @pytest.mark.case("every field is obeyed, named or refused")
 @pytest.mark.parametrize("name", sorted({*REFUSED_IN_TURNS, *TEMPLATE_FIELDS, "mood"}))
 def test_every_other_field_of_a_message_is_refused_handed_on_or_named(name):
-    row = {"messages": [TALK[0], {**TALK[1], name: ["x"]}]}
+    value = [CALL] if name == "tool_calls" else ["x"]
+    row = {"messages": [TALK[0], {**TALK[1], name: value}]}
     if name in REFUSED_IN_TURNS:
         with pytest.raises(DataError, match=f"no `{name}`"):
             read_record(row)
         return
     record = read_record(row)
-    assert record.messages[1][name] == ["x"]
+    assert record.messages[1][name] == value
     assert record.unused == (() if name in TEMPLATE_FIELDS else (f"messages[].{name}",))
 
 

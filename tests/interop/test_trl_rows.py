@@ -7,6 +7,7 @@ import json
 import pytest
 
 from farss.datasets.formats import formatter
+from farss.errors import DataError
 from farss.model.encoding import encode_rows
 
 TEXTS = [
@@ -18,7 +19,8 @@ TEXTS = [
 SPECIAL = [
     "<s>", "</s>", "<pad>", "<bos>", "<eos>", "<|begin|>", "<|head|>", "<|/head|>", "<|eot|>", "<|im_start|>",
     "<|im_end|>", "<start_of_turn>", "<end_of_turn>", "<|user|>", "<|assistant|>", "<|system|>", "<|end|>", "<|U|>",
-    "<|A|>", "<|stop|>",
+    "<|A|>", "<|stop|>", "<|begin_of_text|>", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>",
+    "<\uff5cUser\uff5c>", "<\uff5cAssistant\uff5c>", "<\uff5cend\u2581of\u2581sentence\uff5c>",
 ]  # fmt: skip
 SYSTEM_FIRST = "{% if messages[0].role == 'system' %}{% set head = messages[0].content %}{% set rest = messages[1:] %}"
 SYSTEM_FIRST += "{% else %}{% set head = '' %}{% set rest = messages %}{% endif %}"
@@ -150,9 +152,9 @@ def of_trl(tokenizer):
     return prepare
 
 
-def ours(tokenizer, template, row, name="auto"):
+def ours(tokenizer, template, row, name="auto", **settings):
     tokenizer.chat_template = template
-    (example,) = encode_rows([row], tokenizer, formatter("mine", name, tokenizer), 10_000)
+    (example,) = encode_rows([row], tokenizer, formatter("mine", name, tokenizer, **settings), 10_000)
     return list(example.ids), list(example.labels)
 
 
@@ -161,6 +163,7 @@ def unmarked(template: str) -> str:
 
 
 PAIRS = [(name, kind) for name in MARKED for kind in ROWS if kind != "tools" or "tools" in name]
+PAIRS.remove(("DeepSeek", "reasoning"))  # its template drops reasoning even of the last answer: refused
 
 
 @pytest.mark.case("the template's own text is what is learned")
@@ -174,19 +177,80 @@ def test_answers_are_found_without_marks_where_the_marks_are(tokenizer, name, ki
 
 
 @pytest.mark.case("the template's own text is what is learned")
-@pytest.mark.parametrize("name", MARKED)
-def test_learned_tokens_are_those_of_trl_with_marks(tokenizer, of_trl, tmp_path, name):
-    for kind in ("system", "tools" if "tools" in name else "multi"):
-        expected = of_trl(MARKED[name], ROWS[kind], tmp_path / kind, assistant_only_loss=True)
-        assert ours(tokenizer, MARKED[name], ROWS[kind]) == expected
+@pytest.mark.parametrize(("name", "kind"), PAIRS)
+def test_learned_tokens_are_those_of_trl_with_marks(tokenizer, of_trl, tmp_path, name, kind):
+    expected = of_trl(MARKED[name], ROWS[kind], tmp_path, assistant_only_loss=True)
+    assert ours(tokenizer, MARKED[name], ROWS[kind]) == expected
+
+
+def in_two(row: dict) -> dict:
+    """A conversation as a prompt and its completion."""
+    beside = {name: value for name, value in row.items() if name != "messages"}
+    return {"prompt": row["messages"][:-1], "completion": row["messages"][-1:]} | beside
 
 
 @pytest.mark.case("the template's own text is what is learned")
-@pytest.mark.parametrize("name", MARKED)
-def test_learned_tokens_are_those_of_trl_after_a_prompt(tokenizer, of_trl, tmp_path, name):
-    template = unmarked(MARKED[name])
-    row = {"prompt": MULTI[:3], "completion": MULTI[3:]}
+@pytest.mark.parametrize(("name", "kind"), PAIRS)
+def test_learned_tokens_are_those_of_trl_after_a_prompt(tokenizer, of_trl, tmp_path, name, kind):
+    template, row = unmarked(MARKED[name]), in_two(ROWS[kind])
     assert ours(tokenizer, template, row) == of_trl(template, row, tmp_path, completion_only_loss=True)
+
+
+PUBLISHED = {
+    "llama3": ["single", "multi", "system", "reasoning"],
+    "qwen2_5": list(ROWS),
+    "qwen3": list(ROWS),
+    "gemma": ["single", "multi", "reasoning"],
+    "gemma3": ["single", "multi", "system", "reasoning"],
+    "phi3": ["single", "multi", "system", "reasoning"],
+    "deepseekv3": ["single", "multi", "system"],
+}
+"""Templates that TRL ships as their models have them, each with the rows that it takes."""
+EVERY = [(name, kind) for name, kinds in PUBLISHED.items() for kind in kinds]
+
+
+@pytest.fixture(scope="module")
+def published():
+    utilities = pytest.importorskip("trl.chat_template_utils")
+    return lambda name: getattr(utilities, f"{name}_chat_template")
+
+
+@pytest.mark.case("the template's own text is what is learned")
+@pytest.mark.parametrize(("name", "kind"), EVERY)
+def test_of_published_templates_the_same_is_learned_after_a_prompt(tokenizer, of_trl, tmp_path, published, name, kind):
+    row = in_two(ROWS[kind])
+    assert ours(tokenizer, published(name), row) == of_trl(published(name), row, tmp_path, completion_only_loss=True)
+
+
+@pytest.mark.case("the template's own text is what is learned")
+@pytest.mark.parametrize(("name", "kind"), EVERY)
+def test_where_trl_exchanges_a_template_what_differs_is_what_the_page_says(
+    tokenizer, of_trl, tmp_path, published, name, kind
+):
+    """For turns, TRL puts a template of its own with marks in the place of a known one."""
+    ids, labels = of_trl(published(name), ROWS[kind], tmp_path, assistant_only_loss=True)
+    found = ours(tokenizer, published(name), ROWS[kind])
+    if name in ("qwen2_5", "deepseekv3"):  # its marks begin before the answer, in what the model is given
+        given = tokenizer.convert_tokens_to_ids("<\uff5cAssistant\uff5c>" if name == "deepseekv3" else "\u010a")
+        for place, label in enumerate(labels[1:], start=1):
+            if label == given and labels[place - 1] == -100:
+                labels[place] = -100
+    if name == "qwen3":  # it writes an empty block of reasoning into earlier answers, which the model's template drops
+        block = tokenizer("<think>\n\n</think>\n\n", add_special_tokens=False)["input_ids"]
+        last = max(i for i in range(len(ids)) if ids[i : i + len(block)] == block or i == 0)
+        for place in range(last - 1 if kind != "reasoning" else len(ids), -1, -1):
+            if ids[place : place + len(block)] == block:
+                del ids[place : place + len(block)], labels[place : place + len(block)]
+    assert found == (ids, labels)
+
+
+@pytest.mark.case("the template's own text is what is learned")
+@pytest.mark.parametrize(
+    ("name", "kind"), [("llama3", "tools"), ("phi3", "tools"), ("deepseekv3", "reasoning"), ("gemma", "system")]
+)
+def test_what_a_published_template_does_not_show_is_refused(tokenizer, published, name, kind):
+    with pytest.raises(DataError, match=r"leaves out a part of the row|refuses the row"):
+        ours(tokenizer, published(name), ROWS[kind])
 
 
 @pytest.mark.case("the template's own text is what is learned")
@@ -194,11 +258,30 @@ def test_texts_are_those_of_trl(tokenizer, of_trl, tmp_path):
     row = {"prompt": "What is two plus two?", "completion": " It is four."}
     expected = of_trl(None, row, tmp_path / "none", completion_only_loss=True)
     assert ours(tokenizer, None, row, "none") == expected == ours(tokenizer, None, row)
-    instruction = {"instruction": "What is two plus two?", "input": "", "output": "It is four."}
-    rendered = formatter("mine", "alpaca")(instruction)
-    row = {"prompt": rendered.prompt, "completion": "It is four."}
-    expected = of_trl(None, row, tmp_path / "alpaca", completion_only_loss=True)
-    assert ours(tokenizer, None, instruction, "alpaca") == expected
     ids, labels = of_trl(None, {"text": "It is four."}, tmp_path / "text")
     found = ours(tokenizer, None, {"text": "It is four."})
     assert found[0] == ids and found[1][1:] == labels[1:]  # the first label is never used
+
+
+BESIDE = {
+    "single": {},
+    "input": {"input": "as words"},
+    "system": {"system": "Reply with one word."},
+    "multi": {"history": [["What is two?", "Two."]]},
+    "tools": {"tools": ROWS["tools"]["tools"]},
+}
+WRITTEN = [("none", "single"), ("none", "input"), *(("alpaca", kind) for kind in BESIDE if kind != "tools")]
+
+
+@pytest.mark.case("the template's own text is what is learned")
+@pytest.mark.parametrize(("name", "kind"), [(name, kind) for name in ("none", "alpaca") for kind in BESIDE])
+def test_what_templates_of_text_write_is_learned_as_trl_learns_it(tokenizer, of_trl, tmp_path, name, kind):
+    row = {"instruction": "What is two plus two?", "output": "It is four."} | BESIDE[kind]
+    if (name, kind) not in WRITTEN:
+        with pytest.raises(DataError, match=r"needs? a chat template"):
+            ours(tokenizer, None, row, name)
+        return
+    prompt = formatter("mine", name)(row).prompt
+    assert prompt.count("What is two") == 1 + ("history" in row) and row.get("system", "") in prompt
+    expected = of_trl(None, {"prompt": prompt, "completion": "It is four."}, tmp_path, completion_only_loss=True)
+    assert ours(tokenizer, None, row, name, turns="last") == expected

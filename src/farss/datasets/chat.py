@@ -10,15 +10,17 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any, cast
 
 from jinja2 import TemplateError
 
 from farss.config import Turns
+from farss.datasets.calls import argument_forms, has_calls, quotes_arguments
 from farss.datasets.records import Record, excerpt
 from farss.datasets.rendered import Rendered, Span
-from farss.datasets.turns import Message, is_empty
+from farss.datasets.turns import REASONING, Message, is_empty
 from farss.errors import DataError
 from farss.reading import loads
 
@@ -47,6 +49,8 @@ class ChatTemplate:
     def __init__(self, tokenizer: Any, template: str | None = None, turns: Turns = "all") -> None:
         self._tokenizer, self._given = tokenizer, template
         self._turns: Turns = turns
+        self._in_parts = False
+        self._in_parts = self._takes_parts_alone()
         self.after = self._after_an_answer()
         self.turn_end = (self.after or "").strip() or None
 
@@ -56,6 +60,7 @@ class ChatTemplate:
         Raises:
             DataError: if the template refuses the conversation or leaves a part of it out.
         """
+        record = self._callable(record)
         text, marks = self._render(record, marked=True)
         self._require_complete(record, text)
         wanted = _wanted(record, self._turns)
@@ -69,6 +74,32 @@ class ChatTemplate:
         ends_itself = spans[-1][1] < len(text) or not last or not text.endswith(last)
         return Rendered(text, tuple(spans), opened=True, closed=ends_itself)
 
+    def _callable(self, record: Record) -> Record:
+        """The record with the arguments of its calls in the form that the template takes.
+
+        Raises:
+            DataError: if it takes none.
+        """
+        if not has_calls(record.messages):
+            return record
+        refusals = list[DataError]()
+        for messages in argument_forms(record.messages):
+            try:
+                text, _ = self._render(record, messages)
+            except DataError as error:
+                refusals.append(error)
+                continue
+            if not quotes_arguments(messages, text):
+                return replace(record, messages=messages)
+        if refusals:
+            raise refusals[0]
+        raise DataError(
+            "the chat template writes the arguments of a tool call as a string in quotes",
+            expected="the arguments as an object",
+            got=excerpt(record.messages),
+            do="write the arguments of every call as a JSON object, or give another data.template",
+        )
+
     def _render(
         self, record: Record, messages: Sequence[Message] | None = None, *, ask: bool = False, marked: bool = False
     ) -> tuple[str, list[Span] | None]:
@@ -81,7 +112,7 @@ class ChatTemplate:
             template = self._tokenizer.get_chat_template(self._given, tools)
             marked = marked and _MARKS.search(template) is not None
             texts, spans = render_jinja_template(
-                conversations=[[{k: v for k, v in message.items() if v is not None} for message in said]],
+                conversations=[[self._as_taken(message) for message in said]],
                 tools=cast("Any", tools),
                 chat_template=template,
                 return_assistant_tokens_mask=marked,
@@ -97,6 +128,13 @@ class ChatTemplate:
             ) from None
         return texts[0], cast("list[Span]", spans[0]) if marked else None
 
+    def _as_taken(self, message: Message) -> Message:
+        """A message as the template takes it: without what it has not, its text in parts if it reads nothing else."""
+        taken = {name: value for name, value in message.items() if value is not None}
+        if self._in_parts and isinstance(taken.get("content"), str):
+            taken["content"] = [{"type": "text", "text": taken["content"]}]
+        return taken
+
     def _require_complete(self, record: Record, text: str) -> None:
         """Refuse a template that leaves out what the row says: its meaning would be another one."""
         lost = [f"the text of a turn of `{m['role']}`" for m in record.messages if not _is_said(m, text)]
@@ -105,6 +143,8 @@ class ChatTemplate:
         for message in record.messages:
             names = [call.get("function", call).get("name") for call in message.get("tool_calls") or ()]
             lost += [f"a tool call of `{name}`" for name in names if str(name) not in text]
+        if record.learned[-1] and any(not _holds(text, thought) for thought in _thoughts(record.messages[-1])):
+            lost.append("the reasoning of the last answer, which is to be learned")
         if lost:
             raise DataError(
                 "the chat template leaves out a part of the row",
@@ -153,16 +193,25 @@ class ChatTemplate:
         tail = min(_shared(text[::-1], other[::-1]) for other in others)
         return start, max(start, len(text) - tail)
 
+    def _takes_parts_alone(self) -> bool:
+        """Whether the template writes an answer only if it comes as a list of parts, as some of vision models do."""
+        if _PROBES[0] in self._sample():
+            return False
+        self._in_parts = True
+        return _PROBES[0] in self._sample()
+
     def _after_an_answer(self) -> str | None:
         """What the template writes right after an answer, found by rendering one; None where it refuses the example."""
-        probe = _PROBES[0]
-        sample = ({"role": "user", "content": "Hello"}, {"role": "assistant", "content": probe})
-        try:
-            text, _ = self._render(Record("sample", sample, (False, True)))
-        except DataError:
-            return None
-        _, found, end = text.rpartition(probe)
+        _, found, end = self._sample().rpartition(_PROBES[0])
         return end or None if found else None
+
+    def _sample(self) -> str:
+        """A short conversation with a probe for an answer, rendered; nothing where the template refuses it."""
+        said = ({"role": "user", "content": "Hello"}, {"role": "assistant", "content": _PROBES[0]})
+        try:
+            return self._render(Record("sample", said, (False, True)))[0]
+        except DataError:
+            return ""
 
 
 def _shared(one: str, other: str) -> int:
@@ -207,10 +256,20 @@ def _is_said(message: Message, text: str) -> bool:
     if not content or not content.strip():
         return True
     said = (content.strip(), content.rpartition("</think>")[2].strip())
-    if any(words in text for words in said):
-        return True
-    escaped = (json.dumps(words, ensure_ascii=ascii_only)[1:-1] for words in said for ascii_only in (False, True))
-    return any(words in text for words in escaped) or (message["role"] == "tool" and _is_json(content))
+    return any(_holds(text, words) for words in said) or (message["role"] == "tool" and _is_json(content))
+
+
+def _holds(text: str, words: str) -> bool:
+    """Whether words are in a text, as they are or escaped in JSON."""
+    return words in text or any(json.dumps(words, ensure_ascii=only)[1:-1] in text for only in (False, True))
+
+
+def _thoughts(message: Message) -> Iterator[str]:
+    """What a turn of the assistant reasons before it answers, in its content or in a field beside it."""
+    before, closed, _ = str(message.get("content") or "").rpartition("</think>")
+    if closed:
+        yield before.rpartition("<think>")[2].strip()
+    yield from (message[name].strip() for name in REASONING if isinstance(message.get(name), str))
 
 
 def _is_json(text: str) -> bool:

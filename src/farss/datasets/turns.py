@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -109,10 +109,28 @@ def _turn(turn: object, name: str) -> tuple[Message, bool, list[str]]:
     if role == CALL:
         message = {"role": "assistant", "content": None, "tool_calls": _called(content)}
     message |= {key: value for key, value in turn.items() if key not in READ and value is not None}
+    _require_calls(message.get("tool_calls"), turn)
     if message["content"] is None and not message.get("tool_calls"):
         raise DataError("a message has no content", expected="a text, or `tool_calls`", got=_seen(turn))
     extras = [key for key, value in turn.items() if key not in READ | TEMPLATE_FIELDS and value is not None]
     return message, _flag(turn, message["role"]), extras
+
+
+def _require_calls(calls: object, turn: Mapping[str, Any]) -> None:
+    """Refuse calls that name no function."""
+    if not calls:
+        return
+    inner = [call.get("function", call) if isinstance(call, Mapping) else None for call in _listed(calls)]
+    if not inner or not all(isinstance(call, Mapping) and isinstance(call.get("name"), str) for call in inner):
+        raise DataError(
+            "a tool call has no name",
+            expected='tool_calls: [{"type": "function", "function": {"name": ..., "arguments": {...}}}]',
+            got=_seen(turn),
+        )
+
+
+def _listed(value: object) -> Sequence[Any]:
+    return value if isinstance(value, (list, tuple)) else []
 
 
 def _content(value: object, turn: Mapping[str, Any]) -> str | None:
