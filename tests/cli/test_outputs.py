@@ -258,7 +258,7 @@ def test_a_training_goes_on_with_other_passes_and_names_other_settings(
     asked = ("train", "--init", initialised, "--set", "train.save_steps=1", "--epochs", "2", "--out", tmp_path / "out")
     save = steps.save_adapter
 
-    def broken(*args):
+    def broken(*args, **settings):
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(steps, "save_adapter", broken)
