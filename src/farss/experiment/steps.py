@@ -23,6 +23,7 @@ from farss.experiment.arithmetic import settle
 from farss.experiment.dating import date_in, dated
 from farss.experiment.outputs import begin_again, check_new_output, check_output, inputs_on_disk, rescued
 from farss.experiment.progress import ProgressLine
+from farss.experiment.space import check_space, export_space, stored_shape, train_space
 from farss.model.ends import stops_beside
 from farss.model.sources import load
 from farss.processes import require_one_process
@@ -99,6 +100,7 @@ def fine_tune(recipe: Recipe, init: str | Path, out: str | Path, *, fresh: bool 
     require_adapter(Path(init) / "adapter")
     asked = recipe = dated(recipe, None if fresh else date_in(place / RECIPE), date_in(Path(init) / RECIPE))
     training = materials.training_set(recipe, materials.tokenizer_of(recipe))  # what is wrong with a row is said now
+    check_space(place, train_space(Path(init) / "adapter", recipe.train, len(training.rows), place / CHECKPOINTS))
     recipe, decided = settle(asked)
     if not fresh:
         check_settings(place / CHECKPOINTS, recipe.train)
@@ -205,6 +207,9 @@ def export_adapter(
         raise ConfigError("only merged weights have a dtype of their own", got=f"--to {to} --dtype {dtype}")
     base = base or base_recipe(adapter).model
     keep_apart(out, {"the base model": base.name})
+    stored, numbers = stored_shape(base)
+    kind = stored if dtype == "checkpoint" else getattr(torch, dtype)
+    check_space(out, export_space(Path(adapter), to, numbers, kind))
     # An adapter is checked in float32, where a wrong one cannot hide in the rounding of the base's own dtype; a whole
     # model is computed as the device does it fastest, and written in the checkpoint's dtype or the one asked for.
     loaded = load(base, dtype="float32" if to in ADAPTER_FORMS or dtype == "float32" else "auto")

@@ -18,6 +18,7 @@ from farss.errors import ModelError, StorageError
 from farss.model.checkpoint import load_folder, quiet
 from farss.model.fingerprints import fingerprint
 from farss.storage import new_folder
+from farss.storage.disk import CACHE_FULL, require_space
 
 FORMAT = 1  # raise when the converted checkpoint changes, so that older conversions are not used
 BLOCK_BYTES = 1 << 20
@@ -36,12 +37,16 @@ def convert(files: Sequence[Path], name: str, folder: Path, *, sha256: str | Non
     Raises:
         ModelError: if the file is damaged, of a layout transformers cannot read, or the converted checkpoint does not
             give the outputs of the model it was made from.
+        ResourceError: if the disk of the cache cannot hold it.
         StorageError: if the checkpoint cannot be written.
     """
     digest = check_digest(files, name, sha256)
     target = folder / f"{name}-{digest[:12]}-{FORMAT}"
     if (target / "config.json").is_file():
         return target
+    size = sum(file.stat().st_size for file in files)
+    # Weights of two bytes from ones of at most four, and all pieces joined before that.
+    require_space(folder, size // 2 + size * (len(files) > 1), f"the converted model `{name}`", CACHE_FULL)
     try:
         with new_folder(target) as temporary:
             _write_checkpoint(files, temporary)

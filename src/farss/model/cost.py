@@ -88,7 +88,7 @@ def resident_cost(model: nn.Module, targets: Sequence[Target], dtype: torch.dtyp
     activations = sum(_activation_bytes(block, dtype) for block in _blocks(targets).values()) * batch.tokens
     return MemoryCost(
         weights=_bytes(model.parameters(), dtype),
-        moments=sum(_moment_bytes(block, dtype) for block in _blocks(targets).values()),
+        moments=curvature_bytes(targets, dtype),
         activations=activations + _logit_bytes(model, dtype, batch),
         decomposition=max(_decomposition_bytes(target) for target in targets),
     )
@@ -211,6 +211,11 @@ def _moment_bytes(block: Sequence[Target], dtype: torch.dtype) -> int:
             k = min(target.shape)
             numbers += k * k * (1 if shared or target.shape[0] >= target.shape[1] else 2)
     return int(numbers * PACKED_SHARE * MOMENT_BYTES.get(dtype, 4))
+
+
+def curvature_bytes(targets: Sequence[Target], dtype: torch.dtype) -> int:
+    """The second moments of all targets: what directions are scored with."""
+    return sum(_moment_bytes(block, dtype) for block in _blocks(targets).values())
 
 
 def input_moment_bytes(targets: Sequence[Target], dtype: torch.dtype, copies: int = 1) -> int:

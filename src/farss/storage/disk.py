@@ -20,6 +20,9 @@ NEARLY_NOTHING = 1 << 20
 LEAST_BYTES = 256 << 10
 """What the smallest result takes: a page, its figures and samples."""
 
+ELSEWHERE = "free some space, or choose another --out"
+CACHE_FULL = "free some space, or name another disk for the cache in FARSS_CACHE"
+
 
 def full_disk(error: BaseException, where: str | Path) -> StorageError | None:
     """What to say of an error that a full disk made, whatever library wrapped it; None for any other error.
@@ -44,13 +47,14 @@ def full_disk(error: BaseException, where: str | Path) -> StorageError | None:
     )
 
 
-def require_space(place: str | Path, needed: int, what: str) -> None:
+def require_space(place: str | Path, needed: int, what: str, do: str = ELSEWHERE) -> None:
     """Refuse to begin what cannot fit.
 
     Args:
         place: a file or folder that is to be written, there or not.
         needed: the least number of bytes it takes.
         what: goes there, for the message.
+        do: the next step for the user.
 
     Raises:
         ResourceError: naming the disk, what is free and what is needed.
@@ -61,7 +65,7 @@ def require_space(place: str | Path, needed: int, what: str) -> None:
             where=place,
             expected=f"{needed:,} bytes for {what}",
             got=describe_disk(Path(place)),
-            do="free some space, or choose another --out",
+            do=do,
         )
 
 

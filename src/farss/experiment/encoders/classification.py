@@ -30,7 +30,8 @@ from farss.experiment.jobs import Job, jobs_of
 from farss.experiment.materials import Drawn, draw
 from farss.experiment.outputs import begin_again, check_output, inputs_on_disk, rescued
 from farss.experiment.progress import ProgressLine
-from farss.experiment.stages import check_stage, run_stage, stage_key
+from farss.experiment.space import check_space, glue_space
+from farss.experiment.stages import check_stage, finished, run_stage, stage_key
 from farss.experiment.unchanged import INPUTS, check_unchanged, model_input, requested
 from farss.experiment.workers import Share, Task, run_all, shares
 from farss.methods import get_method, package_of_method
@@ -162,6 +163,8 @@ def run_glue(
     if not fresh:
         for job in jobs:
             check_stage(place / job.folder, job.key(recipe))
+    left = [job for job in jobs if fresh or not finished(place / job.folder, job.key(recipe))]
+    check_space(place, *glue_space(recipe, [job.job for job in left]))
     inputs = _inputs(recipe, chosen, splits, source)
     with held(place):
         begin_again(place, fresh)

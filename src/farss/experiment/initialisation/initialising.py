@@ -45,6 +45,7 @@ from farss.experiment.initialisation.statistics import Origin, check_usable, loa
 from farss.experiment.initialisation.streaming import StreamedModel, check_streamable, streamable
 from farss.experiment.outputs import check_new_output, inputs_on_disk
 from farss.experiment.progress import ProgressLine
+from farss.experiment.space import check_space, init_space
 from farss.experiment.steps import RECIPE
 from farss.methods import get_method
 from farss.methods.base import FROM_DATA, KNOWLEDGE, STATISTICS, Evidence
@@ -115,6 +116,7 @@ def initialise(
         materials.knowledge_prompts(recipe)
     queue = _queue(request)
     chosen, seen = engine_for(recipe, engine, None if given else method, queue)
+    check_space(out, *init_space(recipe, method, given, chosen, seen, queue))
     started = time.perf_counter()
     with crew() as hands:
         request = dataclasses.replace(request, hands=hands)

@@ -18,6 +18,7 @@ from farss.experiment.initialisation.settling import settles
 from farss.experiment.initialisation.statistics import STATISTICS, Origin, Shard, save_statistics
 from farss.experiment.outputs import check_new_output, inputs_on_disk
 from farss.experiment.progress import ProgressLine
+from farss.experiment.space import check_space, shard_space
 from farss.experiment.stages import stage_key
 from farss.experiment.steps import RECIPE
 from farss.model.calibration import Batch, Example, data_fingerprint
@@ -139,6 +140,7 @@ def initialise_shard(recipe: Recipe, out: str | Path, shard: Shard) -> dict[str,
         )
     recipe = dated(recipe)
     calibration_of(recipe, materials.tokenizer_of(recipe))  # a wrong row is named before the model is loaded
+    check_space(out, shard_space(recipe))
     settled, decided = settle(recipe)
     loaded = materials.load_for_statistics(settled)
     with work_folder(out, [PARTIAL]) as work, ProgressLine(f"statistics of shard {shard.number}/{shard.count}") as line:

@@ -26,6 +26,7 @@ from farss.experiment.initialisation.sharding import shard_batches
 from farss.experiment.inspection import portrait
 from farss.experiment.inspection.looking import Found, look, look_streamed
 from farss.experiment.outputs import check_new_output, inputs_on_disk, rescued
+from farss.experiment.space import check_space, spectra_bytes, state_bytes
 from farss.experiment.steps import RECIPE
 from farss.methods import get_method
 from farss.methods.base import RankCapWarning
@@ -90,6 +91,8 @@ def inspect(
     queue = [batch for half in halves for batch in half[: recipe.init.max_batches]]
     seen = outlook(recipe, queue)
     chosen = for_halves(seen).choose(engine)
+    states = state_bytes(seen, queue) if chosen == "streamed" else 0
+    check_space(out, {"hidden states": states}, spectra_bytes(seen.targets, seen.dtype))
     check_boundary(seen.targets, resolved(recipe.init), [portrait.METHOD])
     steps = sizes(len(examples)) if settles(recipe) else [len(examples)]
     predicted = _predicted(recipe, seen, chosen, sum(batch.tokens for batch in queue), steps)

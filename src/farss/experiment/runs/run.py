@@ -20,6 +20,7 @@ from farss.experiment.runs.inputs import inputs_of
 from farss.experiment.runs.keys import Keys
 from farss.experiment.runs.outlook import BASE, PLANS, Remaining
 from farss.experiment.runs.work import collect_statistics, gather_statistics, plan_methods, train_job
+from farss.experiment.space import check_space, run_space
 from farss.experiment.stages import check_stage, finished, run_stage
 from farss.experiment.unchanged import INPUTS, check_unchanged
 from farss.experiment.workers import Share, Task, run_all, shares
@@ -67,6 +68,9 @@ def run(
     materials.check_inputs(recipe)  # with select: validation, the division of the rows too
     if methods_needing(recipe, KNOWLEDGE):
         materials.knowledge_prompts(recipe)
+    left = [job for job in jobs_of(recipe) if fresh or not finished(folder / job.id / "train", keys.training(job))]
+    planned = not fresh and finished(folder / "plans", keys.plans) is not None
+    check_space(folder, *run_space(recipe, left, planned, len(materials.training_rows(recipe))))
     with held(folder):
         begin_again(folder, fresh)
         take(folder, VERB)
