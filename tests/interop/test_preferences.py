@@ -8,9 +8,11 @@ import math
 import pytest
 import torch
 from datasets import Dataset
+from peft import PeftModel
 from transformers import PreTrainedTokenizerFast
 
 from farss.adapters.apply import apply
+from farss.adapters.files import load_adapter
 from farss.config import FarssConfig
 from farss.errors import AdapterError
 from farss.experiment.initialisation.planning import plan as make_plan
@@ -46,7 +48,7 @@ def policy(kit, method: str, base: str = "reference"):
 def settings(kind, folder, **more):
     common = {"max_steps": 1, "logging_steps": 1, "report_to": "none", "use_cpu": True, "bf16": False, "seed": 1}
     quiet = {"disable_tqdm": True, "save_strategy": "no", "gradient_checkpointing": False}
-    return kind(output_dir=str(folder), per_device_train_batch_size=4, **common, **quiet, **more)
+    return kind(output_dir=str(folder), per_device_train_batch_size=4, **(common | quiet | more))
 
 
 def logged(trainer, *keys: str) -> list[float]:
@@ -95,8 +97,10 @@ def test_the_copy_that_all_of_them_make_is_the_policy_to_the_bit(kit, method):
     assert list(wrapped.peft_config) == ["default"]
 
 
-def test_the_divergence_of_kto_begins_at_zero(kit, tokenizer, tmp_path):
-    wrapped, _ = policy(kit, "farss")
+@pytest.mark.case("the reference of a preference training is not the model it started from")
+@pytest.mark.parametrize("method", COPIED)
+def test_the_divergence_of_kto_begins_at_zero(kit, tokenizer, tmp_path, method):
+    wrapped, _ = policy(kit, method)
     rows = [{"prompt": row["prompt"], "completion": row["chosen"], "label": i % 2 == 0} for i, row in enumerate(PAIRED)]
     arguments = settings(trl.KTOConfig, tmp_path)
     trainer = trl.KTOTrainer(
@@ -105,9 +109,11 @@ def test_the_divergence_of_kto_begins_at_zero(kit, tokenizer, tmp_path):
     assert logged(trainer, "kl", "loss") == pytest.approx([0, 0.5], abs=SAME)
 
 
+@pytest.mark.case("the reference of a preference training is not the model it started from")
+@pytest.mark.parametrize("method", COPIED)
 @pytest.mark.parametrize("kind", ["GRPO", "RLOO"])
-def test_the_divergence_of_grpo_and_rloo_begins_at_zero(kit, tokenizer, tmp_path, kind):
-    wrapped, _ = policy(kit, "pissa")
+def test_the_divergence_of_grpo_and_rloo_begins_at_zero(kit, tokenizer, tmp_path, kind, method):
+    wrapped, _ = policy(kit, method)
     arguments = settings(getattr(trl, f"{kind}Config"), tmp_path, num_generations=2, max_completion_length=4, beta=0.1)
     trainer = getattr(trl, f"{kind}Trainer")(
         model=wrapped,
@@ -119,9 +125,33 @@ def test_the_divergence_of_grpo_and_rloo_begins_at_zero(kit, tokenizer, tmp_path
     assert logged(trainer, "kl") == pytest.approx([0], abs=SAME)
 
 
-def test_adalora_says_why_it_takes_no_reference(kit, tokenizer, tmp_path):
+@pytest.mark.case("a checkpoint in plain PEFT is not the trained model")
+@pytest.mark.parametrize("method", COPIED)
+def test_what_dpo_saves_is_the_trained_model_to_plain_peft_and_to_us(kit, tokenizer, tmp_path, method):
+    original = kit.models["llama"]()
+    wrapped, before = policy(kit, method)
+    saving = {"learning_rate": 1e-2, "save_strategy": "steps", "save_steps": 1}
+    arguments, rows = settings(trl.DPOConfig, tmp_path, **saving), Dataset.from_list(PAIRED)
+    trainer = trl.DPOTrainer(model=wrapped, args=arguments, train_dataset=rows, processing_class=tokenizer)
+    trainer.train()
+    trainer.save_model(str(tmp_path / "model"))
+    expected = kit.logits(wrapped, kit.tokens())
+    assert (expected - before).abs().max() > 1e-3
+    for folder in ("checkpoint-1", "model"):
+        plain = PeftModel.from_pretrained(copy.deepcopy(original), str(tmp_path / folder), adapter_name="renamed")
+        torch.testing.assert_close(kit.logits(plain, kit.tokens()), expected, atol=1e-4, rtol=0)
+        ours = load_adapter(copy.deepcopy(original), tmp_path / folder)
+        torch.testing.assert_close(kit.logits(ours, kit.tokens()), expected, atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("kind", ["DPO", "KTO", "GRPO", "RLOO"])
+def test_adalora_says_why_it_takes_no_reference(kit, tokenizer, tmp_path, kind):
     wrapped, _ = policy(kit, "adalora")
-    arguments, rows = settings(trl.DPOConfig, tmp_path), Dataset.from_list(PAIRED)
+    more = {} if kind in ("DPO", "KTO") else {"beta": 0.1, "num_generations": 2}
+    rewards = {"reward_funcs": lambda completions, **_: [0.0 for _ in completions]} if more else {}
+    rows = PAIRED if kind == "DPO" else [{"prompt": "w1", "completion": " w2", "label": i % 2 == 0} for i in range(4)]
+    arguments = settings(getattr(trl, f"{kind}Config"), tmp_path, **more)
+    data = {"train_dataset": Dataset.from_list(rows), "processing_class": tokenizer} | rewards
     with pytest.raises(AdapterError, match="no second adapter"):
-        trl.DPOTrainer(model=wrapped, args=arguments, train_dataset=rows, processing_class=tokenizer)
+        getattr(trl, f"{kind}Trainer")(model=wrapped, args=arguments, **data)
     assert list(wrapped.peft_config) == ["default"]

@@ -5,11 +5,16 @@ import copy
 import pytest
 import torch
 from datasets import Dataset
+from peft import PeftModel
 from transformers import PreTrainedTokenizerFast
 
 from farss.adapters.apply import apply
 from farss.adapters.export import export
 from farss.adapters.files import load_adapter
+from farss.config import FarssConfig
+from farss.experiment.initialisation.planning import plan as make_plan
+from farss.methods import METHODS
+from farss.model.calibration import Batch
 
 trl = pytest.importorskip("trl")
 
@@ -60,6 +65,20 @@ def test_sft_trainer_trains_saves_and_its_checkpoint_exports(llama, kit, tmp_pat
     loaded = load_adapter(copy.deepcopy(base), tmp_path / "run" / "checkpoint-2")
     torch.testing.assert_close(kit.logits(loaded, ids), trained, atol=1e-5, rtol=0)
     export(wrapped, tmp_path / "out", base=base)
+
+
+@pytest.mark.case("a checkpoint in plain PEFT is not the trained model")
+@pytest.mark.parametrize("method", sorted(name for name in METHODS if METHODS[name].trains == "adapter"))
+def test_a_checkpoint_of_every_method_is_the_trained_model_to_plain_peft(llama, kit, tmp_path, tokenizer, method):
+    base, ids = copy.deepcopy(llama), kit.tokens(1, (6, 16))
+    rows = [Batch(ids, torch.ones_like(ids), ids)]
+    plan = make_plan(llama, rows, FarssConfig(rank=4, alpha=4.0, r_avg=2, r_max=4), method=method, knowledge=rows)
+    wrapped = apply(llama, plan)
+    trainer(wrapped, tokenizer, tmp_path / "run", steps=2).train()
+    trained = kit.logits(wrapped, ids)
+    plain = PeftModel.from_pretrained(copy.deepcopy(base), str(tmp_path / "run" / "checkpoint-2"))
+    torch.testing.assert_close(kit.logits(plain, ids), trained, atol=1e-4, rtol=0)
+    assert (trained - kit.logits(base, ids)).abs().max() > 1e-3
 
 
 def test_a_resumed_run_ends_where_an_uninterrupted_one_does(llama, kit, tmp_path, tokenizer):
