@@ -18,6 +18,7 @@ FLOORS = {
     "patterns": 0,
     "printable": 0,
     "reading": 0,
+    "bounded": 0,
     "yaml_text": 0,
     "config": 0,
     "data_settings": 0,

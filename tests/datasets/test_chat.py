@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 
 from farss.datasets.formats import formatter
-from farss.errors import DataError
+from farss.errors import ConfigError, DataError
 
 TURNS = "{% for m in messages %}[{{ m.role }}]{{ m.content }}[end]\n{% endfor %}"
 ASK = "{% if add_generation_prompt %}[assistant]{% endif %}"
@@ -190,3 +192,46 @@ def test_marks_are_told_apart_by_their_turns(learned):
         learned(
             "{% generation %}{% for m in messages %}{{ m.content }}{% endfor %}{% endgeneration %}", row, turns="last"
         )
+
+
+@pytest.mark.case("templates without bounds")
+@pytest.mark.parametrize(
+    "template",
+    [
+        "{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}",
+        "{{ 'a' * 10 ** 11 }}",
+        "{% set n = namespace(x='ab') %}{% for i in range(60) %}{% set n.x = n.x ~ n.x %}{% endfor %}{{ n.x }}",
+        "{% if messages[0].content == 'a' %}{{ '%90000000000d' % 1 }}{% endif %}" + TURNS,
+        "{{ messages[0].content.ljust(10 ** 11) }}",
+    ],
+    ids=["time", "product", "doubling", "one row", "width"],
+)
+def test_a_template_that_takes_without_end_is_refused_by_name(learned, monkeypatch, template):
+    monkeypatch.setattr("farss.datasets.chat.SECONDS", 0.05)
+    monkeypatch.setattr("farss.datasets.chat.MEMORY", 1 << 28)
+    with pytest.raises(ConfigError, match=r"takes more than a conversation[\s\S]*data\.template: [\s\S]*t\.jinja"):
+        learned(template, {"messages": said("a", "b")})
+
+
+@pytest.mark.case("templates without bounds")
+@pytest.mark.parametrize("size", [1 << 18, 1 << 20])
+def test_a_template_that_is_too_long_is_refused_by_name(learned, size):
+    with pytest.raises(ConfigError, match=r"longer than one can be|larger than one can be") as refused:
+        learned("{# " + "x" * size + " #}" + TURNS, {"messages": said("a", "b")})
+    assert "t.jinja" in str(refused.value)
+
+
+@pytest.mark.case("templates without bounds")
+def test_a_tokenizers_own_template_is_bounded_too(tiny_tokenizer, monkeypatch):
+    tokenizer = copy.deepcopy(tiny_tokenizer)
+    monkeypatch.setattr("farss.datasets.chat.SECONDS", 0.05)
+    tokenizer.name_or_path = "somebody/model"
+    tokenizer.chat_template = "{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}"
+    with pytest.raises(ConfigError, match=r"takes more[\s\S]*the chat template of somebody/model"):
+        formatter("mine", "auto", tokenizer)
+
+
+@pytest.mark.parametrize("template", ["{{ range(10 ** 9) }}", "{{ 1 / 0 }}", "{{ [][3].x }}", "{{ messages.x.y }}"])
+def test_what_goes_wrong_in_a_template_is_an_error_of_the_row(learned, template):
+    with pytest.raises(DataError, match="refuses the row"):
+        learned(template + TURNS, {"messages": said("a", "b")})

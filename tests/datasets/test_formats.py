@@ -137,6 +137,8 @@ def test_half_a_character_is_refused(template):
 
 
 def test_a_template_that_is_no_name_and_no_file_is_refused(tmp_path, tiny_tokenizer):
+    with pytest.raises(ConfigError, match="no such template"):
+        formatter("mine", "x" * 3000, tiny_tokenizer)
     with pytest.raises(ConfigError, match=r"no such template[\s\S]*did you mean `alpaca`"):
         formatter("mine", "alpacca", tiny_tokenizer)
     (tmp_path / "mine.jinja").write_text("{% for m in messages %}<{{ m.content }}>{% endfor %}", encoding="utf-8")

@@ -10,26 +10,33 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 from jinja2 import TemplateError
 
+from farss.bounded import OutOfBounds, bounded
 from farss.config import Turns
 from farss.datasets.calls import argument_forms, has_calls, quotes_arguments
 from farss.datasets.records import Record, excerpt
 from farss.datasets.rendered import Rendered, Span
 from farss.datasets.turns import REASONING, Message, is_empty
-from farss.errors import DataError
+from farss.errors import ConfigError, DataError
 from farss.reading import loads
 
+Found = TypeVar("Found")
 _MARKS = re.compile(r"\{%-?\s*generation\s*-?%\}")
 _PROBES = ("\u2e3bprobe\u2e3b", "\u2e3csonde\u2e3c")
 """Two texts that no conversation holds, put in the place of an answer to see where it is."""
 OPENING = "<[({|"
 """Characters that begin a tag: two tags that begin alike have no more in common."""
-_RENDERING = (TemplateError, TypeError, ValueError, KeyError)
+SECONDS, SECONDS_OF_A_TURN, SECONDS_OF_A_CHARACTER, MEMORY = 5.0, 0.25, 1e-6, 2 << 30
+"""Computing time and memory for a conversation, which is rendered once or oftener for each turn; ordinary ones take a
+millisecond, one of 400 turns 4 s."""
+LONGEST = 1 << 18
+"""Characters of a template; the longest that models come with have a twelfth of it."""
+_RENDERING = (TemplateError, TypeError, ValueError, LookupError, ArithmeticError, AttributeError, RecursionError)
 """What rendering raises when a template refuses a conversation, or cannot be given it."""
 
 
@@ -44,14 +51,21 @@ class ChatTemplate:
         tokenizer: a transformers tokenizer.
         template: text of a template, used in place of the tokenizer's own.
         turns: which turns of the assistant are learned.
+        called: what errors call the template; None is the tokenizer's name.
+
+    Raises:
+        ConfigError: if the template is longer than one can be, or takes more time or memory than one may.
     """
 
-    def __init__(self, tokenizer: Any, template: str | None = None, turns: Turns = "all") -> None:
+    def __init__(
+        self, tokenizer: Any, template: str | None = None, turns: Turns = "all", called: str | None = None
+    ) -> None:
         self._tokenizer, self._given = tokenizer, template
         self._turns: Turns = turns
+        self._called = called or f"the chat template of {getattr(tokenizer, 'name_or_path', None) or 'the tokenizer'}"
         self._in_parts = False
-        self._in_parts = self._takes_parts_alone()
-        self.after = self._after_an_answer()
+        self._in_parts = self._bounded(self._takes_parts_alone)
+        self.after = self._bounded(self._after_an_answer)
         self.turn_end = (self.after or "").strip() or None
 
     def __call__(self, record: Record) -> Rendered:
@@ -59,7 +73,29 @@ class ChatTemplate:
 
         Raises:
             DataError: if the template refuses the conversation or leaves a part of it out.
+            ConfigError: if it takes more time or memory than it may.
         """
+        characters = sum(len(message.get("content") or "") for message in record.messages)
+        turns = len(record.messages)
+        seconds = SECONDS + turns * (SECONDS_OF_A_TURN + characters * SECONDS_OF_A_CHARACTER)
+        return self._bounded(lambda: self._rendered(record), seconds)
+
+    def _bounded(self, work: Callable[[], Found], seconds: float | None = None) -> Found:
+        """Render something; what does not come to an end is ended."""
+        seconds = SECONDS if seconds is None else seconds
+        try:
+            with bounded(seconds, MEMORY):
+                return work()
+        except OutOfBounds as error:
+            raise ConfigError(
+                "the chat template takes more than a conversation may",
+                where=self._called,
+                expected=f"at most {seconds:g} s and {MEMORY >> 20:,} MiB",
+                got=str(error),
+                do="give another data.template",
+            ) from None
+
+    def _rendered(self, record: Record) -> Rendered:
         record = self._callable(record)
         text, marks = self._render(record, marked=True)
         self._require_complete(record, text)
@@ -109,7 +145,7 @@ class ChatTemplate:
         said = record.messages if messages is None else messages
         tools = [dict(tool) for tool in record.tools] or None
         try:
-            template = self._tokenizer.get_chat_template(self._given, tools)
+            template = self._template(tools)
             marked = marked and _MARKS.search(template) is not None
             texts, spans = render_jinja_template(
                 conversations=[[self._as_taken(message) for message in said]],
@@ -127,6 +163,19 @@ class ChatTemplate:
                 do="change or leave out the row (data.on_bad_row: skip), or give another data.template",
             ) from None
         return texts[0], cast("list[Span]", spans[0]) if marked else None
+
+    def _template(self, tools: list[dict[str, Any]] | None) -> str:
+        """The text of the template, of the tokenizer's the one for tools where they have one."""
+        template = self._tokenizer.get_chat_template(self._given, tools)
+        if len(template) > LONGEST:
+            raise ConfigError(
+                "the chat template is longer than one can be",
+                where=self._called,
+                expected=f"at most {LONGEST:,} characters",
+                got=f"{len(template):,}",
+                do="give another data.template",
+            )
+        return template
 
     def _as_taken(self, message: Message) -> Message:
         """A message as the template takes it: without what it has not, its text in parts if it reads nothing else."""

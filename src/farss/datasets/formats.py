@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -16,9 +17,10 @@ from farss.datasets.rendered import Rendered
 from farss.datasets.templates import TEXT_TEMPLATES, whole
 from farss.datasets.word_problems import ANSWER_PHRASE
 from farss.errors import ConfigError, DataError, did_you_mean
-from farss.reading import Document
+from farss.printable import shortened
+from farss.reading import MIB, Document
 
-TEMPLATE_FILE = Document("template", ConfigError)
+TEMPLATE_FILE = Document("template", ConfigError, most_bytes=MIB)
 
 _CALCULATOR_MARK = re.compile(r"<<[^<>]*>>")
 _GSM8K_FINAL = re.compile(r"^####\s*(.+?)\s*$", re.MULTILINE)
@@ -88,7 +90,8 @@ class Formatter:
         self._chat: ChatTemplate | None = None
         if template not in TEXT_TEMPLATES and not self._verbatim:
             text = None if template == "chat" else template_text(template)
-            self._chat = ChatTemplate(tokenizer, dated_for(tokenizer, text), turns)
+            called = None if text is None else f"data.template: {shortened(template)}"
+            self._chat = ChatTemplate(tokenizer, dated_for(tokenizer, text), turns, called)
         self._turns, self._learn = turns, learn
         self.turn_end = self._chat.turn_end if self._chat is not None else None
         self.after = self._chat.after if self._chat is not None else None
@@ -172,7 +175,7 @@ def template_text(path: str) -> str:
     if "{{" in path or "{%" in path:
         return path
     file = Path(path)
-    if not file.is_file():
+    if not os.path.isfile(file):  # a name that is too long is no file either
         raise ConfigError(
             "there is no such template",
             where="data.template",
