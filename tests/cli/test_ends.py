@@ -87,7 +87,7 @@ def test_an_answer_ends_where_the_template_ends_a_turn_whoever_writes_it(farss, 
 
 @pytest.mark.case("the model never stops")
 def test_what_is_exported_stops_where_a_turn_ends(farss, asked, tmp_path):
-    from transformers import GenerationConfig, LlamaForCausalLM
+    from transformers import AutoTokenizer, GenerationConfig, LlamaForCausalLM
 
     for arguments in (
         ("init", *asked("token"), "--method", "lora", "--out", tmp_path / "init"),
@@ -100,6 +100,9 @@ def test_what_is_exported_stops_where_a_turn_ends(farss, asked, tmp_path):
         code, _, err = farss("export", "--adapter", moved, "--to", form, "--out", tmp_path / form)
         assert code == 0, err
         assert GenerationConfig.from_pretrained(tmp_path / form).eos_token_id == [1, END]
+        template = (tmp_path / form / "chat_template.jinja").read_text(encoding="utf-8")
+        assert template == TEMPLATE.format(end="<unk>")
+    assert AutoTokenizer.from_pretrained(tmp_path / "merged").chat_template == template
     served = LlamaForCausalLM.from_pretrained(tmp_path / "merged")
     prompt = torch.tensor([[40, 41, END]])
     writes_end_(served, prompt)

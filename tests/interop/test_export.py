@@ -14,6 +14,7 @@ from farss.adapters.export import export
 from farss.adapters.files import load_adapter, save_adapter
 from farss.adapters.layers import oriented
 from farss.errors import AdapterError, NumericalError, StorageError
+from farss.model.ends import Taught
 from farss.storage.owned import MARK
 
 SAME = 1e-4
@@ -196,7 +197,7 @@ def test_requests_that_make_no_sense_are_refused(llama, kit, tmp_path):
 def test_what_is_exported_names_the_ends_that_were_taught(llama, kit, tmp_path, form):
     wrapped = apply(llama, kit.plan(llama))
     before = wrapped.get_base_model().generation_config.eos_token_id
-    export(wrapped, tmp_path / "out", to=form, ends=[5, 9])
+    export(wrapped, tmp_path / "out", to=form, taught=Taught((5, 9)))
     (written,) = (tmp_path / "out").rglob("generation_config.json")
     found = json.loads(written.read_text(encoding="utf-8"))["eos_token_id"]
     assert found == [*(before if isinstance(before, list) else [] if before is None else [before]), 5, 9]

@@ -9,7 +9,7 @@ import pytest
 from transformers import GenerationConfig
 
 from farss.errors import AdapterError
-from farss.model.ends import Ends, ends_of, stop_at_, stops_beside, write_stops
+from farss.model.ends import Ends, Taught, ends_of, stop_at_, taught_beside
 
 
 @pytest.mark.case("the model never stops")
@@ -51,14 +51,14 @@ def test_ends_are_added_to_those_that_the_model_has(tiny_llama, named, found):
 def test_a_model_without_generation_settings_is_left_alone(tiny_llama, tmp_path):
     tiny_llama.generation_config = None
     stop_at_(tiny_llama, [3])
-    write_stops(tiny_llama, tmp_path)
-    assert tiny_llama.generation_config is None and not [*tmp_path.iterdir()] and stops_beside(tmp_path) == ()
+    Taught((3,)).write_beside(tiny_llama, tmp_path)
+    assert tiny_llama.generation_config is None and not [*tmp_path.iterdir()] and taught_beside(tmp_path) == Taught()
 
 
 @pytest.mark.parametrize(("named", "found"), [(1, (1,)), ([1, 3], (1, 3)), (None, ())])
 def test_what_is_written_beside_an_adapter_is_read_again(tmp_path, named, found):
     GenerationConfig(eos_token_id=named).save_pretrained(tmp_path)
-    assert stops_beside(tmp_path) == found
+    assert taught_beside(tmp_path).ends == found
 
 
 @pytest.mark.parametrize(
@@ -67,12 +67,25 @@ def test_what_is_written_beside_an_adapter_is_read_again(tmp_path, named, found)
 def test_settings_that_name_no_tokens_are_refused(tmp_path, content):
     (tmp_path / "generation_config.json").write_text(content, encoding="utf-8")
     with pytest.raises(AdapterError, match=r"end of sequence|JSON object"):
-        stops_beside(tmp_path)
+        taught_beside(tmp_path)
 
 
 def test_settings_hold_what_the_model_had(tiny_llama, tmp_path):
     tiny_llama.generation_config.max_new_tokens = 7
-    stop_at_(tiny_llama, [2])
-    write_stops(tiny_llama, tmp_path)
+    Taught((2,)).write_beside(tiny_llama, tmp_path)
     settings = json.loads((tmp_path / "generation_config.json").read_text(encoding="utf-8"))
     assert settings["eos_token_id"] == [1, 2] and settings["max_new_tokens"] == 7
+
+
+@pytest.mark.parametrize(
+    "taught", [Taught(), Taught((1, 3)), Taught(template="{{ 'caf\u00e9' }}\n"), Taught((1, 3), "x")]
+)
+def test_what_was_taught_is_read_as_it_was_written(tiny_llama, tmp_path, taught):
+    taught.write_beside(tiny_llama, tmp_path)
+    assert taught_beside(tmp_path) == taught
+
+
+def test_a_tokenizer_with_the_template_is_another_one(tiny_tokenizer):
+    before = tiny_tokenizer.chat_template
+    assert Taught().asking(tiny_tokenizer) is tiny_tokenizer and Taught(template="x").asking(None) is None
+    assert Taught(template="x").asking(tiny_tokenizer).chat_template == "x" and tiny_tokenizer.chat_template == before

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -39,7 +39,7 @@ from farss.adapters.verify import (
 )
 from farss.errors import AdapterError, StorageError
 from farss.maths.recompress import recompress
-from farss.model.ends import stop_at_, write_stops
+from farss.model.ends import Taught, stop_at_
 from farss.storage import new_folder
 
 if TYPE_CHECKING:
@@ -93,7 +93,7 @@ def export(
     sample: Tensor | Mapping[str, Tensor] | None = None,
     rank: int | None = None,
     weights: torch.dtype | None = None,
-    ends: Sequence[int] = (),
+    taught: Taught | None = None,
 ) -> ExportReport:
     """Write a trained adapter for use elsewhere, load what was written on the original base, and compare the outputs.
 
@@ -114,8 +114,8 @@ def export(
         rank: only for `portable`: the rank to recompress every module to.
         weights: only for `merged` and `residual`: the dtype that whole models are written in; None is the base's own,
             which may have been loaded in a wider one to compute in.
-        ends: ids of tokens at which the model is to stop writing, beside those of its generation settings; with them
-            `generation_config.json` is also written beside an adapter.
+        taught: tokens at which the model is to stop writing and the chat template it is to be asked in, written into
+            what is exported, beside an adapter too; None leaves both as they are.
 
     Raises:
         AdapterError: if the form is unknown or the adapter cannot take it.
@@ -128,14 +128,15 @@ def export(
         raise AdapterError("only the portable form is recompressed to a rank", got=f"--to {to}, rank {rank}")
     model = _trained(source, base)
     original = original_base(model) if base is None else copy.deepcopy(base)
-    stop_at_(original, ends)
+    taught = taught or Taught()
+    stop_at_(original, taught.ends)
     inputs = sample_inputs(original, sample)
     expected = logits(model, inputs)
     change = max_difference(expected, logits(original, inputs))
     with new_folder(out) as folder:
-        written = _write(model, original, folder, to, tokenizer, rank, weights)
-        if ends and to in ("peft", "portable"):
-            write_stops(original, folder)
+        written = _write(model, original, folder, to, taught.asking(tokenizer), rank, weights)
+        if to in ("peft", "portable"):
+            taught.write_beside(original, folder)
         loaded = _reload(original, folder, to)
         difference = max_difference(expected, logits(loaded, inputs))
         allowed = None if written.truncated else tolerance(expected, weights or _coarsest(model))

@@ -7,7 +7,7 @@ plan with the fingerprint of the base model.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -29,7 +29,7 @@ from farss.adapters.triplets import KIND, has_triplets, refuse_another_, uncut
 from farss.errors import AdapterError, PlanError, StorageError
 from farss.foreign import foreign
 from farss.model import sources
-from farss.model.ends import stop_at_, write_stops
+from farss.model.ends import Taught
 from farss.model.plan import Plan
 from farss.storage import new_folder, read_tensors, write_json, write_tensors
 
@@ -104,14 +104,13 @@ def write_config(folder: Path, config: PeftConfig, *, lean: bool = False) -> Non
     write_json(folder / CONFIG_FILE, content)
 
 
-def save_adapter(model: PeftModel, folder: str | Path, *, ends: Sequence[int] = ()) -> None:
+def save_adapter(model: PeftModel, folder: str | Path, *, taught: Taught | None = None) -> None:
     """Write the adapter in use so that `load_adapter` brings back the same model, ready to train on.
 
     Args:
         model: a PEFT model made by `apply` or `load_adapter`, trained or not.
         folder: new or empty.
-        ends: ids of tokens that end what the model was taught to write; with them its generation settings are written
-            too, with these among the ends.
+        taught: how the model is to be asked and where it stops; written beside the adapter.
 
     Raises:
         AdapterError: if the model has no such adapter.
@@ -125,9 +124,8 @@ def save_adapter(model: PeftModel, folder: str | Path, *, ends: Sequence[int] = 
         _save_one(model, adapter, path)
         if provenance is not None:
             provenance.plan.save(path / PLAN_FILE)
-        if ends:
-            stop_at_(model.get_base_model(), ends)
-            write_stops(model.get_base_model(), path)
+        if taught is not None:
+            taught.write_beside(model.get_base_model(), path)
 
 
 def load_adapter(

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
-from farss.config import MOST_ROWS, Dtype, Recipe
+from farss.config import MOST_ROWS, TEMPLATES, Dtype, Recipe
 from farss.datasets.dates import keep_date_
-from farss.datasets.formats import Formatter, formatter, numbered
+from farss.datasets.formats import Formatter, formatter, numbered, template_text
 from farss.datasets.knowledge import KnowledgeSet, load_knowledge, unasked_prompts
 from farss.datasets.rendered import Rendered
 from farss.errors import ConfigError, DataError
@@ -22,7 +22,7 @@ from farss.experiment.task_rows import divided_portions, held_out_portion, train
 from farss.model.checkpoint import language_model, load_config, load_tokenizer
 from farss.model.devices import place
 from farss.model.encoding import Limit, encode, encode_prompts, end_token
-from farss.model.ends import Ends, ends_of, stop_at_
+from farss.model.ends import Ends, Taught, ends_of, stop_at_
 from farss.model.examples import Example
 from farss.model.sources import LoadedModel, load, resolve
 from farss.model.tables import check_ids, vocabulary_of, window_of
@@ -47,6 +47,13 @@ def learned_ends(recipe: Recipe, tokenizer: Any) -> Ends:
     written = ends_of(tokenizer, rows_formatter(recipe, tokenizer).after)
     end = end_token(tokenizer, recipe.data.end_of_turn)
     return Ends(written.tokens if end is None else (*written.tokens, end), written.texts)
+
+
+def taught(recipe: Recipe, tokenizer: Any) -> Taught:
+    """What a model trained on the recipe's rows is asked in and ended by, for whoever uses it elsewhere."""
+    named = recipe.data.template
+    ends = learned_ends(recipe, tokenizer).tokens
+    return Taught(ends, None if named in TEMPLATES else template_text(named))
 
 
 def load_for_statistics(recipe: Recipe) -> LoadedModel:

@@ -24,7 +24,7 @@ from farss.experiment.dating import date_in, dated
 from farss.experiment.outputs import begin_again, check_new_output, check_output, inputs_on_disk, rescued
 from farss.experiment.progress import ProgressLine
 from farss.experiment.space import check_space, export_space, stored_shape, train_space
-from farss.model.ends import stops_beside
+from farss.model.ends import taught_beside
 from farss.model.sources import load
 from farss.processes import require_one_process
 from farss.storage import held, write_atomically, write_json
@@ -130,7 +130,7 @@ def _trained(recipe: Recipe, model: Any, tokenizer: Any, examples: Any, place: P
             progress=lambda step, total, loss: line(step, total, f"loss {loss:.3f}"),
         )
     with writing(place, ADAPTER):
-        save_adapter(model, place / ADAPTER, ends=materials.learned_ends(recipe, tokenizer).tokens)
+        save_adapter(model, place / ADAPTER, taught=materials.taught(recipe, tokenizer))
     return {
         "steps": result.steps,
         "seconds": result.seconds,
@@ -217,8 +217,8 @@ def export_adapter(
     written = loaded.arithmetic.checkpoint if dtype == "checkpoint" else dtype
     trained = load_adapter(loaded.model, adapter)
     weights = None if to in ADAPTER_FORMS else getattr(torch, written)
-    ends = stops_beside(adapter)
-    report = export(trained, out, to=to, tokenizer=loaded.tokenizer, rank=rank, weights=weights, ends=ends)
+    taught = taught_beside(adapter)
+    report = export(trained, out, to=to, tokenizer=loaded.tokenizer, rank=rank, weights=weights, taught=taught)
     if to in ("merged", "residual") and loaded.folder is not None:
         _copy_processors(loaded.folder, Path(out) / (RESIDUAL_BASE if to == "residual" else ""))
     return {**dataclasses.asdict(report), "path": str(report.path)}

@@ -17,8 +17,9 @@ from torch import nn
 from farss.errors import AdapterError, StorageError
 from farss.reading import MIB, Document
 
-SETTINGS_FILE = "generation_config.json"
+SETTINGS_FILE, TEMPLATE_FILE = "generation_config.json", "chat_template.jinja"
 SETTINGS = Document("generation settings", AdapterError, most_bytes=MIB)
+TEMPLATE = Document("chat template", AdapterError, most_bytes=MIB)
 
 
 @dataclass(frozen=True)
@@ -61,30 +62,57 @@ def stop_at_(model: nn.Module, tokens: Sequence[int]) -> None:
     model.generation_config = settings
 
 
-def write_stops(model: nn.Module, folder: Path) -> None:
-    """Put the model's generation settings beside its adapter, for whoever lets its base write.
+@dataclass(frozen=True)
+class Taught:
+    """What stands beside a trained model, so that it is asked as it was taught and stops where it was taught to.
+
+    Attributes:
+        ends: ids of tokens that end an answer beside the end of sequence.
+        template: the chat template it was taught in, where that is not its tokenizer's own.
+    """
+
+    ends: tuple[int, ...] = ()
+    template: str | None = None
+
+    def write_beside(self, model: nn.Module, folder: Path) -> None:
+        """Write it into the folder of an adapter of `model`: the model's generation settings, and the template.
+
+        Raises:
+            StorageError: if it cannot be written.
+        """
+        stop_at_(model, self.ends)
+        settings = getattr(model, "generation_config", None)
+        try:
+            if self.ends and settings is not None:
+                settings.save_pretrained(str(folder))
+            if self.template is not None:
+                (folder / TEMPLATE_FILE).write_text(self.template, encoding="utf-8")
+        except OSError as error:
+            raise StorageError(
+                "what an adapter was taught could not be written", where=folder, got=str(error)
+            ) from error
+
+    def asking(self, tokenizer: Any) -> Any:
+        """The tokenizer with the template."""
+        if self.template is None or tokenizer is None:
+            return tokenizer
+        copied = copy.copy(tokenizer)
+        copied.chat_template = self.template
+        return copied
+
+
+def taught_beside(folder: str | Path) -> Taught:
+    """What stands beside an adapter; nothing of what is not there.
 
     Raises:
-        StorageError: if they cannot be written.
+        AdapterError: if it cannot be used.
     """
-    settings = getattr(model, "generation_config", None)
-    if settings is None:
-        return
-    try:
-        settings.save_pretrained(str(folder))
-    except OSError as error:
-        raise StorageError("the generation settings could not be written", where=folder, got=str(error)) from error
+    settings, template = Path(folder) / SETTINGS_FILE, Path(folder) / TEMPLATE_FILE
+    ends = _ends_in(settings) if settings.is_file() else ()
+    return Taught(ends, TEMPLATE.read_text(template) if template.is_file() else None)
 
 
-def stops_beside(folder: str | Path) -> tuple[int, ...]:
-    """Ids of the tokens that end an answer by the generation settings beside an adapter; none where there are none.
-
-    Raises:
-        AdapterError: if these are no settings.
-    """
-    file = Path(folder) / SETTINGS_FILE
-    if not file.is_file():
-        return ()
+def _ends_in(file: Path) -> tuple[int, ...]:
     named = SETTINGS.read_object(file).get("eos_token_id")
     tokens = named if isinstance(named, list) else [] if named is None else [named]
     if not all(type(token) is int and token >= 0 for token in tokens):

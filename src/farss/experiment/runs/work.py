@@ -175,7 +175,8 @@ def train_job(recipe: Recipe, job: Job, plans: Path, folder: Path) -> dict[str, 
         account["trainable_params"] = sum(p.numel() for p in loaded.model.parameters())
         loaded.model.to(loaded.dtype)
         loaded.model.save_pretrained(folder / "model")
-        published(loaded.tokenizer).save_pretrained(folder / "model")
+        asking = materials.taught(recipe, loaded.tokenizer).asking(published(loaded.tokenizer))
+        asking.save_pretrained(folder / "model")
         return {**account, **_training_account(result, recipe)}
     plan = Plan.load(plans / f"{job.method}.json", start=True)
     started = time.perf_counter()
@@ -191,9 +192,9 @@ def train_job(recipe: Recipe, job: Job, plans: Path, folder: Path) -> dict[str, 
     account["apply_seconds"] = time.perf_counter() - started
     account["trainable_params"] = plan.trainable_parameters
     result = _train(loaded, model, examples, config, folder, job)
-    ends = materials.learned_ends(recipe, loaded.tokenizer).tokens
-    save_adapter(model, folder / "adapter", ends=ends)
-    checked = export(model, folder / "peft", to="peft", tokenizer=loaded.tokenizer, ends=ends)
+    taught = materials.taught(recipe, loaded.tokenizer)
+    save_adapter(model, folder / "adapter", taught=taught)
+    checked = export(model, folder / "peft", to="peft", tokenizer=loaded.tokenizer, taught=taught)
     return {**account, **_training_account(result, recipe), "export_max_logit_difference": checked.max_logit_difference}
 
 
