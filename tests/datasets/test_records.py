@@ -125,6 +125,11 @@ def test_preferences_are_refused_with_the_way_to_learn_them(row):
         read_record(row)
 
 
+def test_prompts_alone_are_refused_with_the_way_to_learn_of_rewards():
+    with pytest.raises(DataError, match=r"no prompt and response[\s\S]*farss\.apply[\s\S]*GRPO"):
+        read_record({"prompt": "u", "solution": 4})
+
+
 def test_a_label_beside_a_text_is_only_named():
     assert read_record({"text": "t", "label": True}).unused == ("label",)
 

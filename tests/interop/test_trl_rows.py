@@ -222,6 +222,16 @@ def test_of_published_templates_the_same_is_learned_after_a_prompt(tokenizer, of
     assert ours(tokenizer, published(name), row) == of_trl(published(name), row, tmp_path, completion_only_loss=True)
 
 
+@pytest.mark.case("reasoning templates")
+@pytest.mark.parametrize("words", ["four", "\n\nfour\n"])
+def test_reasoning_in_a_field_is_learned_as_trl_learns_it(tokenizer, of_trl, tmp_path, published, words):
+    answer = {"role": "assistant", "content": words, "reasoning_content": "It is reason."}
+    row = {"prompt": MULTI[:3], "completion": [answer]}
+    found = ours(tokenizer, published("qwen3"), row)
+    assert found == of_trl(published("qwen3"), row, tmp_path, completion_only_loss=True)
+    assert "It is reason." in tokenizer.decode([label for label in found[1] if label != -100])
+
+
 @pytest.mark.case("the template's own text is what is learned")
 @pytest.mark.parametrize(("name", "kind"), EVERY)
 def test_where_trl_exchanges_a_template_what_differs_is_what_the_page_says(

@@ -39,10 +39,12 @@ PREFERENCES = (
     "preferences are learned by TRL: in Python `model = farss.apply(model, plan)`, then "
     "`trl.DPOTrainer(model=model, ...)`, or the trainer of KTO, GRPO or RLOO (docs/rows.md, Preferences)"
 )
+REWARDS = f"prompts alone are for learning of rewards, which TRL does like this: {PREFERENCES}"
 REFUSED = {
     "chosen": PREFERENCES,
     "rejected": PREFERENCES,
     "kto_tag": PREFERENCES,
+    "completions": "make a row of every completion that is to be learned",
     "input_ids": "rows of token ids are not read: give the text, or batches to `farss.plan` in Python",
     "labels": "rows of token ids are not read: give the text, or batches to `farss.plan` in Python",
     "images": "only text is learned: leave such rows out",
@@ -297,11 +299,12 @@ def _formless(row: Row) -> DataError:
         columns = f"prompt={texts[0]},completion={texts[1]}"
     else:
         columns = "prompt=COLUMN,completion=COLUMN"
+    alone = any(name in row for name in ASKED) and not answered and len(texts) == 1
     return DataError(
         "a row has no prompt and response",
         expected=f"messages | conversations | {pairs} | text",
         got=described(row),
-        do=f"say which column is which: --columns {columns}",
+        do=f"say which column is which: --columns {columns}" + (f"; {REWARDS}" if alone else ""),
     )
 
 
