@@ -139,6 +139,16 @@ def test_arguments_are_learned_as_an_object_whichever_form_row_and_template_have
     assert learned(CALLED.replace("WRITE", write), row) == ['<find>{"q": "x"}[end]']
 
 
+@pytest.mark.parametrize(
+    ("arguments", "written"), [("", '""'), ("find", '"find"'), (None, "null"), ({}, "{}"), ("{}", "{}")]
+)
+def test_arguments_that_say_nothing_are_taken_as_they_are(learned, arguments, written):
+    call = {"type": "function", "function": {"name": "find", "arguments": arguments}}
+    row = {"messages": [*said("a"), {"role": "assistant", "content": None, "tool_calls": [call]}]}
+    template = CALLED.replace("WRITE", "{{ c.function.arguments | tojson }}")
+    assert learned(template, row) == [f"<find>{written}[end]"]
+
+
 def test_arguments_that_a_template_can_only_quote_are_refused(learned):
     call = {"type": "function", "function": {"name": "find", "arguments": '["x"]'}}
     row = {"messages": [*said("a"), {"role": "assistant", "content": None, "tool_calls": [call]}]}

@@ -24,8 +24,11 @@ def has_calls(messages: Sequence[Message]) -> bool:
 
 def quotes_arguments(messages: Sequence[Message], text: str) -> bool:
     """Whether arguments that are JSON already stand in the text as a quoted string of JSON: no caller writes so."""
-    texts = [call["arguments"] for call in _calls(messages) if isinstance(call.get("arguments"), str)]
-    return any(json.dumps(given, ensure_ascii=ascii_only) in text for given in texts for ascii_only in (False, True))
+    given = [call.get("arguments") for call in _calls(messages)]
+    texts = [text for text in given if isinstance(text, str) and isinstance(_parsed(text), (dict, list))]
+    return any(
+        json.dumps(written, ensure_ascii=ascii_only) in text for written in texts for ascii_only in (False, True)
+    )
 
 
 def _calls(messages: Sequence[Message]) -> list[dict[str, Any]]:
@@ -46,11 +49,16 @@ def _call(call: dict[str, Any], convert: Callable[[Any], Any]) -> dict[str, Any]
 
 
 def _as_object(arguments: Any) -> Any:
-    try:
-        found = loads(arguments) if isinstance(arguments, str) else arguments
-    except ValueError:
-        return arguments
+    found = _parsed(arguments) if isinstance(arguments, str) else arguments
     return found if isinstance(found, dict) else arguments
+
+
+def _parsed(text: str) -> Any:
+    """What a text says as JSON; None where it is none."""
+    try:
+        return loads(text)
+    except ValueError:
+        return None
 
 
 def _as_text(arguments: Any) -> Any:
