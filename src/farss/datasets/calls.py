@@ -25,10 +25,8 @@ def has_calls(messages: Sequence[Message]) -> bool:
 def quotes_arguments(messages: Sequence[Message], text: str) -> bool:
     """Whether arguments that are JSON already stand in the text as a quoted string of JSON: no caller writes so."""
     given = [call.get("arguments") for call in _calls(messages)]
-    texts = [text for text in given if isinstance(text, str) and isinstance(_parsed(text), (dict, list))]
-    return any(
-        json.dumps(written, ensure_ascii=ascii_only) in text for written in texts for ascii_only in (False, True)
-    )
+    ready = [each for each in given if isinstance(each, str) and isinstance(_parsed(each), (dict, list))]
+    return any(json.dumps(each, ensure_ascii=only) in text for each in ready for only in (False, True))
 
 
 def _calls(messages: Sequence[Message]) -> list[dict[str, Any]]:
