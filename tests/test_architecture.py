@@ -23,6 +23,7 @@ FLOORS = {
     "config": 0,
     "data_settings": 0,
     "settings": 0,
+    "train_settings": 0,
     "storage": 0,
     "processes": 0,
     "maths": 1,

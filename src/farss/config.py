@@ -6,9 +6,9 @@ loaded. `Recipe.schema()` returns the JSON schema of the whole tree.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Literal, Self
 
 import yaml
 
@@ -25,6 +25,7 @@ from farss.data_settings import (
 from farss.errors import ConfigError
 from farss.reading import Document
 from farss.settings import Settings, require
+from farss.train_settings import Precision, TrainConfig
 from farss.yaml_text import parse_yaml
 
 __all__ = [
@@ -41,6 +42,7 @@ __all__ = [
     "MixedSet",
     "ModelConfig",
     "OnBadRow",
+    "Precision",
     "Recipe",
     "Settings",
     "StartConfig",
@@ -52,7 +54,6 @@ __all__ = [
 RECIPE = Document("recipe", ConfigError, most_bytes=1 << 17)
 
 Dtype = Literal["auto", "checkpoint", "float32", "bfloat16", "float16", "float64"]
-Precision = Literal["auto", "float32", "bfloat16"]
 Budget = Literal["clip", "redistribute"]
 Scale = Literal["unit", "alpha_over_r", "rslora"]
 Base = Literal["reference", "residual"]
@@ -235,36 +236,6 @@ class FarssConfig(Settings):
 
 
 @dataclass(frozen=True)
-class TrainConfig(Settings):
-    """Response-only supervised fine-tuning; the schedule is the paper's (AdamW, linear, warm-up 3 %, no decay)."""
-
-    learning_rate: float = 2e-5
-    epochs: float = 1.0
-    batch_size: int = 16
-    micro_batch_size: int | None = None
-    warmup_ratio: float = 0.03
-    schedule: Literal["linear", "cosine", "constant"] = "linear"
-    weight_decay: float = 0.0
-    dropout: float = 0.05
-    max_grad_norm: float = 1.0
-    precision: Precision = "auto"
-    gradient_checkpointing: bool = False
-    save_steps: int | None = None
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        require(self.learning_rate > 0, "the learning rate must be positive", got=self.learning_rate)
-        require(self.epochs > 0, "the number of epochs must be positive", got=self.epochs)
-        require(self.batch_size >= 1, "the batch size must be at least 1", got=self.batch_size)
-        require(0 <= self.dropout < 1, "dropout must be in [0, 1)", got=self.dropout)
-
-    def decisive(self) -> dict[str, Any]:
-        """The settings, those at their defaults that change nothing learned: how a step is divided, what is kept."""
-        same = replace(self, micro_batch_size=None, gradient_checkpointing=False, save_steps=None)
-        return same.to_mapping()
-
-
-@dataclass(frozen=True)
 class HeadConfig(Settings):
     """How a classification head of random numbers is trained, alone, before statistics are taken through it.
 
@@ -343,6 +314,12 @@ class Recipe(Settings):
             "a budget of parameters is not read where ranks are equal",
             where="budget_params",
             do="set match: params",
+        )
+        require(
+            self.select == "validation" or self.train.eval_steps is None,
+            "there are no validation rows to measure the loss on while training",
+            where="train.eval_steps",
+            do="set select: validation, whose rows are neither trained on nor scored",
         )
 
     @classmethod

@@ -38,7 +38,8 @@ class DataConfig(Settings):
     """The task data. A name is a file, else `NAME/SPLIT.jsonl.gz` in `data_dir`, else embedded, else a hub data set.
 
     `calibration_rows` is how many rows statistics are taken of. "auto" reads rows until two halves of them ask for the
-    same plan, at most 256; statistics beside the curvature are then taken of 256.
+    same plan, at most 256; statistics beside the curvature are then taken of 256. They are a sample of the training
+    rows, or with `calibration_order="first"` the first of them.
 
     `split` is trained on, a part of it if it says so (`train[:1000]`); `subset` is a hub set's configuration. Held out
     are the rows of `test`, another name or file, if it is set, else the split `test_split`; of a single file, which has
@@ -109,6 +110,7 @@ class DataConfig(Settings):
     held_out: float = 0.1
     on_bad_row: OnBadRow = "refuse"
     date: str | None = None
+    calibration_order: Literal["random", "first"] = "random"
     seed: int = 0
 
     def __post_init__(self) -> None:

@@ -8,8 +8,9 @@ from torch.nn import functional
 
 from farss.errors import DataError, ModelError, NumericalError, StorageError
 from farss.model.calibration import Example
+from farss.training.arguments import warmup_steps
 from farss.training.checkpoints import checkpoint_written
-from farss.training.sft import train, warmup_steps
+from farss.training.sft import train
 
 from .conftest import largest_difference, weights
 
@@ -227,7 +228,7 @@ def test_the_learning_rate_follows_the_schedule(tiny_llama, tiny_tokenizer, rows
     config = settings(schedule=schedule, warmup_ratio=0.2, learning_rate=1e-3)
     train(tiny_llama, tiny_tokenizer, rows, config, None, trains="weights")
     total, warm = 8, 2
-    assert warmup_steps(total, 0.2) == warm
+    assert warmup_steps(total, config) == warm
 
     def rate(step: int) -> float:
         if step < warm:
@@ -238,8 +239,10 @@ def test_the_learning_rate_follows_the_schedule(tiny_llama, tiny_tokenizer, rows
     assert rates == pytest.approx([1e-3 * rate(step) for step in range(total)])
 
 
-def test_warm_up_is_rounded_up():
-    assert [warmup_steps(n, 0.03) for n in (1, 33, 34, 100, 0)] == [1, 1, 2, 3, 0] and warmup_steps(10, 0.0) == 0
+def test_warm_up_is_rounded_up(settings):
+    share = settings(warmup_ratio=0.03)
+    assert [warmup_steps(n, share) for n in (1, 33, 34, 100, 0)] == [1, 1, 2, 3, 0]
+    assert warmup_steps(10, settings(warmup_ratio=0.0)) == 0 and warmup_steps(10, settings(warmup_steps=7)) == 7
 
 
 def test_half_precision_weights_become_float32_before_they_learn(tiny_llama, tiny_tokenizer, rows, settings):

@@ -102,7 +102,8 @@ def _decide(recipe: Recipe, piecewise: bool) -> Arithmetic:
 
 
 def _spelled_out(recipe: Recipe, decided: Arithmetic) -> Recipe:
-    precision = "bfloat16" if decided.training == "bfloat16" else "float32"
+    asked = recipe.train.precision
+    precision = asked if asked == "float16" else "bfloat16" if decided.training == "bfloat16" else "float32"
     return recipe.override({"model.dtype": decided.weights, "train.precision": precision})
 
 

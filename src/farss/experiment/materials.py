@@ -202,18 +202,20 @@ class Drawn(Generic[Kept]):
         return [self.rows[i] for i in sorted(range(min(count, len(self.rows))), key=self.places.__getitem__)]
 
 
-def draw(examples: list[Kept], rows: int, seed: int) -> Drawn[Kept]:
-    """A seeded random sample of the training examples, `rows` of them or all there are.
+def draw(examples: list[Kept], rows: int, seed: int, order: str = "random") -> Drawn[Kept]:
+    """Calibration rows: a seeded random sample of the training examples, `rows` of them or all there are.
 
-    Samples of up to `MOST_ROWS` rows are the beginnings of one.
+    Samples of up to `MOST_ROWS` rows are the beginnings of one. With the order "first" they are the first ones.
     """
     count = len(examples)
+    if order == "first":
+        return Drawn(examples[:rows], list(range(min(rows, count))))
     places = random.Random(seed).sample(range(count), min(max(rows, MOST_ROWS), count))[:rows]
     return Drawn([examples[i] for i in places], places)
 
 
 def calibration_set(recipe: Recipe, tokenizer: Any, rows: int) -> Drawn[Example]:
-    """A seeded random sample of the training rows as token ids, `rows` of them or all there are.
+    """Calibration rows as token ids, `rows` of the training rows or all there are, in `data.calibration_order`.
 
     Rows are drawn before they are rendered, so that what is not drawn costs nothing. For a row that cannot be used
     (too long, or left out as a bad one) another is drawn.
@@ -222,10 +224,11 @@ def calibration_set(recipe: Recipe, tokenizer: Any, rows: int) -> Drawn[Example]
         DataError: as `training_set`.
     """
     portion = training_portion(recipe)
-    everything, seed = portion.rows, recipe.data.seed
-    queue = draw(everything, rows, seed).places
+    everything, seed, order = portion.rows, recipe.data.seed, recipe.data.calibration_order
+    queue = draw(everything, rows, seed, order).places
     spare = sorted(set(range(len(everything))) - set(queue))
-    random.Random(seed + 1).shuffle(spare)
+    if order == "random":
+        random.Random(seed + 1).shuffle(spare)
     wanted, found = len(queue), dict[int, Example]()
     while queue:
         part = encoded(recipe, Portion([everything[i] for i in queue], portion.account), tokenizer)

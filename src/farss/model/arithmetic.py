@@ -29,7 +29,7 @@ from torch import nn
 from torch.nn import functional
 
 from farss.config import Dtype, Precision
-from farss.errors import StorageError
+from farss.errors import ConfigError, StorageError
 from farss.maths.choice import wait
 from farss.model.cache import cache_root
 from farss.model.cost import format_bytes
@@ -130,6 +130,9 @@ def decide(
         precision: `train.precision`: in what training computes; "float32" keeps the weights in float32 too.
         numbers: weights that are in memory together, to be held against what is free; 0 where a model is read piece by
             piece, or memory is looked at elsewhere.
+
+    Raises:
+        ConfigError: if training in float16 is asked for and the device is no GPU.
     """
     name, place = name_of(checkpoint), device_name(device)
     weights, reason, speeds = _weights(checkpoint, device, numbers) if wanted == "auto" else (checkpoint, "", {})
@@ -138,6 +141,9 @@ def decide(
     if precision == "float32" and weights in HALF:
         weights, reason = torch.float32, "train.precision asks for it"
     training = torch.bfloat16 if trains_in_bfloat16(precision, weights, device) else weights
+    if precision == "float16":
+        require_float16(device)
+        training = torch.float16
     return Arithmetic(name, name_of(weights), name_of(training), place, reason, speeds)
 
 
@@ -172,6 +178,21 @@ def trains_in_bfloat16(precision: Precision, weights: torch.dtype, device: torch
     if precision != "auto":
         return precision == "bfloat16"
     return weights is not torch.float64 and half(torch.bfloat16, device).fast
+
+
+def require_float16(device: torch.device) -> None:
+    """Refuse training in float16, which needs the scaling of its loss, anywhere but on a GPU.
+
+    Raises:
+        ConfigError: if `device` is none.
+    """
+    if device.type != "cuda":
+        raise ConfigError(
+            "training in float16 needs a GPU",
+            where="train.precision",
+            got=device.type,
+            do="set train.precision: auto, which computes in what this device is fastest in",
+        )
 
 
 def _weights(checkpoint: torch.dtype, device: torch.device, numbers: int) -> tuple[torch.dtype, str, dict[str, float]]:

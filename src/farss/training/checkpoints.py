@@ -27,6 +27,8 @@ BEGIN_AGAIN = "begin again there with --fresh, or choose another --out"
 STATE_FILE = Document("state of a checkpoint", StorageError, most_bytes=256 << 20, finite=False, damaged=BEGIN_AGAIN)
 STATE_SCHEMA = object_of(global_step=COUNT, log_history={"type": "array", "items": {"type": "object"}})
 IDENTITY_FILE = Document("account of a training", StorageError, missing=BEGIN_AGAIN, damaged=BEGIN_AGAIN)
+LOGS = "logs"
+"""The folder of what is written for TensorBoard."""
 TRAINING = "train, its checkpoints"
 """By whom the folder of checkpoints is marked as made."""
 ANOTHER = "choose another folder"
@@ -97,8 +99,8 @@ def claim(out: Path, identity: dict[str, Any], *, resume: bool) -> Path | None:
         _require_same(out, _read(out / IDENTITY), identity)
         return found
     take(out, TRAINING)
-    for folder in _checkpoints(out):
-        remove(out, folder.name)
+    for name in (*(folder.name for folder in _checkpoints(out)), LOGS):
+        remove(out, name)
     with writing(out, IDENTITY):
         write_json(out / IDENTITY, identity)
     return None
@@ -140,18 +142,25 @@ def checkpoint_written(out: Path, step: int) -> Iterator[None]:
     Raises:
         OutputError: if something else has its name.
     """
-    with writing(out, f"{PREFIX}{step}"):
+    with writing(out, checkpoint_of(out, step).name):
         yield
 
 
-def drop_older(out: Path) -> None:
-    """Remove all checkpoints in `out` but the newest complete one, which has all that the others had."""
+def checkpoint_of(out: Path, step: int) -> Path:
+    """The folder in `out` of the checkpoint of a step."""
+    return out / f"{PREFIX}{step}"
+
+
+def drop_older(out: Path, kept: int = 1, best_step: int | None = None) -> None:
+    """Remove the checkpoints in `out` but the newest complete one, the `kept` newest, and that of the best step."""
     newest = latest_checkpoint(out)
     if newest is None:
         return
-    for folder in _checkpoints(out):
-        if _step(folder) < _step(newest):
-            remove(out, folder.name)
+    steps = sorted((_step(folder) for folder in _checkpoints(out)), reverse=True)
+    older = [step for step in steps if step < _step(newest)]
+    for step in older[kept - 1 :]:
+        if step != best_step:
+            remove(out, checkpoint_of(out, step).name)
 
 
 def weights_digest(model: nn.Module, names: Iterable[str]) -> str:

@@ -12,6 +12,9 @@ from torch.nn import functional
 from farss.errors import ModelError
 from farss.model.calibration import UNSUPERVISED
 
+READ = ("input_ids", "attention_mask", "position_ids")
+"""Tensors of a batch that the model is given."""
+
 
 def output_head(model: nn.Module) -> nn.Module:
     """The module that turns hidden states into logits.
@@ -29,6 +32,20 @@ def output_head(model: nn.Module) -> nn.Module:
 def summed_loss(model: nn.Module, head: nn.Module, inputs: dict[str, Tensor]) -> Tensor:
     """Summed negative log-probability of the supervised tokens, float32 (float64 for a float64 model), a scalar.
 
+    Args:
+        model: a causal language model, perhaps wrapped for several processes.
+        head: its output head.
+        inputs: as `supervised_logits` takes them.
+
+    Raises:
+        ModelError: as `supervised_logits`.
+    """
+    return functional.cross_entropy(*supervised_logits(model, head, inputs), reduction="sum")
+
+
+def supervised_logits(model: nn.Module, head: nn.Module, inputs: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+    """The logits [n, v] that predict the n supervised tokens, float32 or better, and those tokens [n], row by row.
+
     Only positions whose next token is supervised reach the head: with a large vocabulary the logits of the others
     would take most of the memory and much of the time. What the model does to its logits (scaling, soft capping)
     still happens.
@@ -36,7 +53,8 @@ def summed_loss(model: nn.Module, head: nn.Module, inputs: dict[str, Tensor]) ->
     Args:
         model: a causal language model, perhaps wrapped for several processes.
         head: its output head.
-        inputs: `input_ids`, `attention_mask` and `labels`, [b, t] each; labels are not shifted, -100 is ignored.
+        inputs: `input_ids`, `labels` and `attention_mask` (or `position_ids`, where rows are packed), [b, t] each;
+            labels are not shifted, -100 is ignored.
 
     Raises:
         ModelError: if the model does not return one row of logits per supervised token.
@@ -49,16 +67,14 @@ def summed_loss(model: nn.Module, head: nn.Module, inputs: dict[str, Tensor]) ->
 
     handle = head.register_forward_pre_hook(select)
     try:
-        output = model(
-            input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"], return_dict=True, **_no_cache(model)
-        )
+        read = {name: inputs[name] for name in READ if name in inputs}
+        output = model(**read, return_dict=True, **_no_cache(model))
     finally:
         handle.remove()
     logits = output.logits
     if logits.shape[:-1] != (1, len(targets)):
         raise ModelError("the model gives no next-token logits", got=tuple(logits.shape), do="load a causal LM")
-    logits = logits[0] if logits.dtype is torch.float64 else logits[0].float()
-    return functional.cross_entropy(logits, targets, reduction="sum")
+    return (logits[0] if logits.dtype is torch.float64 else logits[0].float()), targets
 
 
 def _no_cache(model: nn.Module) -> dict[str, bool]:

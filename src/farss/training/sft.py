@@ -2,41 +2,34 @@
 
 from __future__ import annotations
 
-import dataclasses
-import math
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from torch import nn
 
+from farss.adapters.triplets import has_triplets
 from farss.config import TrainConfig
-from farss.errors import ModelError
-from farss.model.arithmetic import trains_in_bfloat16, warn_if_emulated
+from farss.errors import ConfigError, ModelError
+from farss.model.arithmetic import require_float16, trains_in_bfloat16, warn_if_emulated
 from farss.model.calibration import pad_token
-from farss.processes import processes, require_one_process
-from farss.training.batching import split_batch
-from farss.training.checkpoints import (
-    claim,
-    learned_weights,
-    load_learned_,
-    state_of,
-    weights_digest,
-)
+from farss.processes import require_one_process
+from farss.storage.owned import writing
+from farss.training.arguments import arguments, total_steps
+from farss.training.checkpoints import LOGS, claim, learned_weights, load_learned_, state_of, weights_digest
 from farss.training.memory import PeakMemory
+from farss.training.packing import check_packing
 from farss.training.precision import inputs_as_they_come, keep_learned_weights_exact_
+from farss.training.readiness import check_cutting_ranks, check_training
 from farss.training.tasks import LanguageModelling, TrainingTask
 from farss.training.truncation import check_truncated_start
+from farss.training.validating import Validated
 
 if TYPE_CHECKING:
-    from transformers import TrainingArguments
-
     from farss.training.trainer import SupervisedTrainer
-
-SCHEDULES = {"linear": "linear", "cosine": "cosine", "constant": "constant_with_warmup"}
 
 
 @dataclass(frozen=True)
@@ -52,6 +45,7 @@ class TrainReport:
         peak_bytes: peak memory of the GPU, or resident memory of the process, since training began.
         rank_budget: the sum of ranks that was to remain, for methods that cut ranks in training (AdaLoRA); else None.
         rank_realised: the sum of ranks that did.
+        validated: what was measured on validation rows meanwhile; None where nothing was.
     """
 
     seconds: float
@@ -62,6 +56,7 @@ class TrainReport:
     peak_bytes: int
     rank_budget: int | None = None
     rank_realised: int | None = None
+    validated: Validated | None = None
 
 
 def train(
@@ -71,6 +66,7 @@ def train(
     config: TrainConfig,
     out: Path | str | None,
     *,
+    validation: Sequence[Any] = (),
     task: TrainingTask | None = None,
     trains: Literal["adapter", "weights"] = "adapter",
     progress: Callable[[int, int, float], None] | None = None,
@@ -78,10 +74,10 @@ def train(
 ) -> TrainReport:
     """Train `model` in place on the labels of `examples` and report how it went.
 
-    AdamW on the mean cross entropy of all labels of a step (response tokens, or classes of texts), however the step is
-    split into micro-batches and processes. Parameters that require gradients are trained, others are not touched.
-    They are kept in float32: with `trains="weights"` a half-precision model **becomes float32**; keep the base model
-    elsewhere.
+    AdamW, or the optimiser of the settings, on the mean cross entropy of all labels of a step (response tokens, or
+    classes of texts), however the step is split into micro-batches and processes. Parameters that require gradients
+    are trained, others are not touched. They are kept in float32: with `trains="weights"` a half-precision model
+    **becomes float32**; keep the base model elsewhere.
 
     Args:
         model: a causal language model or a classifier, or a PEFT model of one.
@@ -90,6 +86,7 @@ def train(
         config: learning rate, batch size, schedule, precision, seed. `config.dropout` is a property of the adapter
             and has been applied with it.
         out: folder for checkpoints, written every `config.save_steps` steps if that is set; None keeps none.
+        validation: rows of the same kind, not among `examples`, whose loss is measured every `config.eval_steps` steps.
         task: what is learned; None is language modelling, on rows of `calibration.Example`.
         trains: "adapter" if `model` carries one, "weights" for full fine-tuning.
         progress: called with (step, total steps, loss) after every step.
@@ -99,9 +96,10 @@ def train(
 
     Raises:
         DataError: if there are no examples, or one has no response token.
-        ModelError: if no parameter requires gradients.
+        ModelError: if no parameter requires gradients, or packed rows see each other in this model.
         ProcessesError: if several processes were started together.
-        ConfigError: if the batch cannot be split evenly, or the training is too short for the method.
+        ConfigError: if the batch cannot be split evenly, the training is too short for the method, a package or
+            validation rows are missing, or float16 is asked for without a GPU.
         AdapterError: if the ranks of AdaLoRA were not looked at in every step.
         NumericalError: if the loss or its gradient is not finite, naming the step.
         StorageError: if `out` cannot be written, or holds checkpoints of another training.
@@ -110,6 +108,9 @@ def train(
     task = task or LanguageModelling()
     task.check(examples)
     _check(model)
+    _check_settings(model, config, len(examples), out, validation)
+    if config.eval_steps is not None:
+        task.check(validation)
     warn_if_emulated(model)
     keep_learned_weights_exact_(model, trains)
     identity = {
@@ -117,23 +118,44 @@ def train(
         "trains": trains,
         "data": task.fingerprint(examples, config.seed),
         "start": weights_digest(model, learned_weights(model)),
+        **({"validation": task.fingerprint(validation, config.seed)} if config.eval_steps else {}),
     }
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()) if out is None else out)
-        checkpoint = None if out is None else claim(folder, identity, resume=resume)
+        checkpoint = claim(folder, identity, resume=resume)
         stack.enter_context(_as_it_was(model))
-        trainer = _trainer(model, tokenizer, examples, task, config, folder, keeps=out is not None, progress=progress)
-        stack.enter_context(inputs_as_they_come(model, trainer.in_bfloat16))
+        if config.packing:
+            check_packing(model, examples, pad_token(tokenizer))
+        keeps = out is not None
+        trainer = _trainer(model, tokenizer, examples, validation, task, config, folder, keeps=keeps, progress=progress)
+        stack.callback(trainer.let_go)
+        in_half = trainer.in_bfloat16 or trainer.args.fp16
+        stack.enter_context(inputs_as_they_come(model, in_half))
         memory = PeakMemory(trainer.args.device)
         if checkpoint is None:
             check_truncated_start(model, task, examples, pad_id=pad_token(tokenizer), in_bfloat16=trainer.in_bfloat16)
-        _run(trainer, checkpoint, _total_steps(len(examples), config))
-        return _report(trainer, memory)
+        total = total_steps(len(examples), config)
+        with writing(folder, LOGS) if config.trackers else nullcontext():
+            _run(trainer, checkpoint, total)
+        return _report(trainer, memory, _validated(trainer, total))
 
 
-def warmup_steps(total: int, ratio: float) -> int:
-    """Steps over which the learning rate rises: `ratio` of `total`, rounded up."""
-    return math.ceil(ratio * total)
+def _check_settings(
+    model: nn.Module, config: TrainConfig, rows: int, out: Path | str | None, validation: Sequence[Any]
+) -> None:
+    check_training(config, rows=rows)
+    if has_triplets(model):
+        check_cutting_ranks(config)
+    if config.precision == "float16":
+        require_float16(next(model.parameters()).device)
+    if config.trackers and out is None:
+        raise ConfigError("a training is reported from its folder", where="report_to", do="give it one to write to")
+    if config.eval_steps is not None and not validation:
+        raise ConfigError(
+            "there are no validation rows to measure the loss on",
+            where="train.eval_steps",
+            do="set select: validation, or pass `validation`",
+        )
 
 
 def _check(model: nn.Module) -> None:
@@ -145,14 +167,11 @@ def _check(model: nn.Module) -> None:
         )
 
 
-def _total_steps(rows: int, config: TrainConfig) -> int:
-    return math.ceil(config.epochs * math.ceil(rows / config.batch_size))
-
-
 def _trainer(
     model: nn.Module,
     tokenizer: Any,
     examples: Sequence[Any],
+    validation: Sequence[Any],
     task: TrainingTask,
     config: TrainConfig,
     folder: Path,
@@ -162,71 +181,37 @@ def _trainer(
 ) -> SupervisedTrainer:
     from farss.training.trainer import SupervisedTrainer
 
-    args = _arguments(model, config, folder, _total_steps(len(examples), config), keeps)
+    weight = next(model.parameters())
     return SupervisedTrainer(
         model,
-        args,
+        arguments(config, folder, weight.device, total_steps(len(examples), config), keeps=keeps),
         examples,
         task,
         pad_id=pad_token(tokenizer),
-        batch_size=config.batch_size,
-        in_bfloat16=_in_bfloat16(config, model),
+        config=config,
+        in_bfloat16=trains_in_bfloat16(config.precision, weight.dtype, weight.device),
+        validation=validation,
         progress=progress,
     )
 
 
-def _in_bfloat16(config: TrainConfig, model: nn.Module) -> bool:
-    weight = next(model.parameters())
-    return trains_in_bfloat16(config.precision, weight.dtype, weight.device)
-
-
-def _arguments(model: nn.Module, config: TrainConfig, folder: Path, steps: int, keeps: bool) -> TrainingArguments:
-    from transformers import TrainingArguments
-
-    rows, passes = split_batch(config.batch_size, config.micro_batch_size, processes())
-    on_cpu = next(model.parameters()).device.type == "cpu"
-    saves = keeps and config.save_steps is not None
-    args = TrainingArguments(
-        output_dir=str(folder),
-        per_device_train_batch_size=rows,
-        gradient_accumulation_steps=passes,
-        num_train_epochs=config.epochs,
-        learning_rate=config.learning_rate,
-        lr_scheduler_type=SCHEDULES[config.schedule],
-        warmup_steps=warmup_steps(steps, config.warmup_ratio),
-        weight_decay=config.weight_decay,
-        max_grad_norm=config.max_grad_norm,
-        optim="adamw_torch",
-        seed=config.seed,
-        use_cpu=on_cpu,
-        **(_checkpointing(TrainingArguments) if config.gradient_checkpointing else {}),
-        save_strategy="steps" if saves else "no",
-        save_steps=config.save_steps if saves and config.save_steps else steps,
-        logging_steps=1,
-        logging_nan_inf_filter=False,
-        report_to=[],
-        disable_tqdm=True,
-        remove_unused_columns=False,
-        dataloader_pin_memory=not on_cpu,
-    )
-    if args.n_gpu > 1:
-        args._n_gpu = 1  # one process, one GPU
-    return args
-
-
 def _run(trainer: SupervisedTrainer, checkpoint: Path | None, total_steps: int) -> None:
-    if checkpoint is None:
-        trainer.train()
-        _check_budget(trainer)
-        return
-    state = state_of(checkpoint)
-    trainer.go_on_from(state["log_history"])
-    if state["global_step"] < total_steps:
-        trainer.train(resume_from_checkpoint=str(checkpoint))
+    state = None if checkpoint is None else state_of(checkpoint)
+    if state is not None:
+        trainer.go_on_from(state["log_history"])
+    if checkpoint is None or state is None or not _is_over(state, total_steps):
+        trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
         _check_budget(trainer)
         return
     load_learned_(trainer.head_owner, checkpoint)
     trainer.state.log_history, trainer.state.global_step = state["log_history"], state["global_step"]
+    trainer.state.best_global_step = state.get("best_global_step")
+
+
+def _is_over(state: dict[str, Any], total_steps: int) -> bool:
+    """Whether a checkpoint is of the last step, or of that at which training stopped early."""
+    control = state.get("stateful_callbacks", {}).get("TrainerControl", {}).get("attributes", {})
+    return state["global_step"] >= total_steps or bool(control.get("should_training_stop"))
 
 
 def _check_budget(trainer: SupervisedTrainer) -> None:
@@ -234,7 +219,18 @@ def _check_budget(trainer: SupervisedTrainer) -> None:
         trainer.budget.check(trainer.state.global_step)
 
 
-def _report(trainer: SupervisedTrainer, memory: PeakMemory) -> TrainReport:
+def _validated(trainer: SupervisedTrainer, total: int) -> Validated | None:
+    """What was measured; the model is then that of the lowest loss, where that is asked for."""
+    config, step = trainer.config, trainer.state.global_step
+    losses = tuple((int(e["step"]), e["eval_loss"]) for e in trainer.state.log_history if "eval_loss" in e)
+    if not losses:
+        return None
+    kept = trainer.take_best() if config.load_best else step
+    ended = "early_stopping" if step < total else "epochs" if config.max_steps is None else "max_steps"
+    return Validated(losses, min(losses, key=lambda point: point[1])[0], kept, ended)
+
+
+def _report(trainer: SupervisedTrainer, memory: PeakMemory, validated: Validated | None) -> TrainReport:
     logged = [entry for entry in trainer.state.log_history if "loss" in entry]
     seconds, tokens = (logged[-1]["seconds"], int(logged[-1]["tokens"])) if logged else (0.0, 0)
     return TrainReport(
@@ -246,6 +242,7 @@ def _report(trainer: SupervisedTrainer, memory: PeakMemory) -> TrainReport:
         peak_bytes=memory.bytes(),
         rank_budget=None if trainer.budget is None else trainer.budget.asked,
         rank_realised=None if trainer.budget is None else trainer.budget.realised,
+        validated=validated,
     )
 
 
@@ -267,13 +264,6 @@ def _as_it_was(model: nn.Module) -> Iterator[None]:
                 if hasattr(model, name):
                     getattr(model, name)()
                     break
-
-
-def _checkpointing(arguments: type[TrainingArguments]) -> dict[str, Any]:
-    """The arguments that switch activation checkpointing on, whose names changed in transformers 5."""
-    names = {field.name for field in dataclasses.fields(arguments)}
-    prefix = "activation" if "activation_checkpointing" in names else "gradient"
-    return {f"{prefix}_checkpointing": True, f"{prefix}_checkpointing_kwargs": {"use_reentrant": False}}
 
 
 def _checkpoints_activations(model: nn.Module) -> bool:

@@ -7,11 +7,12 @@ from typing import Any, Protocol
 
 from torch import Tensor, nn
 
-from farss.errors import DataError
+from farss.errors import ConfigError, DataError
 from farss.model.calibration import Example, data_fingerprint
 from farss.model.classification import LabelledExample, label_loss, labelled_batches, labels_fingerprint
 from farss.training.batching import WIDTH_MULTIPLE, PaddedBatch
 from farss.training.loss import output_head, summed_loss
+from farss.training.packing import PackedBatch
 
 Collator = Callable[[Sequence[Any]], dict[str, Tensor]]
 Loss = Callable[[nn.Module, dict[str, Tensor]], Tensor]
@@ -32,8 +33,12 @@ class TrainingTask(Protocol):
         """What tells these rows from others, JSON-ready."""
         ...
 
-    def collator(self, pad_id: int) -> Collator:
-        """Makes the tensors of one forward pass of some rows; "labels" has -100, or no entry, where nothing counts."""
+    def collator(self, pad_id: int, *, packing: bool = False) -> Collator:
+        """Makes the tensors of one forward pass of some rows; "labels" has -100, or no entry, where nothing counts.
+
+        Raises:
+            ConfigError: if `packing` asks for one sequence of all rows, and the task has none.
+        """
         ...
 
     def loss_of(self, model: nn.Module) -> Loss:
@@ -67,9 +72,9 @@ class LanguageModelling:
         """`calibration.data_fingerprint`."""
         return data_fingerprint(examples, seed)
 
-    def collator(self, pad_id: int) -> Collator:
-        """Padded ids, mask and labels, [b, t] each."""
-        return PaddedBatch(pad_id)
+    def collator(self, pad_id: int, *, packing: bool = False) -> Collator:
+        """Padded ids, mask and labels, [b, t] each; or ids, positions and labels of one sequence, [1, t]."""
+        return PackedBatch() if packing else PaddedBatch(pad_id)
 
     def loss_of(self, model: nn.Module) -> Loss:
         """Summed negative log-probability of the supervised tokens.
@@ -96,8 +101,14 @@ class Classification:
         """`classification.labels_fingerprint`."""
         return labels_fingerprint(examples, seed)
 
-    def collator(self, pad_id: int) -> Collator:
-        """Padded ids, mask and token types, [b, t] each, and labels, [b]."""
+    def collator(self, pad_id: int, *, packing: bool = False) -> Collator:
+        """Padded ids, mask and token types, [b, t] each, and labels, [b].
+
+        Raises:
+            ConfigError: if `packing` is asked for.
+        """
+        if packing:
+            raise ConfigError("a text that is classified is a row of its own", where="train.packing", do="leave it out")
 
         def collate(rows: Sequence[LabelledExample]) -> dict[str, Tensor]:
             width = -(-max(len(row) for row in rows) // WIDTH_MULTIPLE) * WIDTH_MULTIPLE

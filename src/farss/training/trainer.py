@@ -11,18 +11,22 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
-from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
+from transformers import EarlyStoppingCallback, PrinterCallback, Trainer, TrainerCallback, TrainingArguments
+from transformers.trainer_utils import EvalLoopOutput, SaveStrategy
 
 from farss.adapters.gated import constrained_factors
 from farss.adapters.triplets import has_triplets
+from farss.config import TrainConfig
 from farss.errors import ConfigError, NumericalError, StorageError
+from farss.model.calibration import UNSUPERVISED
 from farss.storage.disk import full_disk
 from farss.training.batching import BatchOrder
-from farss.training.checkpoints import checkpoint_written, drop_older, load_learned_, save_learned
+from farss.training.checkpoints import checkpoint_of, checkpoint_written, drop_older, load_learned_, save_learned
 from farss.training.rank_budget import RankBudget
 from farss.training.regularisers import regulariser_of
 from farss.training.stiefel import hold_factors_
 from farss.training.tasks import TrainingTask
+from farss.training.trackers import trackers
 
 Progress = Callable[[int, int, float], None]
 
@@ -49,8 +53,9 @@ class SupervisedTrainer(Trainer):
         examples: rows to learn.
         task: how they are put in batches and what their loss is.
         pad_id: id written at padded positions.
-        batch_size: rows of one optimiser step, all processes together.
+        config: of the training.
         in_bfloat16: whether to compute under bfloat16 autocast.
+        validation: rows whose loss is measured while training.
         progress: called with (step, total steps, loss) after each step, or None.
     """
 
@@ -64,20 +69,23 @@ class SupervisedTrainer(Trainer):
         task: TrainingTask,
         *,
         pad_id: int,
-        batch_size: int,
+        config: TrainConfig,
         in_bfloat16: bool,
+        validation: Sequence[Any] = (),
         progress: Progress | None = None,
     ) -> None:
-        self.order = BatchOrder([len(example) for example in examples], batch_size, args.seed)
+        self.order = BatchOrder([len(example) for example in examples], config.batch_size, args.seed)
+        self.config, self.unreported = config, list[float]()
         self.summed_loss, self.in_bfloat16, self.progress = task.loss_of(model), in_bfloat16, progress
         self.supervised, self.regulariser = 0, regulariser_of(model)
         self.budget = RankBudget(model) if has_triplets(model) else None
         super().__init__(
             model=model,  # type: ignore[arg-type]  # PEFT models are accepted
             args=args,
-            data_collator=task.collator(pad_id),  # type: ignore[arg-type]  # any callable on a list of rows
+            data_collator=task.collator(pad_id, packing=config.packing),  # type: ignore[arg-type]  # any callable on rows
             train_dataset=Rows(examples),
-            callbacks=[_EpochOrder(self.order), *([self.budget] if self.budget else [])],
+            eval_dataset=Rows(validation) if config.eval_steps else None,
+            callbacks=[_EpochOrder(self.order), *([self.budget] if self.budget else []), *_asked_for(config, args)],
         )
         self.remove_callback(PrinterCallback)
         self.model_accepts_loss_kwargs = True  # makes the Trainer count the labels of a step
@@ -117,18 +125,49 @@ class SupervisedTrainer(Trainer):
             NumericalError: if the loss is NaN or infinite.
         """
         assert num_items_in_batch is not None, "the Trainer counts the labels of every step"
-        # Around each forward pass alone: autocast forgets its cast weights only where its outermost block ends.
-        with torch.autocast(self.args.device.type, torch.bfloat16, enabled=self.in_bfloat16):
-            loss = self.summed_loss(model, inputs)
+        loss = self._summed(model, inputs)
         if not torch.isfinite(loss):
             raise self._diverged(float(loss.detach()))
-        self.tokens_seen += int(inputs["attention_mask"].sum())
+        real = inputs.get("attention_mask")  # packed rows have none, and no padding
+        self.tokens_seen += inputs["input_ids"].numel() if real is None else int(real.sum())
         # Several processes average their gradients, which divides by their number once more.
         loss = loss * (self.accelerator.num_processes / max(int(num_items_in_batch), 1))
         if self.regulariser is None or not model.training:
             return loss
         share = self.regulariser() / self.current_gradient_accumulation_steps  # once per step, however it is split
         return loss + (share - share.detach())
+
+    def _summed(self, model: nn.Module, inputs: dict[str, Tensor]) -> Tensor:
+        # Around each forward pass alone: autocast forgets its cast weights only where its outermost block ends.
+        with torch.autocast(self.args.device.type, torch.bfloat16, enabled=self.in_bfloat16):
+            return self.summed_loss(model, inputs)
+
+    def evaluation_loop(self, dataloader: Any, description: str, *args: Any, **kwargs: Any) -> EvalLoopOutput:
+        """The mean loss per label of the validation rows, which the Trainer would take per pass.
+
+        No data loader is asked for them: it would draw a random number, and the training go another way.
+
+        Raises:
+            NumericalError: if the loss is NaN or infinite.
+        """
+        rows, size = dataloader.dataset.examples, self.args.per_device_eval_batch_size
+        self.model.eval()
+        total, labels = 0.0, 0
+        for start in range(0, len(rows), size):
+            batch = self._prepare_inputs(self.data_collator(rows[start : start + size]))
+            with torch.no_grad():
+                total += float(self._summed(self.model, batch))
+            labels += int((batch["labels"] != UNSUPERVISED).sum())
+        if not math.isfinite(total):
+            raise self._diverged(total, "loss on validation rows")
+        return EvalLoopOutput(None, None, {"eval_loss": total / labels}, len(rows))  # type: ignore[arg-type]  # no predictions
+
+    def _determine_best_metric(self, metrics: dict[str, float], trial: Any) -> bool:
+        # What is to be gone back to, and where training ends, is written whatever `save_steps` says.
+        best = super()._determine_best_metric(metrics, trial)
+        ends = self.control.should_training_stop and self.args.save_strategy != SaveStrategy.NO
+        self.control.should_save |= ends or (best and self.config.load_best)
+        return best
 
     @property
     def head_owner(self) -> nn.Module:
@@ -142,13 +181,31 @@ class SupervisedTrainer(Trainer):
             NumericalError: if the gradient is NaN or infinite.
         """
         if "loss" in logs:
-            if not math.isfinite(logs.get("grad_norm", 0.0)):
+            if not math.isfinite(logs.get("grad_norm", 0.0)) and not self._seeks_scale():
                 raise self._diverged(logs["grad_norm"], "gradient norm")
             seconds = self.seconds_before + time.perf_counter() - self.started
             logs = {**logs, "tokens": self.tokens_seen, "seconds": seconds}
             if self.progress is not None and self.is_world_process_zero():
                 self.progress(self.state.global_step, self.state.max_steps, logs["loss"])
-        super().log(logs, start_time)
+            self._record(logs)
+        else:
+            super().log(logs, start_time)
+
+    def _record(self, logs: dict[str, float]) -> None:
+        """Keep what every step came to, and tell trackers the mean of every `logging_steps`."""
+        step = self.state.global_step
+        logs = {**logs, "epoch": self.state.epoch or 0.0}
+        self.state.log_history.append({**logs, "step": step})
+        self.unreported.append(logs["loss"])
+        if step % self.config.logging_steps == 0:
+            logs["loss"] = sum(self.unreported) / len(self.unreported)
+            self.control = self.callback_handler.on_log(self.args, self.state, self.control, logs)
+            self.unreported.clear()
+
+    def _seeks_scale(self) -> bool:
+        """Whether a step was passed over because the loss's scale, which float16 needs, was too large for it."""
+        scaler = self.accelerator.scaler
+        return scaler is not None and self.accelerator.optimizer_step_was_skipped and scaler.get_scale() >= 1
 
     def _diverged(self, value: float, what: str = "loss") -> NumericalError:
         return NumericalError(
@@ -182,7 +239,7 @@ class SupervisedTrainer(Trainer):
             )
             raise full_disk(error, out) or unwritten from error
         if self.args.should_save:
-            drop_older(out)
+            drop_older(out, self.config.save_total_limit, self.state.best_global_step)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         # The Trainer would look for a PEFT folder; ours holds what is learned, of a model without adapters too.
@@ -193,11 +250,42 @@ class SupervisedTrainer(Trainer):
             if self.budget is not None:
                 self.budget.load(Path(resume_from_checkpoint))
 
+    def take_best(self) -> int:
+        """Go back to the checkpoint of the lowest loss on validation rows; its step.
+
+        Raises:
+            StorageError: if it is not there any more.
+        """
+        step = int(self.state.best_global_step or 0)
+        load_learned_(self.head_owner, checkpoint_of(Path(self.args.output_dir or "."), step))
+        return step
+
+    def let_go(self) -> None:
+        """Take off the model what the Trainer puts on it: the noise of embeddings, autocast around its forward pass."""
+        handle = getattr(self, "neftune_hook_handle", None)
+        if handle is not None:
+            handle.remove()
+        self.accelerator.unwrap_model(self.model, keep_fp32_wrapper=False)
+
     def go_on_from(self, history: list[dict[str, Any]]) -> None:
         """Count on from the tokens and seconds that the log of an interrupted training recorded."""
         recorded = [entry for entry in history if "tokens" in entry]
         if recorded:
             self.tokens_seen, self.seconds_before = recorded[-1]["tokens"], recorded[-1]["seconds"]
+
+
+class _Patience(EarlyStoppingCallback):
+    """transformers' early stopping, without its word where the model is left as it is at the end."""
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        pass  # the settings were checked
+
+
+def _asked_for(config: TrainConfig, args: TrainingArguments) -> list[TrainerCallback]:
+    """What ends a training early, and whom it is reported to."""
+    patience = config.early_stopping_patience
+    ends = [] if patience is None else [_Patience(patience)]
+    return [*ends, *trackers(config.trackers, Path(args.output_dir or "."))]
 
 
 class _EpochOrder(TrainerCallback):

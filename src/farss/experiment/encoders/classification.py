@@ -247,7 +247,7 @@ def fine_tune(recipe: Recipe, job: GlueJob, folder: Path) -> dict[str, Any]:
     shutil.rmtree(folder / "adapter", ignore_errors=True)  # of an earlier try that was cut short
     encode = functools.partial(_encoded, tokenizer=loaded.tokenizer, max_length=recipe.data.max_length)
     training = encode(_rows(recipe, job.learned, "train"))
-    drawn = draw(training, recipe.data.most_rows, recipe.data.seed)
+    drawn = draw(training, recipe.data.most_rows, recipe.data.seed, recipe.data.calibration_order)
     calibration = drawn.first(len(drawn.rows))
     pad = pad_token(loaded.tokenizer)
     started = time.perf_counter()

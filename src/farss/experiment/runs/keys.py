@@ -18,9 +18,9 @@ REPORTED = {"bootstrap"}
 OWN_SETTINGS = {"fora", "kasa", "adalora"}
 """Groups of `init` that only the method of the same name reads."""
 LATER = {"turns", "columns", "subset", "split", "test", "test_split", "held_out", "on_bad_row", "date"}
-LATER |= {"learn", "end_of_turn", "too_long", "mix"}
+LATER |= {"learn", "end_of_turn", "too_long", "mix", "calibration_order"}
 """Settings of the data that there were not always."""
-CALIBRATION = {"calibration_rows", "knowledge_calibration"}
+CALIBRATION = {"calibration_rows", "knowledge_calibration", "calibration_order"}
 ASKED = ("knowledge", "knowledge_rows", "shots", "seed")
 """Settings that say which knowledge questions are asked, and so which are left to take statistics from."""
 
