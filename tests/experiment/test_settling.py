@@ -7,10 +7,10 @@ import torch
 
 from farss.config import MOST_ROWS, FarssConfig, Recipe
 from farss.errors import DataError
+from farss.experiment.drawing import draw
 from farss.experiment.initialisation.crew import Crew
 from farss.experiment.initialisation.growing import Growth, grow
 from farss.experiment.initialisation.settling import Agreed, Settlement, Step, agreed, settles, sizes
-from farss.experiment.materials import draw
 from farss.experiment.progress import ProgressLine
 from farss.methods.base import Evidence
 from farss.model.calibration import Example, batches, data_fingerprint

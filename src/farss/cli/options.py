@@ -85,6 +85,7 @@ FLAGS: dict[str, tuple[str, Any, str]] = {
         rows_or_auto,
         "rows the statistics are taken from: a number, or auto (until two halves of them agree, at most 256)",
     ),
+    "--calibration-order": ("data.calibration_order", str, "random, or first: the first of the training rows"),
     "--max-length": ("data.max_length", int, "longest prompt plus response, in tokens"),
     "--rank": ("init.rank", int, "R, the rank of deep modules"),
     "--match": ("match", str, "what adapters have in common: rank, or params (ranks solved for one number of them)"),
@@ -93,6 +94,18 @@ FLAGS: dict[str, tuple[str, Any, str]] = {
     "--compat": ("init.compat", str, "none or published-code"),
     "--lr": ("train.learning_rate", float, "peak learning rate"),
     "--epochs": ("train.epochs", float, "passes over the training rows"),
+    "--max-steps": ("train.max_steps", int, "steps of the training, whatever --epochs says"),
+    "--warmup-steps": ("train.warmup_steps", int, "steps over which the learning rate rises"),
+    "--schedule": ("train.schedule", str, "of the learning rate: linear, cosine, constant, ..."),
+    "--optim": ("train.optim", str, "optimiser by transformers' name: adamw_torch, adafactor, adamw_8bit, ..."),
+    "--select": (
+        "select",
+        str,
+        "none, or validation: rows are held out that are neither trained on nor scored",
+    ),
+    "--validation-rows": ("validation_rows", int, "how many rows --select validation holds out"),
+    "--eval-steps": ("train.eval_steps", int, "measure the loss on validation rows every so many steps"),
+    "--report-to": ("train.report_to", str, "comma-separated trackers: tensorboard, wandb, mlflow, ..."),
     "--batch-size": ("train.batch_size", int, "sequences per optimiser step"),
     "--seed": ("train.seed", int, "seed of data order, dropout and random factors"),
     "--knowledge-rows": ("eval.knowledge_rows", int, "questions per knowledge set"),
@@ -105,6 +118,11 @@ ROWS = (
     *("--held-out", "--test-data", "--on-bad-row"),
 )
 """Flags of how the rows of `--data` are read and shared out."""
+SCHEDULE = (
+    *("--max-steps", "--warmup-steps", "--schedule", "--optim"),
+    *("--select", "--validation-rows", "--eval-steps", "--report-to"),
+)
+"""Flags of how long and how a model is trained, and what is looked at meanwhile."""
 ONE_TRAINING = {"--lr", "--seed"}
 """Flags of settings that a run of many jobs does not read: it takes `learning_rates` and `seeds`."""
 RUN_FLAGS = tuple(flag for flag in FLAGS if flag not in ONE_TRAINING)

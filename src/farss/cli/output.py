@@ -34,6 +34,17 @@ def cut_lines(cuts: Mapping[str, Mapping[str, int]]) -> list[str]:
     ]
 
 
+def validation_lines(measured: Mapping[str, Any] | None) -> list[str]:
+    """What the losses on validation rows came to while training, in one line; none where none was measured."""
+    if measured is None:
+        return []
+    best, kept = measured["best_step"], measured["kept_step"]
+    lowest = dict(measured["losses"])[best]
+    whose = "that of the adapter" if kept == best else f"the adapter is of step {kept}"
+    early = "; stopped early" if measured["ended"] == "early_stopping" else ""
+    return [f"validation loss: lowest {lowest:.3f} at step {best}, {whose}{early}"]
+
+
 def emit_table(arguments: argparse.Namespace, rows: list[dict[str, Any]]) -> int:
     """Print rows of equal keys as JSON if asked for, else as a table; return exit code 0."""
     if arguments.json:

@@ -8,6 +8,7 @@ from typing import Any
 from farss.config import Recipe
 from farss.errors import ConfigError
 from farss.methods import get_method
+from farss.training.readiness import check_training
 
 
 @dataclass(frozen=True)
@@ -91,6 +92,7 @@ def validate(recipe: Recipe) -> None:
         ConfigError: naming the setting.
     """
     jobs_of(recipe)
+    check_training(recipe.train, recipe.methods)
     if not recipe.eval.knowledge:
         raise ConfigError("at least one knowledge set is needed to measure forgetting", where="eval.knowledge")
     if any(scale < 0 for scale in recipe.eval.frontier_scales):

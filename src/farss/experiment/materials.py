@@ -7,15 +7,16 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Any
 
-from farss.config import MOST_ROWS, TEMPLATES, Dtype, Recipe
+from farss.config import TEMPLATES, Dtype, Recipe
 from farss.datasets.dates import keep_date_
 from farss.datasets.formats import Formatter, formatter, numbered, template_text
 from farss.datasets.knowledge import KnowledgeSet, load_knowledge, unasked_prompts
 from farss.datasets.rendered import Rendered
 from farss.errors import ConfigError, DataError
 from farss.evaluation.task import TaskSet
+from farss.experiment.drawing import Drawn, draw
 from farss.experiment.row_account import Account
 from farss.experiment.set_rows import Portion, TaskRow
 from farss.experiment.task_rows import divided_portions, held_out_portion, training_portion
@@ -26,8 +27,6 @@ from farss.model.ends import Ends, Taught, ends_of, stop_at_
 from farss.model.examples import Example
 from farss.model.sources import LoadedModel, load, resolve
 from farss.model.tables import check_ids, vocabulary_of, window_of
-
-Kept = TypeVar("Kept")
 
 
 def load_model(recipe: Recipe, dtype: Dtype | None = None) -> LoadedModel:
@@ -185,35 +184,6 @@ def _configuration(recipe: Recipe) -> Any:
     return load_config(resolve(named.name, named.revision), named.trust_remote_code)
 
 
-@dataclass(frozen=True)
-class Drawn(Generic[Kept]):
-    """Calibration rows in the order in which they are drawn: the first of them are a random sample, however many.
-
-    Attributes:
-        rows: in that order.
-        places: of each among the rows they are drawn from.
-    """
-
-    rows: list[Kept]
-    places: list[int]
-
-    def first(self, count: int) -> list[Kept]:
-        """The first `count` of them, in the order of the rows they are drawn from."""
-        return [self.rows[i] for i in sorted(range(min(count, len(self.rows))), key=self.places.__getitem__)]
-
-
-def draw(examples: list[Kept], rows: int, seed: int, order: str = "random") -> Drawn[Kept]:
-    """Calibration rows: a seeded random sample of the training examples, `rows` of them or all there are.
-
-    Samples of up to `MOST_ROWS` rows are the beginnings of one. With the order "first" they are the first ones.
-    """
-    count = len(examples)
-    if order == "first":
-        return Drawn(examples[:rows], list(range(min(rows, count))))
-    places = random.Random(seed).sample(range(count), min(max(rows, MOST_ROWS), count))[:rows]
-    return Drawn([examples[i] for i in places], places)
-
-
 def calibration_set(recipe: Recipe, tokenizer: Any, rows: int) -> Drawn[Example]:
     """Calibration rows as token ids, `rows` of the training rows or all there are, in `data.calibration_order`.
 
@@ -365,6 +335,17 @@ def measured_rows(recipe: Recipe, tokenizer: Any) -> dict[str, Any]:
 def validation_set(recipe: Recipe, tokenizer: Any) -> TaskSet:
     """The rows that choose between trials, without those whose prompt alone fills `max_length`."""
     return _task_set(recipe, tokenizer, divided_portions(recipe)[1])
+
+
+def validation_examples(recipe: Recipe, tokenizer: Any) -> list[Example]:
+    """The rows whose loss is measured while training, as they would be learned; none where it is not measured.
+
+    Raises:
+        DataError: if there are too few rows, or as `training_set`.
+    """
+    if recipe.train.eval_steps is None:
+        return []
+    return prepared(recipe, divided_portions(recipe)[1], tokenizer).examples
 
 
 def measuring(recipe: Recipe) -> Recipe:

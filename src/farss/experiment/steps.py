@@ -18,7 +18,7 @@ from farss.adapters.files import base_name_of, load_adapter, save_adapter
 from farss.config import Dtype, ModelConfig, Recipe
 from farss.errors import AdapterError, ConfigError
 from farss.experiment import materials
-from farss.experiment.accounts import rank_account
+from farss.experiment.accounts import rank_account, validated_account
 from farss.experiment.arithmetic import settle
 from farss.experiment.dating import date_in, dated
 from farss.experiment.outputs import begin_again, check_new_output, check_output, inputs_on_disk, rescued
@@ -31,6 +31,7 @@ from farss.storage import held, write_atomically, write_json
 from farss.storage.owned import take, writing
 from farss.storage.places import keep_apart
 from farss.training.checkpoints import check_settings
+from farss.training.readiness import check_training
 from farss.training.sft import train
 
 RECIPE = "recipe.yaml"
@@ -99,7 +100,10 @@ def fine_tune(recipe: Recipe, init: str | Path, out: str | Path, *, fresh: bool 
         )
     require_adapter(Path(init) / "adapter")
     asked = recipe = dated(recipe, None if fresh else date_in(place / RECIPE), date_in(Path(init) / RECIPE))
-    training = materials.training_set(recipe, materials.tokenizer_of(recipe))  # what is wrong with a row is said now
+    check_training(recipe.train)
+    tokenizer = materials.tokenizer_of(recipe)
+    training = materials.training_set(recipe, tokenizer)  # what is wrong with a row is said now
+    validation = materials.validation_examples(recipe, tokenizer)
     check_space(place, train_space(Path(init) / "adapter", recipe.train, len(training.rows), place / CHECKPOINTS))
     recipe, decided = settle(asked)
     if not fresh:
@@ -111,14 +115,14 @@ def fine_tune(recipe: Recipe, init: str | Path, out: str | Path, *, fresh: bool 
         take(place, VERB)
         with writing(place, RECIPE):
             write_atomically(place / RECIPE, lambda file: file.write_text(asked.to_yaml(), encoding="utf-8"))
-        account = _trained(recipe, model, loaded.tokenizer, training.examples, place)
+        account = _trained(recipe, model, loaded.tokenizer, training.examples, validation, place)
         account |= {"arithmetic": decided.to_mapping(), "rows": training.account.summary()}
         with rescued(account), writing(place, ACCOUNT):
             write_json(place / ACCOUNT, account)
     return account
 
 
-def _trained(recipe: Recipe, model: Any, tokenizer: Any, examples: Any, place: Path) -> dict[str, Any]:
+def _trained(recipe: Recipe, model: Any, tokenizer: Any, examples: Any, validation: Any, place: Path) -> dict[str, Any]:
     """Train, write the adapter, and return the account of it."""
     with ProgressLine("training") as line:
         result = train(
@@ -127,6 +131,7 @@ def _trained(recipe: Recipe, model: Any, tokenizer: Any, examples: Any, place: P
             examples,
             recipe.train,
             place / CHECKPOINTS,
+            validation=validation,
             progress=lambda step, total, loss: line(step, total, f"loss {loss:.3f}"),
         )
     with writing(place, ADAPTER):
@@ -141,6 +146,7 @@ def _trained(recipe: Recipe, model: Any, tokenizer: Any, examples: Any, place: P
         "curve": [list(point) for point in result.curve],
         "adapter": str(place / "adapter"),
         **rank_account(result),
+        "while_training": validated_account(result),
     }
 
 

@@ -87,6 +87,13 @@ LOOK = _record(
     null=True,
 )
 BUDGET = _record({"requested": COUNT, "realised": COUNT}, ("requested", "realised"), null=True)
+CURVE = _list({"type": "array", "items": {"type": "number"}, "minItems": 2, "maxItems": 2})
+WHILE_TRAINING = _record(
+    {"losses": CURVE, "best_step": COUNT, "kept_step": COUNT, "ended": {"type": "string"}},
+    ("losses", "best_step", "kept_step", "ended"),
+    null=True,
+)
+"""Losses on validation rows while training, and what they decided."""
 COSTS = (
     "trained_share",
     "init_seconds",
@@ -111,7 +118,8 @@ RUN = _record(
         "compared": COMPARED,
         "trainable_params": COUNT,
         **{key: NUMBER for key in COSTS},
-        "curve": _list({"type": "array", "items": {"type": "number"}, "minItems": 2, "maxItems": 2}),
+        "curve": CURVE,
+        "while_training": WHILE_TRAINING,
         "frontier": _list(FRONTIER_POINT),
         "frontier_area": ESTIMATE,
         "plan": PLAN,

@@ -10,6 +10,7 @@ from farss.errors import ConfigError
 from farss.foreign import foreign
 from farss.train_settings import OPTIMISERS, SCHEDULES
 from farss.training.arguments import total_steps, warmup_steps
+from farss.training.tasks import APART
 
 INSTALLED_AS = {"optimi": "torch-optimi"}
 """Packages that are installed under another name than they are imported by."""
@@ -37,6 +38,23 @@ def check_training(config: TrainConfig, methods: Collection[str] = (), rows: int
     _check_schedule(config, rows)
     if CUTS_RANKS in methods:
         check_cutting_ranks(config)
+
+
+def check_classifier_training(config: TrainConfig, methods: Collection[str]) -> None:
+    """As `check_training`, for classifiers, of whose trainings nothing but the end is kept.
+
+    Raises:
+        ConfigError: naming the setting that they do not have, or as `check_training`.
+    """
+    if config.packing:
+        raise ConfigError(APART, where="train.packing", do="leave it out")
+    if config.trackers:
+        raise ConfigError(
+            "trainings on GLUE are not reported to a tracker",
+            where="train.report_to",
+            do="leave it out: the loss of every step is in done.json of its folder",
+        )
+    check_training(config, methods)
 
 
 def check_cutting_ranks(config: TrainConfig) -> None:

@@ -210,7 +210,7 @@ def _run(trainer: SupervisedTrainer, checkpoint: Path | None, total_steps: int) 
 
 def _is_over(state: dict[str, Any], total_steps: int) -> bool:
     """Whether a checkpoint is of the last step, or of that at which training stopped early."""
-    control = state.get("stateful_callbacks", {}).get("TrainerControl", {}).get("attributes", {})
+    control = state.get("stateful_callbacks", {}).get("TrainerControl", {}).get("args", {})
     return state["global_step"] >= total_steps or bool(control.get("should_training_stop"))
 
 

@@ -16,6 +16,7 @@ from farss.training.packing import PackedBatch
 
 Collator = Callable[[Sequence[Any]], dict[str, Tensor]]
 Loss = Callable[[nn.Module, dict[str, Tensor]], Tensor]
+APART = "texts that are classified cannot be packed: each is a row of its own"
 
 
 class TrainingTask(Protocol):
@@ -108,7 +109,7 @@ class Classification:
             ConfigError: if `packing` is asked for.
         """
         if packing:
-            raise ConfigError("a text that is classified is a row of its own", where="train.packing", do="leave it out")
+            raise ConfigError(APART, where="train.packing", do="leave it out")
 
         def collate(rows: Sequence[LabelledExample]) -> dict[str, Tensor]:
             width = -(-max(len(row) for row in rows) // WIDTH_MULTIPLE) * WIDTH_MULTIPLE

@@ -32,11 +32,3 @@ class Validated:
             "kept_step": self.kept_step,
             "ended": self.ended,
         }
-
-    @property
-    def line(self) -> str:
-        """One sentence for the terminal."""
-        step, loss = min(self.losses, key=lambda point: point[1])
-        kept = "which the adapter is of" if self.kept_step == step else f"the adapter is of step {self.kept_step}"
-        why = "; stopped early" if self.ended == "early_stopping" else ""
-        return f"validation loss: lowest {loss:.3f} at step {step}, {kept}{why}"

@@ -28,6 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
             "--data-dir",
             *ROWS,
             "--calibration-rows",
+            "--calibration-order",
             "--max-length",
             "--rank",
             "--shallow-layers",

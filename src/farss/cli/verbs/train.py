@@ -5,8 +5,8 @@ from __future__ import annotations
 import argparse
 import sys
 
-from farss.cli.options import ROWS, add_fresh_option, add_recipe_options, recipe_from
-from farss.cli.output import emit
+from farss.cli.options import ROWS, SCHEDULE, add_fresh_option, add_recipe_options, recipe_from
+from farss.cli.output import emit, validation_lines
 
 SUMMARY = "fine-tune an initialised adapter; the loss counts response tokens only"
 EXAMPLE = "farss train --init init/ --data gsm8k --data-dir DATA --lr 2e-4 --out trained/"
@@ -29,6 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
             "--epochs",
             "--batch-size",
             "--seed",
+            *SCHEDULE,
         ),
     )
     add_fresh_option(parser)
@@ -47,6 +48,7 @@ def act(arguments: argparse.Namespace) -> int:
     lines = [
         f"{result['steps']} steps in {result['seconds']:.0f} s, {result['tokens_per_second']:.0f} tokens/s; "
         f"loss {result['first_loss']:.3f} to {result['last_loss']:.3f}",
+        *validation_lines(result["while_training"]),
         *([f"ranks: {result['rank_realised']} of {result['rank_budget']} left"] if "rank_budget" in result else []),
         f"adapter: {result['adapter']}",
         f"next: farss export --adapter {result['adapter']} --to peft --out DIR",

@@ -22,12 +22,12 @@ from farss.errors import ConfigError
 from farss.evaluation.glue import predict, samples_of, save_samples
 from farss.experiment.accounts import rank_account
 from farss.experiment.arithmetic import ARITHMETIC, settle_in
+from farss.experiment.drawing import Drawn, draw
 from farss.experiment.encoders.glue_results import SAMPLES, assemble
 from farss.experiment.initialisation.growing import Growth, forget, grow
 from farss.experiment.initialisation.planning import Preparation, check_boundary, prepare, resolved, spectrum_folder
 from farss.experiment.initialisation.settling import settles
 from farss.experiment.jobs import Job, jobs_of
-from farss.experiment.materials import Drawn, draw
 from farss.experiment.outputs import begin_again, check_output, inputs_on_disk, rescued
 from farss.experiment.progress import ProgressLine
 from farss.experiment.space import check_space, glue_space
@@ -48,6 +48,7 @@ from farss.report.glue import markdown
 from farss.storage import held, write_atomically, write_json
 from farss.storage.owned import take, writing
 from farss.training.head import release_head_, warm_up_head_
+from farss.training.readiness import check_classifier_training
 from farss.training.sft import TrainReport, train
 from farss.training.tasks import Classification
 
@@ -104,6 +105,7 @@ class GlueJob:
             dataclasses.asdict(self),
             recipe.model.to_mapping(),
             [data.data_dir, data.train_rows, data.calibration_rows, data.max_length, data.seed],
+            *([] if data.calibration_order == "random" else [data.calibration_order]),
             [recipe.init.to_mapping(), recipe.match, recipe.budget_params],
             recipe.train.decisive(),
             recipe.eval.task_rows,
@@ -197,6 +199,7 @@ def _validate(recipe: Recipe) -> None:
         raise ConfigError("the published code has no batches for classifiers", where="init.compat", expected="none")
     if recipe.select != "none":
         raise ConfigError("no trial is selected on GLUE: all are reported", where="select", expected="none")
+    check_classifier_training(recipe.train, recipe.methods)
     agreeing_with_head(arithmetic_of(recipe.model, place(recipe.device)), recipe.model.dtype)
 
 

@@ -11,12 +11,12 @@ from torch import nn
 
 from farss.config import FarssConfig
 from farss.errors import DataError, StorageError
+from farss.experiment.drawing import Drawn
 from farss.experiment.initialisation.crew import Crew
 from farss.experiment.initialisation.halves import HALVES, Halved, HalvedBlocks
 from farss.experiment.initialisation.planning import collect_with
 from farss.experiment.initialisation.settling import SETTLEMENT, Settlement, Step, agreed, sizes
 from farss.experiment.initialisation.streaming import StreamedModel
-from farss.experiment.materials import Drawn
 from farss.experiment.progress import ProgressLine
 from farss.model.curvature import Curvature, Growing
 from farss.model.spectra import SpectrumCache

@@ -228,6 +228,7 @@ def _run_entry(
         "train_peak_bytes": trained["train_peak_bytes"],
         "eval_seconds": job.measured["eval_seconds"],
         "curve": trained["curve"],
+        "while_training": trained.get("while_training"),
         "plan": _plan_summary(plan),
         "budget": _budget(plan),
         "facts": facts_account(facts(before, after), FACTS_SHOWN),

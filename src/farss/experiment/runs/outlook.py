@@ -74,7 +74,9 @@ def work_of(recipe: Recipe) -> dict[str, Passes]:
     frontier = points * asked.frontier_rows * (len(asked.knowledge) * asking / READINGS + _tokens(held_out))
     calibration = min(_calibration_rows(recipe), rows) * length * CALIBRATION_PASSES
     found = {PLANS: Passes(calibration, 2), BASE: Passes(measured)}
-    learned = rows * length * recipe.train.epochs
+    asked_steps = recipe.train.max_steps
+    seen = rows * recipe.train.epochs if asked_steps is None else asked_steps * recipe.train.batch_size
+    learned = seen * length
     for job in jobs_of(recipe):
         passes = ADAPTER_PASSES if job.adapts else WEIGHT_PASSES
         found[job.id] = Passes(learned * passes + measured + frontier, 2)

@@ -11,7 +11,7 @@ from farss.experiment.jobs import Job
 from farss.experiment.stages import DONE
 from farss.methods import get_method
 from farss.reading import AMOUNT, COUNT, TEXT, Document, object_of
-from farss.report.schema import SPECTRA
+from farss.report.schema import SPECTRA, WHILE_TRAINING, first_mistake
 
 AGAIN = "delete the folder it stands in and run the recipe again: only this stage is done anew"
 ACCOUNT = Document("account of a stage", StorageError, damaged=AGAIN)
@@ -41,6 +41,7 @@ TRAINING = object_of(
 )
 TRAINING["properties"]["machine"] = object_of(name=TEXT) | {"type": ["object", "null"]}
 TRAINING["properties"]["apply_seconds"] = AMOUNT
+TRAINING["properties"]["while_training"] = WHILE_TRAINING
 MEASURING = object_of(eval_seconds=AMOUNT)
 VALIDATION = {"validation_loss": AMOUNT, "validation_rows": COUNT}
 MEASURING["properties"] |= VALIDATION

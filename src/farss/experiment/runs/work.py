@@ -16,7 +16,7 @@ from farss.adapters.files import save_adapter
 from farss.config import Recipe
 from farss.datasets.dates import published
 from farss.experiment import materials
-from farss.experiment.accounts import describe_model, rank_account
+from farss.experiment.accounts import describe_model, rank_account, validated_account
 from farss.experiment.calibrating import batches_of
 from farss.experiment.environment import device, peak_bytes
 from farss.experiment.initialisation.growing import forget
@@ -167,11 +167,11 @@ def train_job(recipe: Recipe, job: Job, plans: Path, folder: Path) -> dict[str, 
     """Train one job; leaves `adapter/` (all that is needed to go on) and `peft/` (plain LoRA), or `model/`."""
     loaded = materials.load_model(recipe)
     training = materials.training_set(recipe, loaded.tokenizer)
-    examples = training.examples
+    examples, validation = training.examples, materials.validation_examples(recipe, loaded.tokenizer)
     config = dataclasses.replace(recipe.train, learning_rate=job.learning_rate, seed=job.seed)
     account: dict[str, Any] = {"apply_seconds": 0.0, "rows": training.account.summary()}
     if get_method(job.method).trains == "weights":
-        result = _train(loaded, loaded.model, examples, config, folder, job)
+        result = _train(loaded, loaded.model, (examples, validation), config, folder, job)
         account["trainable_params"] = sum(p.numel() for p in loaded.model.parameters())
         loaded.model.to(loaded.dtype)
         loaded.model.save_pretrained(folder / "model")
@@ -191,14 +191,15 @@ def train_job(recipe: Recipe, job: Job, plans: Path, folder: Path) -> dict[str, 
     )
     account["apply_seconds"] = time.perf_counter() - started
     account["trainable_params"] = plan.trainable_parameters
-    result = _train(loaded, model, examples, config, folder, job)
+    result = _train(loaded, model, (examples, validation), config, folder, job)
     taught = materials.taught(recipe, loaded.tokenizer)
     save_adapter(model, folder / "adapter", taught=taught)
     checked = export(model, folder / "peft", to="peft", tokenizer=loaded.tokenizer, taught=taught)
     return {**account, **_training_account(result, recipe), "export_max_logit_difference": checked.max_logit_difference}
 
 
-def _train(loaded: LoadedModel, model: Any, examples: Any, config: Any, folder: Path, job: Job) -> Any:
+def _train(loaded: LoadedModel, model: Any, rows: tuple[Any, Any], config: Any, folder: Path, job: Job) -> Any:
+    examples, validation = rows
     with ProgressLine(f"training {job.id}") as line:
         return train(
             model,
@@ -206,6 +207,7 @@ def _train(loaded: LoadedModel, model: Any, examples: Any, config: Any, folder: 
             examples,
             config,
             folder / "checkpoints",
+            validation=validation,
             trains=get_method(job.method).trains,
             progress=lambda step, total, loss: line(step, total, f"loss {loss:.3f}"),
         )
@@ -221,4 +223,5 @@ def _training_account(result: Any, recipe: Recipe) -> dict[str, Any]:
         "machine": device(recipe.device) | {"threads": torch.get_num_threads()},
         "curve": [list(point) for point in result.curve],
         **rank_account(result),
+        "while_training": validated_account(result),
     }
