@@ -22,6 +22,7 @@ FAIR = {
     "match": "params",
     "budget_params": BUDGET,
     "eval.knowledge_rows": 4,
+    "train.eval_steps": 1,
 }
 LEFT = "lora-lr0.0001-seed0"
 
@@ -46,6 +47,15 @@ def test_every_trial_is_reported_and_one_is_taken(report):
     compared = {row[side] for row in report["comparisons"] for side in ("a", "b")}
     assert compared == set(losses) - {LEFT}
     assert report["data"]["validation_rows"] == 3
+
+
+def test_the_loss_while_training_ends_at_the_loss_that_trials_are_chosen_by(report):
+    for run in report["runs"]:
+        found = run["while_training"]
+        assert found["losses"][-1][1] == pytest.approx(
+            run["validation_loss"], rel=2e-3
+        )  # training computes in bfloat16
+        assert found["kept_step"] == found["losses"][-1][0] and found["ended"] == "epochs"
 
 
 def test_validation_rows_are_in_no_score(run_folder, report):
