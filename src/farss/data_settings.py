@@ -63,7 +63,7 @@ class DataConfig(Settings):
         "num_proc": "rows are tokenised a thousand at a time, by all cores; nothing is to be set",
         "preprocessing_num_workers": "rows are tokenised a thousand at a time, by all cores; nothing is to be set",
         "cache_dir": "tokens are not kept: rows are drawn first, and only those used are tokenised",
-        "packing": "it is a matter of training: see `train`",
+        "packing": "say `train.packing`",
         "weights": "say how many rows of each set: data.mix with `rows`",
         "interleave_probs": "say how many rows of each set: data.mix with `rows`",
         "mix_strategy": "rows of all sets are shuffled together; say how many of each: data.mix with `rows`",

@@ -151,12 +151,12 @@ class SupervisedTrainer(Trainer):
             NumericalError: if the loss is NaN or infinite.
         """
         rows, size = dataloader.dataset.examples, self.args.per_device_eval_batch_size
-        self.model.eval()
+        model = self.head_owner.eval()
         total, labels = 0.0, 0
         for start in range(0, len(rows), size):
             batch = self._prepare_inputs(self.data_collator(rows[start : start + size]))
             with torch.no_grad():
-                total += float(self._summed(self.model, batch))
+                total += float(self._summed(model, batch))
             labels += int((batch["labels"] != UNSUPERVISED).sum())
         if not math.isfinite(total):
             raise self._diverged(total, "loss on validation rows")

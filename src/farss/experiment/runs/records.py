@@ -11,7 +11,7 @@ from farss.experiment.jobs import Job
 from farss.experiment.stages import DONE
 from farss.methods import get_method
 from farss.reading import AMOUNT, COUNT, TEXT, Document, object_of
-from farss.report.schema import SPECTRA, WHILE_TRAINING, first_mistake
+from farss.report.schema import SPECTRA, WHILE_TRAINING
 
 AGAIN = "delete the folder it stands in and run the recipe again: only this stage is done anew"
 ACCOUNT = Document("account of a stage", StorageError, damaged=AGAIN)
