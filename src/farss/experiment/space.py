@@ -24,7 +24,7 @@ from farss.methods.base import KNOWLEDGE, SpectralMethod
 from farss.methods.factored import FactorMethod
 from farss.model.blocks import BlockChain
 from farss.model.calibration import Batch
-from farss.model.checkpoint import stored_numbers
+from farss.model.checkpoint import check_folder, stored_numbers
 from farss.model.cost import curvature_bytes, format_bytes, gradient_bytes, input_moment_bytes
 from farss.model.lazy import skeleton, stored_dtype
 from farss.model.plan import Plan
@@ -277,4 +277,5 @@ def stored_shape(named: ModelConfig) -> tuple[torch.dtype, int]:
         ModelError: if it is not found, or its folder is damaged.
     """
     folder = resolve(named.name, named.revision)
+    check_folder(folder, trust_remote_code=named.trust_remote_code)
     return stored_dtype(folder, trust_remote_code=named.trust_remote_code), stored_numbers(folder)
