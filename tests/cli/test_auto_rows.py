@@ -53,6 +53,7 @@ def test_both_engines_read_the_same_rows_and_say_what_they_saw(farss, auto, tmp_
         assert "there are no more" in err and err.count("more rows") == 2
         assert re.search(r"if all rows are read, .* if the first step is enough", err)
         assert answers[engine]["calibration_rows"] == 20
+        assert answers[engine]["rows"]["used"] >= 20 and answers[engine]["rows"]["left_out"] == 0
         assert answers[engine]["predicted_least_seconds"] < answers[engine]["predicted_seconds"]
         assert not (tmp_path / f".{engine}.work").exists()
         data = Plan.load(tmp_path / engine / "plan.json").data

@@ -49,6 +49,10 @@ def test_report_is_complete(run_folder):
     assert "<html" in (run_folder / "report.html").read_text()
     assert tuple(run["id"] for run in report["runs"]) == JOBS
     assert report["data"]["task_rows"] == 4 and report["data"]["knowledge"] == {"capitals": 7}
+    rows = report["data"]["rows"]
+    assert [rows[use]["used"] for use in ("training", "calibration", "held_out")] == [8, 6, 4]
+    assert rows["training"]["left_out"] == rows["held_out"]["left_out"] == 1  # longer than the model reads
+    assert all(account["read"] and account["sha256"] and account["set"] for account in rows.values())
     assert len(report["spectra"]) == 2
     for run in report["runs"]:
         assert [point["scale"] for point in run["frontier"]] == [0, 0.5, 1]

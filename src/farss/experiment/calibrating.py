@@ -25,6 +25,11 @@ def calibration_of(recipe: Recipe, tokenizer: Any) -> list[Example]:
     return materials.calibration_set(recipe, tokenizer, most).first(most)
 
 
+def calibration_rows(recipe: Recipe) -> dict[str, Any] | None:
+    """Which rows may be read for statistics, and which were left out or cut and why, JSON-ready."""
+    return materials.calibration_set(recipe, materials.tokenizer_of(recipe), recipe.data.most_rows).account
+
+
 def growth_of(
     recipe: Recipe, tokenizer: Any, kept: Path, model: Sequence[str], hands: Crew | None = None
 ) -> Growth | None:

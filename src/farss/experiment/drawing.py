@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from farss.config import MOST_ROWS
 
@@ -18,10 +18,12 @@ class Drawn(Generic[Kept]):
     Attributes:
         rows: in that order.
         places: of each among the rows they are drawn from.
+        account: what became of all rows, JSON-ready; None where nobody counted.
     """
 
     rows: list[Kept]
     places: list[int]
+    account: dict[str, Any] | None = None
 
     def first(self, count: int) -> list[Kept]:
         """The first `count` of them, in the order of the rows they are drawn from."""

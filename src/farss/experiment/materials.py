@@ -208,7 +208,7 @@ def calibration_set(recipe: Recipe, tokenizer: Any, rows: int) -> Drawn[Example]
         queue, spare = spare[:missing], spare[missing:]
     portion.account.use([everything[i] for i in sorted(found)])
     portion.account.finish(limit(recipe))
-    return Drawn(list(found.values()), list(found))
+    return Drawn(list(found.values()), list(found), portion.account.summary())
 
 
 def prepared(recipe: Recipe, portion: Portion, tokenizer: Any) -> Prepared:

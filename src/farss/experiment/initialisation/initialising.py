@@ -20,7 +20,7 @@ from farss.datasets.dates import keep_date_
 from farss.errors import ConfigError
 from farss.experiment import materials
 from farss.experiment.arithmetic import settle
-from farss.experiment.calibrating import batches_of, calibration_of, growth_of
+from farss.experiment.calibrating import batches_of, calibration_of, calibration_rows, growth_of
 from farss.experiment.dating import dated
 from farss.experiment.environment import peak_bytes
 from farss.experiment.initialisation.budget import budget_of, plan_for
@@ -136,6 +136,7 @@ def initialise(
         "modules": len(plan.targets),
         "calibration_rows": plan.data and plan.data["rows"],
         "settled": plan.data and plan.data.get("settled"),
+        "rows": calibration_rows(recipe) if request.to_take & FROM_DATA else None,
         "trainable_params": plan.trainable_parameters,
         "requested_params": plan.requested_parameters,
         "coverage": plan.coverage,

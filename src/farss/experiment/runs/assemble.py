@@ -195,6 +195,11 @@ def _data(run: FinishedRun, before: Measurement) -> dict[str, Any]:
         "calibration_rows": run.planned["calibration_rows"],
         "calibration_tokens": run.planned["calibration_tokens"],
         "settled": run.planned.get("settled"),
+        "rows": {
+            "training": run.jobs[0].trained.get("rows"),
+            "calibration": run.planned.get("rows"),
+            "held_out": run.jobs[0].measured.get("rows"),
+        },
         "validation_rows": run.jobs[0].measured.get("validation_rows"),
         "task_rows": len(before.task),
         "generate_rows": sum(sample.correct is not None for sample in before.task),

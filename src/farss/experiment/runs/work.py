@@ -17,7 +17,7 @@ from farss.config import Recipe
 from farss.datasets.dates import published
 from farss.experiment import materials
 from farss.experiment.accounts import describe_model, rank_account, validated_account
-from farss.experiment.calibrating import batches_of
+from farss.experiment.calibrating import batches_of, calibration_rows
 from farss.experiment.environment import device, peak_bytes
 from farss.experiment.initialisation.growing import forget
 from farss.experiment.initialisation.planning import (
@@ -126,6 +126,7 @@ def plan_methods(recipe: Recipe, statistics: Path | None, further: Mapping[str, 
         "calibration_rows": (origin.data if origin else data)["rows"],
         "calibration_tokens": (origin.data if origin else data)["tokens"],
         "settled": origin and origin.data.get("settled"),
+        "rows": calibration_rows(recipe),
         "model": describe_model(loaded, preparation.targets),
     }
 
