@@ -14,7 +14,7 @@ KEYS = list(Recipe().train.to_mapping())
 
 
 @pytest.mark.case("a wrong name gets a hint only where one is near")
-@pytest.mark.parametrize("key", ["report_to", "max_steps", "eval_steps", "logging_steps", "bf16", "push_to_hub"])
+@pytest.mark.parametrize("key", ["report_to", "max_steps", "fsdp", "torch_compile", "bf16", "push_to_hub"])
 def test_a_key_that_is_another_tool_s_gets_no_hint_but_the_list(key):
     with pytest.raises(ConfigError) as caught:
         Recipe.from_mapping({"train": {f"{key}_xyz": 1}})

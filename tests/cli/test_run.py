@@ -146,6 +146,14 @@ def test_a_changed_setting_redoes_what_depends_on_it(farss, workshop, run_folder
     assert code == 2 and "the runs asked different questions" in err
 
 
+def test_other_rows_of_the_same_set_are_another_request(farss, workshop, second, tmp_path):
+    copy = Path(shutil.copytree(second, tmp_path / "second"))
+    before, recipe = done_at(copy), workshop.recipe("second", methods=["lora"])
+    code, _, err = farss("run", recipe, "--rank", 2, "--out", copy, "--set", "data.split=train[:6]")
+    assert code == 0, err
+    assert f"{JOBS[1]}/train" in redone(before, done_at(copy))
+
+
 def test_compare_pairs_two_runs_and_tells_equal_names_apart(farss, run_folder, second, tmp_path):
     code, out, _ = farss("compare", run_folder, second, "--out", tmp_path / "both", "--json")
     assert code == 0

@@ -6,6 +6,7 @@ import dataclasses
 
 from farss.config import Recipe
 from farss.experiment import materials
+from farss.experiment.runs.keys import later_settings
 from farss.experiment.stages import stage_key
 from farss.experiment.unchanged import model_input, requested
 
@@ -19,12 +20,11 @@ def inputs_of(recipe: Recipe) -> dict[str, str]:
     data, asked = recipe.data, recipe.eval
     found = model_input(recipe.model)
     drawn = [data.train_rows, data.seed, recipe.select, recipe.select != "none" and recipe.validation_rows]
-    drawn += [one.to_mapping() for one in data.mix]
-    training = requested(f"training rows of {data.task}", data.data_dir, drawn)
+    division = later_settings(data)  # which rows of a set are which: another division is another request
+    further = [division] if division else []
+    training = requested(f"training rows of {data.task}", data.data_dir, drawn, *further)
     found[training] = stage_key(materials.training_rows(recipe))
-    held_out = requested(
-        f"held-out rows of {data.task}", data.data_dir, asked.task_rows, *(one.name for one in data.mix)
-    )
+    held_out = requested(f"held-out rows of {data.task}", data.data_dir, asked.task_rows, *further)
     found[held_out] = stage_key(materials.held_out_rows(recipe))
     for questions in materials.knowledge_sets(recipe):
         request = (data.data_dir, asked.knowledge_rows, asked.shots, asked.seed)

@@ -98,5 +98,12 @@ def _without_defaults(data: dict[str, object]) -> dict[str, object]:
     return {name: value for name, value in data.items() if name not in LATER or value != usual[name]}
 
 
+def later_settings(data: DataConfig) -> dict[str, object]:
+    """The settings of the data that there were not always and that are used, without those of calibration."""
+    usual = DataConfig().to_mapping()
+    names = LATER - CALIBRATION
+    return {name: value for name, value in data.to_mapping().items() if name in names and value != usual[name]}
+
+
 def _without(mapping: dict[str, object], names: set[str]) -> dict[str, object]:
     return {key: value for key, value in mapping.items() if key not in names}
