@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 import yaml
 
@@ -282,7 +282,9 @@ class Recipe(Settings):
     else `learning_rates`; its seeds those of `method_seeds`, else `seeds`. With `select="validation"` the loss on
     `validation_rows` rows, which are neither trained on nor scored, chooses one learning rate per method and seed. With
     `match="params"` ranks are solved so that every adapter trains about `budget_params` parameters; None is what plain
-    `lora` trains at `init.rank`. `device` says where all is computed: "auto" takes a GPU if there is one. It is no part
+    `lora` trains at `init.rank`. `vary` trains a method several times, with other settings of `data`, `init`, `train`,
+    `match` or `budget_params`: `{farss: {init: {rank: [16, 32]}}}` has a list where the recipe has a value, and several
+    lists are combined. `device` says where all is computed: "auto" takes a GPU if there is one. It is no part
     of what decides whether a finished stage is reused.
     """
 
@@ -299,6 +301,7 @@ class Recipe(Settings):
     budget_params: int | None = None
     seeds: tuple[int, ...] = (0,)
     method_seeds: dict[str, tuple[int, ...]] = field(default_factory=dict)
+    vary: dict[str, dict[str, Any]] = field(default_factory=dict)
     init: FarssConfig = field(default_factory=FarssConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
     eval: EvalConfig = field(default_factory=EvalConfig)

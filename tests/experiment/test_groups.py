@@ -34,7 +34,7 @@ def test_seeds_of_one_method_stand_together():
     found = owners()
     groups = groups_of(found, list(found))
     assert groups == {"lora": ["lora-lr0.001-seed0", "lora-lr0.001-seed1"], "farss": ["farss-lr0.001-seed0"]}
-    assert describe(found, groups["lora"]) == {"method": "lora", "learning_rate": 1e-3}
+    assert describe(found, groups["lora"]) == {"method": "lora", "variant": None, "learning_rate": 1e-3}
 
 
 def test_learning_rates_are_methods_apart_unless_validation_chose_them():
@@ -44,7 +44,7 @@ def test_learning_rates_are_methods_apart_unless_validation_chose_them():
     found = owners(**grid, select="validation", seeds=[0, 1])
     chosen = ["lora-lr0.001-seed0", "lora-lr0.0001-seed1"]
     assert groups_of(found, chosen) == {"lora": chosen}
-    assert describe(found, chosen) == {"method": "lora", "learning_rate": None}
+    assert describe(found, chosen) == {"method": "lora", "variant": None, "learning_rate": None}
 
 
 def test_folders_share_a_method_if_it_was_trained_alike():

@@ -15,8 +15,7 @@ FULL, LORA, CORDA, EVA = (Job(name, 1e-4, 0) for name in ("full", "lora", "corda
 
 def keys_of(recipe: Recipe) -> dict[str, str]:
     keys = Keys(recipe)
-    named = {"base": keys.base, "statistics": keys.statistics, "plans": keys.plans}
-    named |= {kind: keys.gathered(kind) for kind in STATISTICS}
+    named = {"base": keys.base, **keys.passes[0].keys, "plans": keys.plans}
     for job in (FULL, LORA, CORDA, EVA):
         named |= {f"{job.method} train": keys.training(job), f"{job.method} eval": keys.evaluation(job)}
     return named
@@ -39,7 +38,13 @@ ON_OWN_FACTORS = {"corda-kpm train", "corda-kpm eval", "eva train", "eva eval"}
         ("data.train_rows", 10, EVERYTHING - {"base"}),
         ("data.calibration_rows", 10, INITIALISED),
         ("data.knowledge_calibration", "other", ON_KNOWLEDGE),
-        ("init.rank", 3, INITIALISED),
+        ("init.rank", 3, INITIALISED - set(STATISTICS)),
+        ("init.shallow_layers", 3, INITIALISED - set(STATISTICS)),
+        ("init.scale", "rslora", INITIALISED - {"statistics", *STATISTICS}),
+        ("init.base", "residual", INITIALISED - {"statistics", *STATISTICS}),
+        ("init.selection", "low", INITIALISED - {"statistics", *STATISTICS}),
+        ("init.tokens", "all", INITIALISED),
+        ("init.exclude", ["lm_head"], INITIALISED),
         ("init.fora.rho", 0.25, set()),
         ("init.kasa.beta", 0.25, set()),
         ("init.adalora.beta1", 0.25, set()),
@@ -83,7 +88,7 @@ def test_plans_depend_on_what_their_methods_read(setting, value, methods, redone
     recipe = Recipe().override({"methods": methods})
     before, after = Keys(recipe), Keys(recipe.override({setting: value}))
     assert {"plans" for _ in [0] if before.plans != after.plans} == redone
-    assert before.statistics == after.statistics
+    assert before.passes[0].keys["statistics"] == after.passes[0].keys["statistics"]
 
 
 def test_the_number_of_validation_rows_counts_where_they_are_held_out():
@@ -101,7 +106,6 @@ def test_a_budget_counts_where_it_is_met():
 
 KEPT = {
     "base": "04c5eaa13f0d9808",
-    "statistics": "db4066b678a6b7a7",
     "plans": "426cf567207a5438",
     "full-lr2e-05-seed0 train": "d3fdc59a772f99b6",
     "full-lr2e-05-seed0 eval": "cf2b9fdc61d72f41",
@@ -128,13 +132,13 @@ KEPT = {
     "farss-init-lr0.0005-seed0 train": "22f1ac8b065366dd",
     "farss-init-lr0.0005-seed0 eval": "6ca9315545c14513",
 }
-"""All keys of the shipped recipe gsm8k-smollm2; a change here makes everybody's finished runs start anew."""
+"""Keys of the shipped recipe gsm8k-smollm2; a change here makes everybody's finished trainings start anew."""
 
 
 def test_finished_runs_stay_finished():
     recipe = Recipe.from_yaml(shipped_recipes()["gsm8k-smollm2"])
     keys = Keys(recipe)
-    found = {"base": keys.base, "statistics": keys.statistics, "plans": keys.plans}
+    found = {"base": keys.base, "plans": keys.plans}
     for job in jobs_of(recipe):
         found |= {f"{job.id} train": keys.training(job), f"{job.id} eval": keys.evaluation(job)}
     assert found == KEPT

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from farss.config import Recipe
+from farss.config import FarssConfig, Recipe
 from farss.experiment import materials
 from farss.experiment.initialisation.crew import Crew
 from farss.experiment.initialisation.growing import Growth
@@ -31,7 +31,12 @@ def calibration_rows(recipe: Recipe) -> dict[str, Any] | None:
 
 
 def growth_of(
-    recipe: Recipe, tokenizer: Any, kept: Path, model: Sequence[str], hands: Crew | None = None
+    recipe: Recipe,
+    tokenizer: Any,
+    kept: Path,
+    model: Sequence[str],
+    hands: Crew | None = None,
+    judged: Sequence[FarssConfig] = (),
 ) -> Growth | None:
     """The calibration examples to be read as far as it takes; None where it is fixed how many are.
 
@@ -43,6 +48,7 @@ def growth_of(
         kept: a folder from which an interrupted reading goes on.
         model: fingerprint of the weights, and their dtype.
         hands: this process among those that read together.
+        judged: the configurations whose plans the rows must be enough for; none stands for the recipe's.
     """
     if not settles(recipe):
         return None
@@ -60,8 +66,9 @@ def growth_of(
         functools.partial(data_fingerprint, seed=recipe.data.seed),
         config,
         kept,
-        stage_key(list(model), read, config.to_mapping(), crew.size),
+        stage_key(list(model), read, config.to_mapping(), crew.size, *(one.to_mapping() for one in judged)),
         crew,
+        tuple(map(resolved, judged)),
     )
 
 

@@ -1,14 +1,28 @@
-"""What a recipe asks for, spelled out: one job per method, learning rate and seed."""
+"""What a recipe asks for, spelled out: one job per method, variant of its settings, learning rate and seed."""
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+import hashlib
+import itertools
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from farss.config import Recipe
 from farss.errors import ConfigError
 from farss.methods import get_method
 from farss.training.readiness import check_training
+
+VARIED = ("data", "init", "train", "match", "budget_params")
+"""Parts of a recipe that may differ between its jobs; the model and the questions are what makes them comparable."""
+LISTED = {"train.learning_rate": "learning_rates or method_learning_rates", "train.seed": "seeds or method_seeds"}
+"""Settings that have lists of their own."""
+LONGEST_SLUG = 60
+"""Characters of a variant in a folder's name; what is longer is told apart by a hash."""
+
+Override = tuple[str, Any]
+"""A dotted key of the recipe, and its value."""
 
 
 @dataclass(frozen=True)
@@ -19,32 +33,56 @@ class Job:
         method: registry name.
         learning_rate: peak learning rate.
         seed: of the adapter's random numbers, the data order and dropout.
+        overrides: what its recipe has beside the run's; empty but for a method that the recipe varies.
     """
 
     method: str
     learning_rate: float
     seed: int
+    overrides: tuple[Override, ...] = ()
+
+    @property
+    def variant(self) -> str:
+        """What it has beside the run's recipe, in words: "rank 16, shallow_layers 2"."""
+        return ", ".join(f"{key.rpartition('.')[2]} {_said(value)}" for key, value in self.overrides)
+
+    @property
+    def series(self) -> str:
+        """Method and variant: what has a place of its own in comparisons."""
+        return f"{self.method} {self.variant}".rstrip()
+
+    @property
+    def plan_name(self) -> str:
+        """A file name that says method and variant."""
+        if not self.overrides:
+            return self.method
+        parts = (f"{key.rpartition('.')[2]}{_said(value)}" for key, value in self.overrides)
+        slug = "-".join(re.sub(r"[^A-Za-z0-9._]+", "_", part) for part in parts)
+        if len(slug) > LONGEST_SLUG:
+            slug = hashlib.sha256(self.variant.encode()).hexdigest()[:16]
+        return f"{self.method}-{slug}"
 
     @property
     def id(self) -> str:
-        """A folder name that says all three."""
-        return f"{self.method}-lr{self.learning_rate:g}-seed{self.seed}"
+        """A folder name that says all of it."""
+        return f"{self.plan_name}-lr{self.learning_rate:g}-seed{self.seed}"
 
     @property
     def adapts(self) -> bool:
         """Whether an adapter is trained, which takes a plan, and not the weights themselves."""
         return get_method(self.method).trains == "adapter"
 
-    def to_mapping(self) -> dict[str, Any]:
-        """The job as a dictionary."""
-        return asdict(self)
+    def recipe(self, recipe: Recipe) -> Recipe:
+        """The recipe of a run as this job reads it."""
+        return recipe.override(dict(self.overrides)) if self.overrides else recipe
 
 
 def jobs_of(recipe: Recipe) -> list[Job]:
     """The recipe's jobs, full fine-tuning first since it is the measure of the task gained.
 
     Raises:
-        ConfigError: if a method is unknown, or methods, learning rates or seeds are empty or repeated.
+        ConfigError: if a method is unknown, methods, learning rates or seeds are empty or repeated, or what is varied
+            is no list of settings that may vary.
     """
     for key in ("methods", "learning_rates", "seeds"):
         values = getattr(recipe, key)
@@ -59,13 +97,57 @@ def jobs_of(recipe: Recipe) -> list[Job]:
         get_method(name)
         if not seeds or len(set(seeds)) != len(seeds):
             raise ConfigError("at least one value is needed, each once", where=f"method_seeds.{name}", got=list(seeds))
+    for name in recipe.vary:
+        get_method(name)
+        if name not in recipe.methods:
+            raise ConfigError("a method is varied that is not among the methods", where="vary", got=name)
     names = sorted(recipe.methods, key=lambda name: get_method(name).trains != "weights")
     return [
-        Job(name, rate, seed)
+        Job(name, rate, seed, overrides)
         for name in names
+        for overrides in variants_of(recipe, name)
         for rate in learning_rates_of(recipe, name)
         for seed in recipe.method_seeds.get(name, recipe.seeds)
     ]
+
+
+def variants_of(recipe: Recipe, method: str) -> list[tuple[Override, ...]]:
+    """All combinations of what the recipe varies of a method, the last list turning fastest; one empty one if nothing.
+
+    Raises:
+        ConfigError: naming what is no list of different values, or no setting that may vary.
+    """
+    lists = list(_lists(recipe.vary.get(method, {}), ()))
+    for key, _ in lists:
+        if key in LISTED:
+            do = f"use {LISTED[key]}"
+            raise ConfigError("a setting that has a list of its own is varied", where="vary", got=key, do=do)
+    keys = [key for key, _ in lists]
+    return [tuple(zip(keys, chosen, strict=True)) for chosen in itertools.product(*(values for _, values in lists))]
+
+
+def _lists(tree: Mapping[str, Any], path: tuple[str, ...]) -> Iterator[tuple[str, list[Any]]]:
+    """Dotted key and values of every leaf."""
+    for name, node in tree.items():
+        here = (*path, str(name))
+        if here[0] not in VARIED:
+            raise ConfigError(
+                "this part of a recipe is the same for all its jobs",
+                where=f"vary: {here[0]}",
+                expected=" | ".join(VARIED),
+                do="give jobs that differ in it a recipe each, and put the runs together with `farss compare`",
+            )
+        if isinstance(node, dict) and node:
+            yield from _lists(node, here)
+        elif isinstance(node, list) and node and all(node.count(value) == 1 for value in node):
+            yield ".".join(here), [tuple(value) if isinstance(value, list) else value for value in node]
+        else:
+            raise ConfigError(
+                "a list of different values is needed",
+                where=f"vary: {'.'.join(here)}",
+                expected="[...]",
+                got=repr(node),
+            )
 
 
 def learning_rates_of(recipe: Recipe, method: str) -> tuple[float, ...]:
@@ -91,9 +173,35 @@ def validate(recipe: Recipe) -> None:
     Raises:
         ConfigError: naming the setting.
     """
-    jobs_of(recipe)
-    check_training(recipe.train, recipe.methods)
+    for one in recipes_of(recipe):
+        check_training(one.train, recipe.methods)
     if not recipe.eval.knowledge:
         raise ConfigError("at least one knowledge set is needed to measure forgetting", where="eval.knowledge")
     if any(scale < 0 for scale in recipe.eval.frontier_scales):
         raise ConfigError("frontier scales cannot be negative", where="eval.frontier_scales")
+
+
+def recipes_of(recipe: Recipe) -> list[Recipe]:
+    """The different recipes of its jobs, that of the run first where a job has it.
+
+    Raises:
+        ConfigError: as `jobs_of`, and if a variant has an unknown key or a value of the wrong type.
+    """
+    found = {job.variant: job for job in jobs_of(recipe)}
+    return [found[variant].recipe(recipe) for variant in sorted(found, key=bool)]
+
+
+def refuse_variants(recipe: Recipe, verb: str) -> None:
+    """Refuse a recipe that varies its methods, for a verb that does not.
+
+    Raises:
+        ConfigError: if it does.
+    """
+    if recipe.vary:
+        raise ConfigError(f"`{verb}` does not vary the settings of a method", where="vary", got=", ".join(recipe.vary))
+
+
+def _said(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:g}"
+    return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)

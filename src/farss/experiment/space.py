@@ -243,13 +243,14 @@ def jobs_bytes(recipe: Recipe, jobs: Sequence[Job], shapes: Shapes, rows: int) -
     parts: Parts = dict.fromkeys(("adapters", "models", "checkpoints"), 0)
     beside = 0
     for job in jobs:
-        learned = learned_numbers(shapes.targets, job.method, recipe) if job.adapts else shapes.weights
-        newest = checkpoint_bytes(learned, recipe.train, rows, most=1)
-        beside = max(beside, checkpoint_bytes(learned, recipe.train, rows) - newest)
+        own = job.recipe(recipe)
+        learned = learned_numbers(shapes.targets, job.method, own) if job.adapts else shapes.weights
+        newest = checkpoint_bytes(learned, own.train, rows, most=1)
+        beside = max(beside, checkpoint_bytes(learned, own.train, rows) - newest)
         parts["checkpoints"] += newest
         if job.adapts:
             exported = JOINED * NUMBER * learned
-            parts["adapters"] += adapter_bytes(learned, job.method, resolved(recipe.init)) * (rows > 0) + exported
+            parts["adapters"] += adapter_bytes(learned, job.method, resolved(own.init)) * (rows > 0) + exported
         else:
             parts["models"] += shapes.weights * shapes.dtype.itemsize
     parts["checkpoints"] += beside

@@ -28,7 +28,7 @@ from farss.report.numbers import (
     tagged,
     with_indices,
 )
-from farss.report.runs import FULL, Run, catalogue, ranking_measure, trials
+from farss.report.runs import Run, catalogue, ranking_measure, trials
 
 AHEAD, LEVEL, BEHIND = "ahead", "level", "behind"
 NO_BREAK = "\u00a0"
@@ -81,7 +81,7 @@ def headline(report: dict[str, Any]) -> Sentence:
     best = contestants(report, runs)
     if not best:
         return [NOT_MEASURED]
-    subject = next((r for r in best if r.method != FULL), best[0])
+    subject = next((r for r in best if not r.full), best[0])
     label = _capital(_cut(subject.method_label))
     said: Sentence = [label, " ", *_kept(report, subject), *_gained(report, subject)]
     last: Sentence = [*_task_loss(report, subject), "."]
@@ -117,7 +117,7 @@ def _kept(report: dict[str, Any], run: Run) -> Sentence:
 
 
 def _gained(report: dict[str, Any], run: Run) -> Sentence:
-    if run.method == FULL:
+    if run.full:
         return []
     if found := estimate_of(report, run, "T_l"):
         if found.low is not None and found.low <= 0 <= (found.high or 0):
@@ -132,7 +132,7 @@ def _gained(report: dict[str, Any], run: Run) -> Sentence:
 
 def _task_loss(report: dict[str, Any], run: Run) -> Sentence:
     """Where no task gain is defined: the loss on the task before and after, which is all that can be said."""
-    if run.method == FULL or run.measure("T_l") or run.measure("T"):
+    if run.full or run.measure("T_l") or run.measure("T"):
         return []
     base = (report.get("base") or {}).get("scores") or {}
     for key in base:
@@ -206,13 +206,13 @@ def standfirst(report: dict[str, Any]) -> list[Sentence]:
     measure = ranking_measure(runs)
     if not best or measure is None:
         return []
-    subject = next((r for r in best if r.method != FULL), best[0])
+    subject = next((r for r in best if not r.full), best[0])
     sentences: list[Sentence] = []
     if len(best) > 1:
         sentences.append([f"Judged by {MEASURE_NAMES[measure]}; {_rates_sentence(report, runs, best)}."])
     if measure in ("K_p", "K"):
         sentences.append([NO_TASK_GAIN])
-    full = next((r for r in best if r.method == FULL), None)
+    full = next((r for r in best if r.full), None)
     if full is not None and full is not subject and (full.measure("K_p") or full.measure("K")):
         sentences.append(["Full fine-tuning itself ", *_kept(report, full), "."])
     sentences += _family_sentence(report, runs, measure)

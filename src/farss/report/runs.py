@@ -44,8 +44,13 @@ class Run:
 
     @property
     def method(self) -> str:
-        """The method's key."""
-        return str(self.record["method"])
+        """The method's key, and the variant of its settings where the recipe varied them."""
+        return series(self.record)
+
+    @property
+    def full(self) -> bool:
+        """Whether all weights were trained."""
+        return self.record["method"] == FULL
 
     @property
     def rate(self) -> float | None:
@@ -88,19 +93,29 @@ def trials(report: dict[str, Any]) -> list[Run]:
     records = report.get("runs") or []
     looks = looks_of(records)
     rates = learning_rates(records)
-    several_rates = any(len({r.get("learning_rate") for r in records if r["method"] == m}) > 1 for m in looks)
+    several_rates = any(len({r.get("learning_rate") for r in records if series(r) == m}) > 1 for m in looks)
     several_seeds = len({r.get("seed") for r in records}) > 1
     found = []
     for record in records:
-        look, value = looks[str(record["method"])], finite(record.get("learning_rate"))
+        look, value = looks[series(record)], finite(record.get("learning_rate"))
         place = str(record["id"]).partition("@")[2]
-        method_label = look.label + (f" @{place}" if place else "")
+        method_label = with_variant(look.label, record.get("variant")) + (f" @{place}" if place else "")
         name = with_rate(method_label, value)
         if several_seeds and record.get("seed") is not None:
             name += f" · seed {record['seed']}"
         fill = rates.index(value) % len(DASHES) if several_rates and value in rates else 0
         found.append(Run(record, Style(tone(look.colour), look.mark, fill), name, method_label, look.colour))
     return found
+
+
+def series(record: dict[str, Any]) -> str:
+    """What has a name and a mark of its own: a method, or a variant of one."""
+    return f"{record['method']} {record.get('variant') or ''}".rstrip()
+
+
+def with_variant(label: str, variant: str | None) -> str:
+    """A method's label with what its recipe varied: `FARSS, rank 16`."""
+    return f"{label}, {variant}" if variant else label
 
 
 def with_rate(label: str, *rates: float | None) -> str:
@@ -112,17 +127,21 @@ def with_rate(label: str, *rates: float | None) -> str:
 def looks_of(records: list[dict[str, Any]]) -> dict[str, Look]:
     """How each method is shown: as the report says, else as the method here does, else by its name; all different.
 
+    Variants of one method have its label, and colours and marks of their own.
+
     Raises:
         ConfigError: if the report's look of a method is malformed.
     """
     found: dict[str, Look] = {}
-    for method in dict.fromkeys(str(r["method"]) for r in records):
+    labels: dict[str, str] = {}
+    for name, method in dict.fromkeys((series(r), str(r["method"])) for r in records):
         said = next((r["look"] for r in records if str(r["method"]) == method and r.get("look")), None)
         own = METHODS.get(method)
         look = (
             Look(said["label"], said["colour"], said["mark"]) if said else look_of(own) if own else look_by_name(method)
         )
-        found[method] = _apart(method, look, list(found.values()))
+        look = _apart(name, look, list(found.values()))
+        found[name] = replace(look, label=labels.setdefault(method, look.label))
     return found
 
 
@@ -146,7 +165,7 @@ def learning_rates(records: list[dict[str, Any]]) -> list[float]:
 
 def reference(runs: list[Run]) -> Run | None:
     """The full fine-tuning that T is measured against: the one with the lowest loss on validation rows, or the task."""
-    full = [r for r in runs if r.method == FULL]
+    full = [r for r in runs if r.full]
     if full and all(r.validation_loss is not None for r in full):
         return min(full, key=lambda r: r.validation_loss or 0.0)
     losses = {}
@@ -155,7 +174,7 @@ def reference(runs: list[Run]) -> Run | None:
         found = [
             e.value for k, v in scores.items() if k.startswith("task/") and k.endswith("/loss") and (e := estimate(v))
         ]
-        if run.method == FULL and found:
+        if run.full and found:
             losses[run.id] = sum(found) / len(found)
     best = min(losses, key=losses.__getitem__, default=None)
     return next((r for r in runs if r.id == best), None)
@@ -163,7 +182,7 @@ def reference(runs: list[Run]) -> Run | None:
 
 def ranking_measure(runs: list[Run]) -> str | None:
     """The measure that orders the runs: the first of `RANKING` that any run but full fine-tuning has."""
-    candidates = [r for r in runs if r.method != FULL] or runs
+    candidates = [r for r in runs if not r.full] or runs
     return next((m for m in RANKING if any(r.measure(m) for r in candidates)), None)
 
 

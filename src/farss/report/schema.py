@@ -109,6 +109,8 @@ RUN = _record(
         "id": {"type": "string"},
         "method": {"type": "string"},
         "label": TEXT,
+        "variant": TEXT,
+        "overrides": {"type": ["object", "null"]},
         "look": LOOK,
         "learning_rate": NUMBER,
         "seed": {"type": ["integer", "null"]},
@@ -148,6 +150,7 @@ DIFFERENCES = _record(
             _record(
                 {
                     "method": {"type": "string"},
+                    "variant": TEXT,
                     "learning_rate": NUMBER,
                     "runs": {"type": "array", "items": {"type": "string"}, "minItems": 1},
                     "seeds": {"type": "integer", "minimum": 1},

@@ -27,7 +27,7 @@ from farss.experiment.encoders.glue_results import SAMPLES, assemble
 from farss.experiment.initialisation.growing import Growth, forget, grow
 from farss.experiment.initialisation.planning import Preparation, check_boundary, prepare, resolved, spectrum_folder
 from farss.experiment.initialisation.settling import settles
-from farss.experiment.jobs import Job, jobs_of
+from farss.experiment.jobs import Job, jobs_of, refuse_variants
 from farss.experiment.outputs import begin_again, check_output, inputs_on_disk, rescued
 from farss.experiment.progress import ProgressLine
 from farss.experiment.space import check_space, glue_space
@@ -191,6 +191,7 @@ def _carry_out(recipe: Recipe, place: Path, job: GlueJob, key: str, share: Share
 
 
 def _validate(recipe: Recipe) -> None:
+    refuse_variants(recipe, "farss glue")
     jobs_of(recipe)
     asking = [name for name in recipe.methods if KNOWLEDGE in get_method(name).needs]
     if asking:

@@ -40,10 +40,11 @@ class Growth:
         drawn: all that may be read.
         as_batches: some of them -> padded batches.
         fingerprint: some of them, in the order of the data -> what a plan records of them.
-        config: a resolved configuration.
+        config: a resolved configuration, by which they are read.
         kept: a folder from which an interrupted reading goes on.
         identity: of model, data and settings; what is kept under another one is not used.
         hands: this process among those that read together.
+        judged: the resolved configurations whose plans they must be enough for; none stands for `config`.
     """
 
     drawn: Drawn[Any]
@@ -53,6 +54,7 @@ class Growth:
     kept: Path
     identity: str
     hands: Crew = field(default_factory=Crew)
+    judged: tuple[FarssConfig, ...] = ()
 
     @property
     def sizes(self) -> list[int]:
@@ -141,7 +143,7 @@ def grow(
         if not found.over:
             seen = scored(targets, parts, growth, spectra)
             if hands.leads:
-                step = Step(size, seen.tokens, agreed(targets, seen.halves, growth.config))
+                step = Step(size, seen.tokens, agreed(targets, seen.halves, *(growth.judged or [growth.config])))
                 found = found.after(step)
                 growth.record(found)
             found = hands.told(found)
@@ -185,7 +187,8 @@ def grow_streamed(
             source.walk(received, halves, growth.config, data=data, progress=line)
         if not found.over:
             seen = received.found
-            found = found.after(Step(size, seen.tokens, agreed(received.targets, seen.halves, growth.config)))
+            seen_by = agreed(received.targets, seen.halves, *(growth.judged or [growth.config]))
+            found = found.after(Step(size, seen.tokens, seen_by))
             growth.record(found)
         if found.over:
             return received, found

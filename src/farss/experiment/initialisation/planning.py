@@ -35,7 +35,7 @@ class Preparation:
     """Plans of several methods over shared evidence, and what they cost.
 
     Attributes:
-        plans: by method name.
+        plans: by the name of the method, or the one that was asked for.
         evidence: spectra, curvature and their provenance.
         seconds: wall time of the parts "curvature", "layer_fisher" and "spectrum", of further statistics that were
             collected here, and of each method's planning by its name.
@@ -83,11 +83,29 @@ def calibration_batches(
     return batches(examples, batch_tokens=config.batch_tokens, pad_id=pad)
 
 
+@dataclass(frozen=True)
+class Asked:
+    """A plan that is asked for.
+
+    Attributes:
+        name: that it gets.
+        method: registry name.
+        config: init settings.
+        match, budget_params: as of `prepare`.
+    """
+
+    name: str
+    method: str
+    config: FarssConfig
+    match: Match = "rank"
+    budget_params: int | None = None
+
+
 def prepare(
     model: nn.Module,
     calibration: Sequence[Batch],
     config: FarssConfig,
-    methods: Sequence[str],
+    methods: Sequence[str | Asked],
     *,
     data: dict[str, Any] | None = None,
     statistics: Curvature | None = None,
@@ -108,7 +126,8 @@ def prepare(
         model: is only read.
         calibration: batches of the task's data.
         config: init settings.
-        methods: names of `farss methods`.
+        methods: names of `farss methods`, or plans of other configurations, which agree with `config` in how data are
+            read and weights decomposed.
         data: fingerprint of `calibration`.
         statistics: curvature collected before.
         curvature_data: fingerprint of the data it is of; None is `data`.
@@ -127,11 +146,13 @@ def prepare(
         ModelError: if no module matches.
         PlanError: if ranks or boundary do not fit the model.
     """
+    asked = [one if isinstance(one, Asked) else Asked(one, one, config, match, budget_params) for one in methods]
     settings = resolved(config)
     targets = find_targets(model, settings.targets, settings.exclude)
-    check_boundary(targets, settings, methods)
+    for one in asked:
+        check_boundary(targets, resolved(one.config), [one.method])
     covered = reached(model, targets).to_mapping()
-    needs = frozenset().union(*(get_method(name).needs for name in methods))
+    needs = frozenset().union(*(get_method(one.method).needs for one in asked))
     seconds = {"curvature": 0.0, "layer_fisher": 0.0, "spectrum": 0.0}
     if "curvature" in needs and statistics is None:
         started = time.perf_counter()
@@ -175,13 +196,17 @@ def prepare(
         knowledge_data=knowledge_data,
     )
     plans = {}
-    budget = budget_of(targets, evidence, settings, match, budget_params)
-    for name in methods:
+    for one in asked:
         started = time.perf_counter()
-        made = plan_for(get_method(name), targets, evidence, settings, budget)
-        plans[name] = dataclasses.replace(made, coverage=covered)
-        seconds[name] = time.perf_counter() - started
+        plans[one.name] = dataclasses.replace(_planned(one, targets, evidence), coverage=covered)
+        seconds[one.name] = time.perf_counter() - started
     return Preparation(plans, evidence, targets, seconds)
+
+
+def _planned(one: Asked, targets: Sequence[Target], evidence: Evidence) -> Plan:
+    settings = resolved(one.config)
+    budget = budget_of(targets, evidence, settings, one.match, one.budget_params)
+    return plan_for(get_method(one.method), targets, evidence, settings, budget)
 
 
 def reached(model: nn.Module, targets: Sequence[Target]) -> Coverage:

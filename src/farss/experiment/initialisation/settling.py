@@ -152,14 +152,22 @@ def sizes(rows: int) -> list[int]:
     return [*found[:-1], min(rows, found[-1])]
 
 
-def agreed(targets: Sequence[Target], halves: tuple[Evidence, Evidence], config: FarssConfig) -> Agreed:
-    """How far the halves agree.
+def agreed(targets: Sequence[Target], halves: tuple[Evidence, Evidence], *configs: FarssConfig) -> Agreed:
+    """How far the halves agree: of several configurations, in what they agree least.
 
     Args:
         targets: in model order.
         halves: scores of each half.
-        config: a resolved configuration.
+        configs: resolved configurations, at least one.
     """
+    found = [_agreed(targets, halves, config) for config in configs]
+    low, high = (
+        [end for end in ends if end is not None] for ends in zip(*((f.low, f.high) for f in found), strict=True)
+    )
+    return Agreed(max(one.ranks for one in found), min(low, default=None), min(high, default=None))
+
+
+def _agreed(targets: Sequence[Target], halves: tuple[Evidence, Evidence], config: FarssConfig) -> Agreed:
     layers = config.shallow_layers or 0
     splits = all(target.layer is not None for target in targets) and layers <= layer_count(targets)
     method = get_method(METHOD if splits else UNDIVIDED)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from farss.config import Recipe
+from farss.config import FarssConfig, Recipe
 from farss.errors import ConfigError
 from farss.experiment import materials
 from farss.experiment.arithmetic import settle
@@ -78,6 +79,7 @@ def take_enough_statistics(
     spectra: SpectrumCache,
     progress: ProgressLine,
     hands: Crew | None = None,
+    judged: Sequence[FarssConfig] = (),
 ) -> tuple[Curvature, Origin]:
     """The second moments of the recipe's calibration examples: of as many as it takes, or as the recipe says.
 
@@ -88,12 +90,13 @@ def take_enough_statistics(
         spectra: decompositions, by which it is judged what is enough.
         progress: told how far it is.
         hands: this process among those that read together; each gets the sums of its own share.
+        judged: the configurations whose plans the examples must be enough for; none stands for the recipe's.
 
     Raises:
         ConfigError, DataError: as `take_statistics`.
     """
     crew = hands or Crew()
-    growth = growth_of(recipe, loaded.tokenizer, kept, (loaded.fingerprint, str(loaded.dtype)), crew)
+    growth = growth_of(recipe, loaded.tokenizer, kept, (loaded.fingerprint, str(loaded.dtype)), crew, judged)
     if growth is None:
         return take_statistics(recipe, loaded, crew.shard, kept / f"partial-{crew.rank}.safetensors", progress)
     targets = find_targets(loaded.model, growth.config.targets, growth.config.exclude)

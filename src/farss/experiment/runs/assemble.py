@@ -28,7 +28,7 @@ from farss.methods import get_method, look_of
 from farss.methods.base import Method
 from farss.methods.factored import FactorMethod
 from farss.model.plan import Plan
-from farss.report.runs import with_rate
+from farss.report.runs import with_rate, with_variant
 from farss.report.schema import SCHEMA_VERSION
 
 FACTS_SHOWN = 40
@@ -159,7 +159,7 @@ def selected_trials(owners: dict[str, tuple[FinishedRun, FinishedJob]], before: 
             )
     best: dict[tuple[object, ...], tuple[float, float, str]] = {}
     for name, (run, done) in owners.items():
-        trial = (str(run.folder), done.job.method, done.job.seed)
+        trial = (str(run.folder), done.job.series, done.job.seed)
         loss = 0.0
         if run.recipe.select == "none":
             trial = (*trial, name)
@@ -212,13 +212,16 @@ def _run_entry(
 ) -> dict[str, Any]:
     settings = run.recipe.eval
     method = get_method(job.job.method)
-    plan = Plan.load(run.folder / "plans" / f"{job.job.method}.json") if method.trains == "adapter" else None
+    plan = Plan.load(run.folder / "plans" / f"{job.job.plan_name}.json") if job.job.adapts else None
     trained = job.trained
     place, look = name.partition("@")[2], look_of(method)
     return {
         "id": name,
         "method": job.job.method,
-        "label": with_rate(look.label, job.job.learning_rate) + (f" @{place}" if place else ""),
+        "label": with_rate(with_variant(look.label, job.job.variant), job.job.learning_rate)
+        + (f" @{place}" if place else ""),
+        "variant": job.job.variant or None,
+        "overrides": dict(job.job.overrides),
         "look": dataclasses.asdict(look),
         "learning_rate": job.job.learning_rate,
         "seed": job.job.seed,
@@ -227,7 +230,7 @@ def _run_entry(
         "compared": compare_to_base(after, before, full, bootstrap=settings.bootstrap, seed=settings.seed),
         "trainable_params": trained["trainable_params"],
         "trained_share": trained["trainable_params"] / run.planned["model"]["parameters"],
-        **_init_costs(method, run, trained),
+        **_init_costs(method, run, job),
         "train_seconds": trained["train_seconds"],
         "train_tokens_per_second": trained["train_tokens_per_second"],
         "train_peak_bytes": trained["train_peak_bytes"],
@@ -257,11 +260,11 @@ def _frontier(
     return {"frontier": points, "frontier_area": area}
 
 
-def _init_costs(method: Method, run: FinishedRun, trained: dict[str, Any]) -> dict[str, Any]:
+def _init_costs(method: Method, run: FinishedRun, job: FinishedJob) -> dict[str, Any]:
     if method.trains == "weights":
         return {"init_seconds": 0.0, "init_peak_bytes": None}
-    planned, statistics = run.planned, run.statistics
-    seconds = planned["seconds"][method.name] + trained["apply_seconds"]
+    planned, statistics = run.planned, run.statistics_of(job.job)
+    seconds = planned["seconds"][job.job.plan_name] + job.trained["apply_seconds"]
     peak = planned["peak_bytes"] if method.needs or isinstance(method, FactorMethod) else None
     if "spectrum" in method.needs:
         seconds += planned["seconds"]["spectrum"]

@@ -11,8 +11,8 @@ from farss.errors import DataError
 from farss.experiment.jobs import Job, jobs_of
 from farss.experiment.runs import records
 from farss.experiment.runs.keys import Keys
+from farss.experiment.runs.passes import CURVATURE, DataPass
 from farss.experiment.runs.records import account
-from farss.methods.base import STATISTICS
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,13 +27,25 @@ class FinishedJob:
 
 @dataclasses.dataclass(frozen=True)
 class FinishedRun:
-    """A run folder whose stages are done, with the accounts of the stages its jobs share; `statistics` by kind."""
+    """A run folder whose stages are done, with the accounts of the stages its jobs share."""
 
     recipe: Recipe
     folder: Path
     planned: dict[str, Any]
-    statistics: dict[str, dict[str, Any]]
+    statistics: list[Statistics]
     jobs: list[FinishedJob]
+
+    def statistics_of(self, job: Job) -> dict[str, dict[str, Any]]:
+        """The accounts of the passes that a job's plan is made from, by what evidence they give."""
+        return next((one.accounts for one in self.statistics if one.taken.serves(job)), {})
+
+
+@dataclasses.dataclass(frozen=True)
+class Statistics:
+    """A pass over data, and the accounts of its stages by the evidence they give."""
+
+    taken: DataPass
+    accounts: dict[str, dict[str, Any]]
 
 
 def load_run(folder: Path) -> FinishedRun:
@@ -57,7 +69,18 @@ def load_run(folder: Path) -> FinishedRun:
             jobs.append(FinishedJob(job, folder / job.id, trained, measured))
     if planned is None or base is None or not jobs:
         raise DataError("the run is not finished", where=folder, do="run its recipe again: it goes on where it stopped")
-    statistics = {"curvature": account(folder / "statistics", keys.statistics, records.STATISTICS)}
-    for kind in STATISTICS:
-        statistics[kind] = account(folder / kind, keys.gathered(kind), records.STATISTICS)
-    return FinishedRun(recipe, folder, planned, {kind: done for kind, done in statistics.items() if done}, jobs)
+    return FinishedRun(recipe, folder, planned, [_statistics(folder, taken) for taken in keys.passes], jobs)
+
+
+def _statistics(folder: Path, taken: DataPass) -> Statistics:
+    accounts = {}
+    for kind in taken.kinds:
+        done = account(folder / taken.folders[kind], taken.keys[kind], records.STATISTICS)
+        if done is None:
+            raise DataError(
+                "the statistics that the plans were made from are not finished, or of an earlier version",
+                where=folder / taken.folders[kind],
+                do="run its recipe again: statistics are taken anew, and trainings stay as they are",
+            )
+        accounts["curvature" if kind == CURVATURE else kind] = done
+    return Statistics(taken, accounts)

@@ -42,7 +42,11 @@ def describe(owners: Mapping[str, tuple[FinishedRun, FinishedJob]], ids: Sequenc
     """What the trainings of one group have in common, for the report; no learning rate where theirs differ."""
     jobs = [owners[name][1].job for name in ids]
     rates = {job.learning_rate for job in jobs}
-    return {"method": jobs[0].method, "learning_rate": rates.pop() if len(rates) == 1 else None}
+    return {
+        "method": jobs[0].method,
+        "variant": jobs[0].variant or None,
+        "learning_rate": rates.pop() if len(rates) == 1 else None,
+    }
 
 
 def _likeness(run: FinishedRun, done: FinishedJob) -> tuple[object, ...]:
@@ -54,8 +58,8 @@ def _likeness(run: FinishedRun, done: FinishedJob) -> tuple[object, ...]:
 
 
 def _spellings(run: FinishedRun, done: FinishedJob) -> tuple[str, ...]:
-    with_rate = f"{done.job.method} lr {done.job.learning_rate:g}"
-    return (done.job.method, with_rate, f"{with_rate} @{run.folder.resolve().name}")
+    with_rate = f"{done.job.series} lr {done.job.learning_rate:g}"
+    return (done.job.series, with_rate, f"{with_rate} @{run.folder.resolve().name}")
 
 
 def _told_apart(spellings: Sequence[tuple[str, ...]]) -> list[str]:

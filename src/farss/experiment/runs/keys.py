@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
+from collections.abc import Sequence
 
 from farss.config import TEMPLATES, DataConfig, Recipe
 from farss.datasets.formats import template_text
-from farss.experiment.jobs import Job
+from farss.errors import ConfigError
+from farss.experiment.initialisation.settling import settles
+from farss.experiment.jobs import Job, jobs_of
+from farss.experiment.runs.passes import CURVATURE, DataPass, judged_of, named_folders, settling
 from farss.experiment.stages import stage_key
 from farss.methods import get_method, package_of_method
 from farss.methods.base import KNOWLEDGE, STATISTICS
@@ -21,6 +26,11 @@ LATER = {"turns", "columns", "subset", "split", "test", "test_split", "held_out"
 LATER |= {"learn", "end_of_turn", "too_long", "mix", "calibration_order"}
 """Settings of the data that there were not always."""
 CALIBRATION = {"calibration_rows", "knowledge_calibration", "calibration_order"}
+READ = (
+    *("targets", "exclude", "tokens", "loss_norm", "fisher", "batch_tokens", "max_batches"),
+    *("dtype", "seed", "compat"),
+)
+"""Settings of `init` that a pass over the data reads; the others are read where plans are made from it."""
 ASKED = ("knowledge", "knowledge_rows", "shots", "seed")
 """Settings that say which knowledge questions are asked, and so which are left to take statistics from."""
 
@@ -33,63 +43,134 @@ class Keys:
     """
 
     def __init__(self, recipe: Recipe) -> None:
+        self.recipe, self._shared = recipe, _Parts(recipe)
+        self.base = self._shared.base
+
+    @functools.cached_property
+    def passes(self) -> list[DataPass]:
+        """The passes over data that plans are made from, each for all the plans that can share it."""
+        shared: dict[str, list[Job]] = {}
+        for job in planned_jobs(self.recipe):
+            shared.setdefault(self._parts(job).evidence, []).append(job)
+        passes = [self._pass(jobs[0].recipe(self.recipe), jobs) for jobs in shared.values()]
+        return named_folders(passes or [self._pass(self.recipe, [])])
+
+    def _pass(self, recipe: Recipe, jobs: Sequence[Job]) -> DataPass:
+        parts = _Parts(recipe)
+        judged = judged_of(recipe, self.recipe, jobs)
+        # A fixed number of rows is read whatever is planned from them.
+        decides = [recipe.init.route, [settling(config) for config in judged]] if settles(recipe) else []
+        keys = {CURVATURE: stage_key(CURVATURE, parts.read, *decides)}
+        keys |= {kind: parts.gathered(kind, parts.read) for kind in STATISTICS}
+        return DataPass(recipe, tuple(jobs), judged, keys, {})
+
+    @property
+    def plans(self) -> str:
+        """Of all plans."""
+        shared, varied = self._shared, [job for job in planned_jobs(self.recipe) if job.overrides]
+        plain = stage_key(shared.start, sorted(self.recipe.methods), *shared.of_methods(), *shared.budget)
+        if not varied:
+            return plain
+        own = [[job.plan_name, self._start(job), *self._parts(job).own(job.method)] for job in varied]
+        return stage_key(plain, own, [self._parts(job).budget for job in varied])
+
+    def training(self, job: Job) -> str:
+        """Of a job's training: an adapter depends on its plan, and so on the statistics."""
+        parts, recipe = self._parts(job), job.recipe(self.recipe)
+        config = dataclasses.replace(recipe.train, learning_rate=job.learning_rate, seed=job.seed)
+        start, budget = (self._start(job), parts.budget) if job.adapts else (None, [])
+        own = parts.own(job.method)
+        return stage_key(parts.model, parts.rows, start, config.decisive(), job.method, *own, *budget, *parts.division)
+
+    def evaluation(self, job: Job) -> str:
+        """Of a job's measurement."""
+        return stage_key(self.training(job), self._shared.asked)
+
+    def check_comparable(self) -> None:
+        """Check that all jobs are asked the same questions, and that every variant is another training.
+
+        Raises:
+            ConfigError: naming the variant that is not.
+        """
+        trainings: dict[str, Job] = {}
+        for job in jobs_of(self.recipe):
+            if self._parts(job).base != self.base:
+                raise ConfigError(
+                    "a variant is measured on other rows than the base, so the two cannot be compared",
+                    where=f"vary: {job.series}",
+                    do="vary settings of the rows that are learned alone, such as data.train_rows",
+                )
+            other = trainings.setdefault(self.training(job), job)
+            if other is not job:
+                raise ConfigError(
+                    "two variants are the same training", where=f"vary: {job.series}", expected=f"not {other.series}"
+                )
+
+    def _parts(self, job: Job) -> _Parts:
+        return _Parts(job.recipe(self.recipe)) if job.overrides else self._shared
+
+    def _start(self, job: Job) -> object:
+        """What a job's plan depends on: its settings, and what else decides how many rows are read for it."""
+        own = self._parts(job).start
+        if "curvature" not in get_method(job.method).needs:
+            return own
+        judged = next((one.judged for one in self.passes if one.serves(job)), ())
+        return own if len(judged) < 2 else [own, [settling(config) for config in judged]]
+
+
+class _Parts:
+    """What the stages of one recipe read, in parts."""
+
+    def __init__(self, recipe: Recipe) -> None:
         self.recipe = recipe
         data, asked = _without_defaults(recipe.data.to_mapping()), recipe.eval.to_mapping()
         if recipe.data.template not in TEMPLATES:
             data["template"] = template_text(recipe.data.template)  # what the file says, wherever it is
-        self._model = recipe.model.to_mapping()
-        self._rows = _without(data, CALIBRATION)
-        self._asked = _without(asked, REPORTED)
+        self.model = recipe.model.to_mapping()
+        self.rows = _without(data, CALIBRATION)
+        self.asked = _without(asked, REPORTED)
         self._questions = [data["knowledge_calibration"], *(asked[name] for name in ASKED)]
-        self._start = recipe.init.start.to_mapping()
+        self._settings = recipe.init.start.to_mapping()
         held_out = _without(data, CALIBRATION | {"train_rows", "seed"})
-        self.base = stage_key(self._model, held_out, _without(self._asked, FRONTIER))
+        self.base = stage_key(self.model, held_out, _without(self.asked, FRONTIER))
         # Nothing stands for a setting that is not used, so that a recipe without it keeps its keys.
-        self._division = [] if recipe.select == "none" else [recipe.select, recipe.validation_rows]
-        init = _without(recipe.init.to_mapping(), OWN_SETTINGS | {"start"})
-        self.statistics = stage_key(self._model, _without(data, {"knowledge_calibration"}), init, *self._division)
-        self._budget = [] if recipe.match == "rank" else [recipe.match, recipe.budget_params]
-        own = [part for method in sorted(recipe.methods) for part in self._own(method)]
-        self.plans = stage_key(self.statistics, sorted(recipe.methods), *own, *self._budget)
+        self.division = [] if recipe.select == "none" else [recipe.select, recipe.validation_rows]
+        self.budget = [] if recipe.match == "rank" else [recipe.match, recipe.budget_params]
+        init = recipe.init.to_mapping()
+        rows = _without(data, {"knowledge_calibration"})
+        self.start = stage_key(self.model, rows, _without(init, OWN_SETTINGS | {"start"}), *self.division)
+        self.read = stage_key(self.model, rows, {name: init[name] for name in READ}, *self.division)
+        # Decompositions are not read by a pass, but plans of one pass share them.
+        gathered = (self.gathered(kind, self.read) for kind in STATISTICS)
+        self.evidence = stage_key(self.read, recipe.init.route, *gathered)
 
-    def gathered(self, kind: str) -> str:
-        """Of a pass for statistics beside the curvature."""
-        scale = None if kind == "gradient" else self._start["covariance_scale"]
+    def gathered(self, kind: str, read: str) -> str:
+        """Of a pass for statistics beside the curvature, for which `read` stands for rows and settings."""
+        scale = None if kind == "gradient" else self._settings["covariance_scale"]
         questions = self._questions if kind == KNOWLEDGE else None
-        return stage_key(self.statistics, kind, scale, questions)
+        return stage_key(read, kind, scale, questions)
 
-    def training(self, job: Job) -> str:
-        """Of a job's training: an adapter depends on its plan, and so on the statistics."""
-        config = dataclasses.replace(self.recipe.train, learning_rate=job.learning_rate, seed=job.seed)
-        adapter = get_method(job.method).trains == "adapter"
-        start, budget = (self.statistics, self._budget) if adapter else (None, [])
-        return stage_key(
-            self._model,
-            self._rows,
-            start,
-            config.decisive(),
-            job.method,
-            *self._own(job.method),
-            *budget,
-            *self._division,
-        )
-
-    def evaluation(self, job: Job) -> str:
-        """Of a job's measurement."""
-        return stage_key(self.training(job), self._asked)
-
-    def _own(self, method: str) -> list[object]:
+    def own(self, method: str) -> list[object]:
         """What a method depends on beside model, data and the settings all methods share."""
         package = package_of_method(method)
         return [*self._settings_of(method), *([package] if package else [])]
+
+    def of_methods(self) -> list[object]:
+        """What each of the recipe's methods depends on of its own."""
+        return [part for method in sorted(self.recipe.methods) for part in self.own(method)]
 
     def _settings_of(self, method: str) -> list[object]:
         if method in OWN_SETTINGS:
             return [self.recipe.init.to_mapping()[method]]
         if isinstance(get_method(method), FactorMethod):
             needs = get_method(method).needs
-            return [self._start, *(self.gathered(kind) for kind in STATISTICS if kind in needs)]
+            return [self._settings, *(self.gathered(kind, self.start) for kind in STATISTICS if kind in needs)]
         return []
+
+
+def planned_jobs(recipe: Recipe) -> list[Job]:
+    """One job for every plan: its learning rate and seed do not matter."""
+    return list({job.plan_name: job for job in reversed(jobs_of(recipe)) if job.adapts}.values())[::-1]
 
 
 def _without_defaults(data: dict[str, object]) -> dict[str, object]:

@@ -20,6 +20,7 @@ from farss.config import Recipe
 from farss.experiment import materials
 from farss.experiment.jobs import jobs_of
 from farss.experiment.progress import format_duration
+from farss.experiment.runs.keys import Keys
 from farss.model.arithmetic import Arithmetic, speed_of
 from farss.model.checkpoint import stored_numbers
 from farss.model.devices import place
@@ -62,8 +63,6 @@ class Passes:
 
 def work_of(recipe: Recipe) -> dict[str, Passes]:
     """The work of a run by "plans", "base" and the ids of its jobs; nothing is loaded but rows."""
-    training = materials.training_rows(recipe)
-    rows, length = len(training), _tokens(training)
     asked = recipe.eval
     held_out = materials.held_out_rows(recipe)
     questions = [question.prompt for chosen in materials.knowledge_sets(recipe) for question in chosen.questions]
@@ -72,15 +71,27 @@ def work_of(recipe: Recipe) -> dict[str, Passes]:
     measured = len(questions) * asking + len(held_out) * _tokens(held_out) + answering
     points = len(set(asked.frontier_scales) - {0.0, 1.0})
     frontier = points * asked.frontier_rows * (len(asked.knowledge) * asking / READINGS + _tokens(held_out))
-    calibration = min(_calibration_rows(recipe), rows) * length * CALIBRATION_PASSES
-    found = {PLANS: Passes(calibration, 2), BASE: Passes(measured)}
-    asked_steps = recipe.train.max_steps
-    seen = rows * recipe.train.epochs if asked_steps is None else asked_steps * recipe.train.batch_size
-    learned = seen * length
+    passes = Keys(recipe).passes
+    calibration = sum(_calibration_tokens(taken.recipe) for taken in passes) * CALIBRATION_PASSES
+    found = {PLANS: Passes(calibration, 1 + len(passes)), BASE: Passes(measured)}
+    learned: dict[str, float] = {}
     for job in jobs_of(recipe):
-        passes = ADAPTER_PASSES if job.adapts else WEIGHT_PASSES
-        found[job.id] = Passes(learned * passes + measured + frontier, 2)
+        if job.variant not in learned:
+            learned[job.variant] = _learned_tokens(job.recipe(recipe))
+        cost = ADAPTER_PASSES if job.adapts else WEIGHT_PASSES
+        found[job.id] = Passes(learned[job.variant] * cost + measured + frontier, 2)
     return found
+
+
+def _learned_tokens(recipe: Recipe) -> float:
+    training, steps = materials.training_rows(recipe), recipe.train.max_steps
+    seen = len(training) * recipe.train.epochs if steps is None else steps * recipe.train.batch_size
+    return seen * _tokens(training)
+
+
+def _calibration_tokens(recipe: Recipe) -> float:
+    training = materials.training_rows(recipe)
+    return min(_calibration_rows(recipe), len(training)) * _tokens(training)
 
 
 def _calibration_rows(recipe: Recipe) -> int:

@@ -7,7 +7,7 @@ from typing import Any
 
 from farss.config import Recipe
 from farss.errors import StorageError
-from farss.experiment.jobs import Job
+from farss.experiment.jobs import Job, jobs_of
 from farss.experiment.stages import DONE
 from farss.methods import get_method
 from farss.reading import AMOUNT, COUNT, TEXT, Document, object_of
@@ -49,8 +49,9 @@ MEASURING["properties"] |= VALIDATION
 
 def plans_of(recipe: Recipe) -> dict[str, Any]:
     """The schema of the account of a recipe's plans: it has the time of every method that was planned."""
-    methods = [method for name in recipe.methods if (method := get_method(name)).trains == "adapter"]
-    timed = [m.name for m in methods] + sorted({"spectrum", "layer_fisher"} & {n for m in methods for n in m.needs})
+    jobs = [job for job in jobs_of(recipe) if job.adapts]
+    needs = {need for job in jobs for need in get_method(job.method).needs}
+    timed = [*dict.fromkeys(job.plan_name for job in jobs), *sorted({"spectrum", "layer_fisher"} & needs)]
     seconds = PLANS["properties"]["seconds"] | {"required": timed}
     return {**PLANS, "properties": PLANS["properties"] | {"seconds": seconds}}
 

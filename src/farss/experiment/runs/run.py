@@ -11,7 +11,7 @@ from farss.config import Recipe
 from farss.experiment import materials
 from farss.experiment.arithmetic import ARITHMETIC, settle_in
 from farss.experiment.dating import date_in, dated
-from farss.experiment.jobs import Job, jobs_of, methods_needing, validate
+from farss.experiment.jobs import Job, jobs_of, methods_needing, recipes_of, validate
 from farss.experiment.measuring import measure_base, measure_job
 from farss.experiment.outputs import begin_again, check_output, inputs_on_disk, rescued
 from farss.experiment.runs.assemble import assemble
@@ -19,12 +19,13 @@ from farss.experiment.runs.finished import load_run
 from farss.experiment.runs.inputs import inputs_of
 from farss.experiment.runs.keys import Keys
 from farss.experiment.runs.outlook import BASE, PLANS, Remaining
+from farss.experiment.runs.passes import CURVATURE
 from farss.experiment.runs.work import collect_statistics, gather_statistics, plan_methods, train_job
 from farss.experiment.space import check_space, run_space
 from farss.experiment.stages import check_stage, finished, run_stage
 from farss.experiment.unchanged import INPUTS, check_unchanged
 from farss.experiment.workers import Share, Task, run_all, shares
-from farss.methods.base import KNOWLEDGE, STATISTICS
+from farss.methods.base import KNOWLEDGE
 from farss.processes import require_one_process
 from farss.report import read_report, write_report
 from farss.storage import held, write_atomically
@@ -57,6 +58,7 @@ def run(
     """
     require_one_process("farss run")
     validate(recipe)
+    Keys(recipe).check_comparable()
     folder = Path(out or recipe.out or Path("runs") / recipe.name)
     check_output(VERB, folder, inputs_on_disk(recipe), FILES, fresh=fresh)
     recipe = dated(recipe, None if fresh else date_in(folder / "recipe.yaml"))
@@ -65,16 +67,19 @@ def run(
         for place, key in _stages(recipe, folder, keys):
             check_stage(place, key)
     parts = shares(workers)
-    materials.check_inputs(recipe)  # with select: validation, the division of the rows too
+    for one in recipes_of(recipe):
+        materials.check_inputs(one)  # with select: validation, the division of the rows too
     if methods_needing(recipe, KNOWLEDGE):
         materials.knowledge_prompts(recipe)
     left = [job for job in jobs_of(recipe) if fresh or not finished(folder / job.id / "train", keys.training(job))]
     planned = not fresh and finished(folder / "plans", keys.plans) is not None
-    check_space(folder, *run_space(recipe, left, planned, len(materials.training_rows(recipe))))
+    rows = max(len(materials.training_rows(one)) for one in recipes_of(recipe))
+    check_space(folder, *run_space(recipe, left, planned, rows))
     with held(folder):
         begin_again(folder, fresh)
         take(folder, VERB)
-        check_unchanged(inputs_of(recipe), folder)
+        for one in recipes_of(recipe):
+            check_unchanged(inputs_of(one), folder)
         with writing(folder, "recipe.yaml"):
             write_atomically(folder / "recipe.yaml", lambda file: file.write_text(recipe.to_yaml(), encoding="utf-8"))
         settled, decided = settle_in(folder, recipe)
@@ -88,9 +93,8 @@ def run(
 
 def _stages(recipe: Recipe, folder: Path, keys: Keys) -> Iterator[tuple[Path, str]]:
     """Folder and key of every stage."""
-    if methods_needing(recipe, "curvature"):
-        yield folder / "statistics", keys.statistics
-    yield from ((folder / kind, keys.gathered(kind)) for kind in STATISTICS if methods_needing(recipe, kind))
+    for taken in keys.passes:
+        yield from ((folder / taken.folders[kind], taken.keys[kind]) for kind in taken.kinds)
     yield folder / "plans", keys.plans
     yield folder / "base", keys.base
     for job in jobs_of(recipe):
@@ -139,23 +143,23 @@ def _lagging(first: Sequence[Task], then: Sequence[Task], lag: int) -> Iterator[
 
 def _train(recipe: Recipe, folder: Path, keys: Keys, job: Job, share: Share) -> None:
     place = folder / job.id
-    run_stage(place / "train", keys.training(job), functools.partial(train_job, recipe, job, folder / "plans"), share)
+    work = functools.partial(train_job, job.recipe(recipe), job, folder / "plans")
+    run_stage(place / "train", keys.training(job), work, share)
 
 
 def _measure(recipe: Recipe, folder: Path, keys: Keys, job: Job, share: Share) -> None:
     place = folder / job.id
-    run_stage(place / "eval", keys.evaluation(job), functools.partial(measure_job, recipe, job, place / "train"), share)
+    work = functools.partial(measure_job, job.recipe(recipe), job, place / "train")
+    run_stage(place / "eval", keys.evaluation(job), work, share)
 
 
 def _plan(recipe: Recipe, folder: Path, keys: Keys, share: Share) -> None:
-    statistics = None
-    if methods_needing(recipe, "curvature"):
-        statistics = folder / "statistics"
-        run_stage(statistics, keys.statistics, functools.partial(collect_statistics, recipe), share)
-    further = {kind: folder / kind for kind in STATISTICS if methods_needing(recipe, kind)}
-    for kind, place in further.items():
-        run_stage(place, keys.gathered(kind), functools.partial(gather_statistics, recipe, kind), share)
-    run_stage(folder / "plans", keys.plans, functools.partial(plan_methods, recipe, statistics, further), share)
+    for taken in keys.passes:
+        for kind in taken.kinds:
+            curvature = functools.partial(collect_statistics, taken, recipe)
+            work = curvature if kind == CURVATURE else functools.partial(gather_statistics, taken.recipe, kind)
+            run_stage(folder / taken.folders[kind], taken.keys[kind], work, share)
+    run_stage(folder / "plans", keys.plans, functools.partial(plan_methods, recipe, keys.passes, folder), share)
 
 
 def compare(runs: list[Path], out: Path) -> dict[str, Any]:

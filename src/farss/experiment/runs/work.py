@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Mapping
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,8 @@ from farss.experiment.calibrating import batches_of, calibration_rows
 from farss.experiment.environment import device, peak_bytes
 from farss.experiment.initialisation.growing import forget
 from farss.experiment.initialisation.planning import (
+    Asked,
+    Preparation,
     check_boundary,
     gather,
     load_gathered,
@@ -33,6 +35,7 @@ from farss.experiment.initialisation.sharding import take_enough_statistics
 from farss.experiment.initialisation.statistics import STATISTICS, load_statistics, save_statistics
 from farss.experiment.jobs import Job
 from farss.experiment.progress import ProgressLine
+from farss.experiment.runs.passes import CURVATURE, DataPass
 from farss.methods import get_method
 from farss.methods.base import KNOWLEDGE
 from farss.model.plan import Plan
@@ -43,16 +46,18 @@ from farss.storage import write_json
 from farss.training.sft import train
 
 
-def collect_statistics(recipe: Recipe, folder: Path) -> dict[str, Any]:
+def collect_statistics(taken: DataPass, run: Recipe, folder: Path) -> dict[str, Any]:
     """The data pass over the calibration rows; leaves `stats.safetensors`."""
+    recipe = taken.recipe
     loaded = materials.load_for_statistics(recipe)
     targets = find_targets(loaded.model, recipe.init.targets, recipe.init.exclude)
-    check_boundary(targets, resolved(recipe.init), recipe.methods)
+    for job in taken.jobs:
+        check_boundary(targets, resolved(job.recipe(run).init), [job.method])
     before = peak_bytes()
     started = time.perf_counter()
     with ProgressLine("statistics") as line:
         cache = SpectrumCache(spectrum_folder())
-        statistics, origin = take_enough_statistics(recipe, loaded, folder, cache, line)
+        statistics, origin = take_enough_statistics(recipe, loaded, folder, cache, line, judged=taken.judged)
     seconds = time.perf_counter() - started
     save_statistics(statistics, origin, folder / STATISTICS)
     forget(folder)
@@ -89,55 +94,73 @@ def gather_statistics(recipe: Recipe, kind: str, folder: Path) -> dict[str, Any]
     return {"seconds": seconds, "peak_bytes": peak_bytes(), "model_bytes": before, "statistics_bytes": statistics.bytes}
 
 
-def plan_methods(recipe: Recipe, statistics: Path | None, further: Mapping[str, Path], folder: Path) -> dict[str, Any]:
-    """Spectra and one plan per adapter method: `METHOD.json`, its factors if it has some, and `spectra.json`.
+def plan_methods(recipe: Recipe, passes: Sequence[DataPass], run: Path, folder: Path) -> dict[str, Any]:
+    """Spectra and a plan for every method and variant: `NAME.json`, its factors if it has some, and `spectra.json`.
 
     Args:
-        recipe: names model, data, init settings and methods.
+        recipe: of the run.
+        passes: over the data, whose stages are done; layer scores are taken here.
+        run: the folder that holds the folders of the passes.
         folder: receives the files.
-        statistics: the folder of `collect_statistics`, or None if no method needs it; layer scores are taken here.
-        further: the folders of `gather_statistics`, by kind.
     """
+    accounts: list[dict[str, Any]] = []
+    for taken in passes:
+        found, preparation = _plan_from(taken, recipe, run)
+        for name, plan in preparation.plans.items():
+            plan.save(folder / f"{name}.json")
+        if not accounts:
+            write_json(folder / "spectra.json", spectra_for_report(preparation, taken.jobs))
+        accounts.append(found)
+    seconds: dict[str, float] = {}
+    for found in accounts:
+        for name, value in found["seconds"].items():  # of what every pass has, the first bore the cost
+            seconds[name] = max(value, seconds.get(name, 0.0))
+    return {**accounts[0], "seconds": seconds, "peak_bytes": peak_bytes()}
+
+
+def _plan_from(taken: DataPass, run: Recipe, place: Path) -> tuple[dict[str, Any], Preparation]:
+    """The account and the plans of what is made from one pass."""
+    recipe = taken.recipe
     loaded = materials.load_for_statistics(recipe)
     batches, data = batches_of(recipe, loaded.tokenizer)
-    asks = KNOWLEDGE in further
-    methods = [name for name in recipe.methods if get_method(name).trains == "adapter"]
-    curvature, origin = load_statistics(statistics) if statistics else (None, None)
+    files = {kind: place / taken.folders[kind] for kind in taken.kinds}
+    curvature, origin = load_statistics(files[CURVATURE]) if CURVATURE in files else (None, None)
+    further = {kind: load_gathered(kind, file / STATISTICS) for kind, file in files.items() if kind != CURVATURE}
+    theirs = [(job, job.recipe(run)) for job in taken.jobs]
     preparation = prepare(
         loaded.model,
         batches,
         recipe.init,
-        methods,
+        [Asked(job.plan_name, job.method, own.init, own.match, own.budget_params) for job, own in theirs],
         identity=loaded.fingerprint,
         data=data,
         statistics=curvature,
         curvature_data=origin and origin.data,
-        knowledge_data=batches_of(recipe, loaded.tokenizer, KNOWLEDGE)[1] if asks else None,
-        further={kind: load_gathered(kind, place / STATISTICS) for kind, place in further.items()},
-        match=recipe.match,
-        budget_params=recipe.budget_params,
+        knowledge_data=batches_of(recipe, loaded.tokenizer, KNOWLEDGE)[1] if KNOWLEDGE in files else None,
+        further=further,
     )
-    for name, plan in preparation.plans.items():
-        plan.save(folder / f"{name}.json")
-    write_json(folder / "spectra.json", spectra_for_report(preparation, methods))
+    read = origin.data if origin else data
     return {
         "seconds": preparation.seconds,
-        "peak_bytes": peak_bytes(),
-        "calibration_rows": (origin.data if origin else data)["rows"],
-        "calibration_tokens": (origin.data if origin else data)["tokens"],
+        "calibration_rows": read["rows"],
+        "calibration_tokens": read["tokens"],
         "settled": origin and origin.data.get("settled"),
         "rows": calibration_rows(recipe),
         "model": describe_model(loaded, preparation.targets),
-    }
+    }, preparation
 
 
-def spectra_for_report(preparation: Any, methods: list[str]) -> list[dict[str, Any]]:
-    """Singular values, scores and every method's choice for one shallow and one deep module of the widest spread."""
-    methods = [name for name in methods if preparation.plans[name].initialisation == "spectral"]
-    scored = [name for name in methods if "curvature" in get_method(name).needs]
-    if not scored:
+def spectra_for_report(preparation: Preparation, jobs: Sequence[Job]) -> list[dict[str, Any]]:
+    """Singular values, scores and every method's choice for one shallow and one deep module of the widest spread.
+
+    Of a method with several variants the first one's choice is shown.
+    """
+    first = {job.method: job for job in reversed(jobs)}
+    spectral = [job for job in first.values() if preparation.plans[job.plan_name].initialisation == "spectral"]
+    scored = [job for job in spectral if "curvature" in get_method(job.method).needs]
+    if not scored or preparation.evidence.spectra is None:
         return []
-    plan = preparation.plans[scored[0]]
+    plan = preparation.plans[scored[-1].plan_name]
     targets = {target.name: target for target in preparation.targets}
     chosen = []
     for region in ("shallow", "deep"):
@@ -154,7 +177,10 @@ def spectra_for_report(preparation: Any, methods: list[str]) -> list[dict[str, A
                 "region": region,
                 "sigma": preparation.evidence.spectra(target).sigma.tolist(),
                 "log_scores": finite.tolist(),
-                "chosen": {name: list(_indices(preparation.plans[name], entry.name)) for name in methods},
+                "chosen": {
+                    job.series: list(_indices(preparation.plans[job.plan_name], entry.name))
+                    for job in reversed(spectral)
+                },
             }
         )
     return chosen
@@ -179,7 +205,7 @@ def train_job(recipe: Recipe, job: Job, plans: Path, folder: Path) -> dict[str, 
         asking = materials.taught(recipe, loaded.tokenizer).asking(published(loaded.tokenizer))
         asking.save_pretrained(folder / "model")
         return {**account, **_training_account(result, recipe)}
-    plan = Plan.load(plans / f"{job.method}.json", start=True)
+    plan = Plan.load(plans / f"{job.plan_name}.json", start=True)
     started = time.perf_counter()
     cache = SpectrumCache(spectrum_folder())
     model = apply(
