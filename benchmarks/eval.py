@@ -35,12 +35,11 @@ from farss.datasets.knowledge import KnowledgeSet, load_knowledge
 from farss.datasets.resolve import load_rows
 from farss.evaluation import likelihood, prefix
 from farss.evaluation.likelihood import answer_log_probs, response_losses
-from farss.evaluation.prefix import Prefix, base_of, empty_cache, evaluating, logits_at
+from farss.evaluation.prefix import Prefix, empty_cache, inner_model, logits_at, measuring
 from farss.experiment.environment import device, versions
 from farss.model.calibration import encode_rows, pad_token
 from farss.model.sources import LoadedModel, load
 from farss.storage import write_json
-from farss.training.allocator import restart_with_preload
 
 CASES = ("alone", "shared", "responses")
 WAYS = ("scorer", "forward", "head-less")
@@ -117,9 +116,9 @@ def beginning(model: nn.Module, readings: list[Reading]) -> Prefix:
 
 def read_again(model: Any, readings: list[Reading], way: str) -> float:
     """Seconds that the model alone takes for the same forward passes; caches are made ready outside the clock."""
-    known = inspect.signature(base_of(model).forward).parameters
+    known = inspect.signature(inner_model(model).forward).parameters
     seconds = 0.0
-    with evaluating(model):
+    with measuring(model):
         shared = beginning(model, readings)
         for reading in readings:
             inputs = {name: value for name, value in reading.inputs.items() if name in known}
@@ -189,7 +188,6 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--cases", nargs="+", default=list(CASES), choices=CASES)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--threads", type=int, help="processor threads; torch's choice by default")
-    parser.add_argument("--allocator", default="preferred", choices=["preferred", "system"])
     parser.add_argument("--out", type=Path, help="JSON file for the figures")
     return parser.parse_args()
 
@@ -197,8 +195,6 @@ def arguments() -> argparse.Namespace:
 def main() -> None:
     """Measure, print and write."""
     options = arguments()
-    if options.allocator == "preferred":
-        restart_with_preload()
     if options.threads:
         torch.set_num_threads(options.threads)
     report: dict[str, Any] = {

@@ -1,7 +1,7 @@
 """Time and memory of an initialisation, ours beside the floor, the published route and PEFT's methods, in one run.
 
 Every case runs in a process of its own, which loads the model, warms up on the smallest batch and is then timed, so
-that its peak memory is its own, under the allocator that `farss` itself prefers. The cases run in turn, `--repeats`
+that its peak memory is its own. The cases run in turn, `--repeats`
 times; ratios compare medians.
 
 floor       one forward and backward over the same batches without weight gradients, and one decomposition per weight:
@@ -63,7 +63,6 @@ from farss.model.sources import LoadedModel, cache_root, load, resolve
 from farss.model.spectra import SpectrumCache
 from farss.model.targets import Target, find_targets, weight_matrix
 from farss.storage import write_json
-from farss.training.allocator import PRELOAD, restart_with_preload
 
 CASES = ("floor", "resident", "streamed", "streamed-memory", "full", "full-padded", "pissa", "pissa-niter", "corda")
 OURS = ("floor", "resident", "streamed")
@@ -455,7 +454,7 @@ def main() -> None:
         "device": device(options.device)
         | {
             "threads": torch.get_num_threads(),
-            "allocator": Path(os.environ.get(PRELOAD, "the C library's")).name,
+            "allocator": Path(os.environ.get("LD_PRELOAD", "the C library's")).name,
         },
         "versions": versions(),
         "runs": [],
@@ -475,5 +474,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    restart_with_preload()  # as the `farss` program does: the C library's allocator fragments under large passes
     main()

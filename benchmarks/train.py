@@ -40,7 +40,6 @@ from farss.model.plan import Plan, TargetPlan
 from farss.model.sources import LoadedModel, load
 from farss.model.targets import find_targets
 from farss.storage import write_json
-from farss.training.allocator import restart_with_preload
 from farss.training.batching import PaddedBatch
 from farss.training.memory import PeakMemory
 from farss.training.sft import train
@@ -279,7 +278,6 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--cases", nargs="+", default=list(JUDGED), choices=CASES)
     parser.add_argument("--repeats", type=int, default=1)
     parser.add_argument("--threads", type=int, help="processor threads; torch's choice by default")
-    parser.add_argument("--allocator", default="preferred", choices=["preferred", "system"])
     parser.add_argument("--out", type=Path, help="JSON file for the figures")
     return parser.parse_args()
 
@@ -289,8 +287,6 @@ def main() -> None:
     options = arguments()
     if options.steps <= WARM_UP_STEPS:
         raise SystemExit(f"--steps must be more than {WARM_UP_STEPS}, which are not timed")
-    if options.allocator == "preferred":
-        restart_with_preload()
     report: dict[str, Any] = {
         "options": {key: str(value) if isinstance(value, Path) else value for key, value in vars(options).items()},
         "versions": versions(),

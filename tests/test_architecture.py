@@ -14,6 +14,7 @@ import pytest
 SOURCE = Path(__file__).parents[1] / "src" / "farss"
 FLOORS = {
     "errors": 0,
+    "amounts": 0,
     "foreign": 0,
     "patterns": 0,
     "printable": 0,

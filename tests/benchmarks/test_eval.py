@@ -21,8 +21,6 @@ def test_the_script_measures_every_case(scripts, tiny_llama, tiny_tokenizer, tmp
         "2",
         "--dtype",
         "float32",
-        "--allocator",
-        "system",
         "--task",
         "word_problems",
     ]

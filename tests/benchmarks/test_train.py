@@ -88,7 +88,7 @@ def test_every_training_is_measured_beside_the_others(scripts, benchmark, tiny_l
     tiny_llama.save_pretrained(folder)
     tiny_tokenizer.save_pretrained(folder)
     options = ["--task", "word_problems", "--steps", "5", "--batch-size", "2", "--rank", "2", "--repeats", "2"]
-    options += ["--allocator", "system", "--dtype", "float32", "--cases", *benchmark.CASES, "--out", str(out)]
+    options += ["--dtype", "float32", "--cases", *benchmark.CASES, "--out", str(out)]
     command = [sys.executable, str(scripts / "train.py"), "--model", str(folder), *options]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
@@ -101,6 +101,6 @@ def test_every_training_is_measured_beside_the_others(scripts, benchmark, tiny_l
 
 @pytest.mark.slow
 def test_a_training_that_fails_is_named(scripts, tmp_path):
-    command = [sys.executable, str(scripts / "train.py"), "--model", str(tmp_path), "--allocator", "system"]
+    command = [sys.executable, str(scripts / "train.py"), "--model", str(tmp_path)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode != 0 and "the training `lora` failed" in done.stderr

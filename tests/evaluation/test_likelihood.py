@@ -7,7 +7,7 @@ import torch
 
 from farss.errors import DataError, ModelError, NumericalError
 from farss.evaluation.likelihood import Continuation, answer_log_probs, continuations, response_losses, score
-from farss.evaluation.prefix import Prefix, empty_cache, evaluating, read_prefix
+from farss.evaluation.prefix import Prefix, empty_cache, measuring, read_prefix
 from farss.model.calibration import Example
 
 PREFIX = "Q: capital of Peru?\nA: Lima\n\nQ: capital of Chad?\nA: N'Djamena\n\n"
@@ -38,7 +38,7 @@ def test_the_greedy_path_and_no_other_is_a_hit(any_model, tiny_tokenizer, greedy
     path = greedy_by_hand(any_model, context, 4, ())
     other = [*path[:3], (path[3] + 1) % len(tiny_tokenizer)]
     pairs = [Continuation(tuple(context), tuple(target)) for target in (path, other, path[:1])]
-    with evaluating(any_model):
+    with measuring(any_model):
         prefix = read_prefix(any_model, [context]) if shared else Prefix()
         scores = score(any_model, pairs, prefix, pad_id=0, batch_tokens=4096)
     assert [found.hit for found in scores] == [True, False, True]
@@ -77,12 +77,12 @@ def test_the_prefix_is_read_once(tiny_llama, tiny_tokenizer):
 def test_the_architecture_decides_whether_a_prefix_is_cached(request, fixture, cached):
     model = request.getfixturevalue(fixture)
     assert (empty_cache(model) is not None) == cached
-    with evaluating(model):
+    with measuring(model):
         assert len(read_prefix(model, [[5, 6, 7, 8], [5, 6, 7, 9], [5, 6, 4, 8]])) == (2 if cached else 0)
 
 
 def test_the_shared_prefix_leaves_one_token_of_every_context(tiny_llama):
-    with evaluating(tiny_llama):
+    with measuring(tiny_llama):
         assert len(read_prefix(tiny_llama, [[5, 6, 7], [5, 6]])) == 1
         assert len(read_prefix(tiny_llama, [[5], [5, 6]])) == 0
 
@@ -105,7 +105,7 @@ def alike(context: list[int]) -> list[Continuation]:
 def test_answers_that_differ_in_their_last_token_are_scored_as_if_alone(any_model, tiny_tokenizer, by_hand, shared):
     context = tiny_tokenizer(PREFIX + PROMPTS[0])["input_ids"]
     pairs = alike(context)
-    with evaluating(any_model):
+    with measuring(any_model):
         prefix = read_prefix(any_model, [context]) if shared else Prefix()
         together = score(any_model, pairs, prefix, pad_id=0, batch_tokens=1)  # so that every forward has one row
         alone = [score(any_model, [pair], prefix, pad_id=0, batch_tokens=1)[0] for pair in pairs]
@@ -124,7 +124,7 @@ def test_answers_that_differ_in_their_last_token_are_read_once(tiny_llama):
         lambda _, args, kwargs: read.extend(map(tuple, kwargs["input_ids"].tolist())), with_kwargs=True
     )
     context = [5, 6, 7]
-    with evaluating(tiny_llama):
+    with measuring(tiny_llama):
         score(tiny_llama, alike(context), Prefix(), pad_id=0, batch_tokens=1)
     handle.remove()
     assert sorted(read) == [(5, 6, 7), (5, 6, 7, 7, 9), (5, 6, 7, 8), (5, 6, 7, 8, 9)]
@@ -133,7 +133,7 @@ def test_answers_that_differ_in_their_last_token_are_read_once(tiny_llama):
 def test_many_predicted_positions_equal_few(tiny_llama, by_hand):
     # More positions than are turned into float32 at once, on both sides of the border.
     pairs = [Continuation((5,), tuple(4 + (7 * i + j) % 90 for j in range(150))) for i in range(5)]
-    with evaluating(tiny_llama):
+    with measuring(tiny_llama):
         scores = score(tiny_llama, pairs, Prefix(), pad_id=0, batch_tokens=4096)
     for each, pair in zip(scores, pairs, strict=True):
         found, greedy = by_hand(tiny_llama, [5], list(pair.target))

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
 
 from farss.errors import NumericalError
+from farss.model.modes import evaluating
 from farss.model.tables import random_words
 
 LOGIT_TOLERANCE = 1e-4
@@ -23,18 +23,6 @@ UPDATE_TOLERANCE = 1e-6
 
 SAMPLE_SHAPE = (2, 16)
 SAMPLE_SEED = 0
-
-
-@contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
-    """While the block runs every part of `model` is in evaluation mode; afterwards each is as it was."""
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, training in modes:
-            module.training = training
 
 
 def sample_inputs(model: nn.Module, sample: Tensor | Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:

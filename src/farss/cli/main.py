@@ -15,9 +15,7 @@ from farss.cli.words import check_words
 from farss.errors import FarssError
 from farss.printable import escape_from_here, escaping, plain_notes
 from farss.storage.disk import full_disk
-from farss.training.allocator import restart_with_preload
 
-PRELOADED_VERBS = ("demo", "run", "inspect", "init", "train", "glue")
 VERBS = (
     "demo",
     "run",
@@ -62,9 +60,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def program() -> None:
-    """The `farss` program: start again under a faster allocator where one is installed, then run and exit."""
-    if len(sys.argv) > 1 and sys.argv[1] in PRELOADED_VERBS:
-        restart_with_preload()
+    """The `farss` program: run and exit."""
     escape_from_here()
     sys.exit(main())
 

@@ -17,12 +17,12 @@ from transformers import DynamicCache
 
 from farss.evaluation.prefix import (
     Prefix,
-    base_of,
     device_of,
     empty_cache,
     encode,
-    evaluating,
+    inner_model,
     logits_at,
+    measuring,
     read_prefix,
     sliding_window,
 )
@@ -105,13 +105,13 @@ def generate_after(
     if not contexts:
         return []
     check_embedded(model, contexts)
-    window = window_of(base_of(model).config)
+    window = window_of(inner_model(model).config)
     if window is not None:  # an answer ends where the window does, and has half of it at least
         kept = min(max_new_tokens, (window + 1) // 2) - 1
         contexts = within_window(model, contexts, [kept] * len(contexts))
     ending = Ending.of(model, tokenizer, stop, max_new_tokens, window)
     answers: dict[int, str] = {}
-    with evaluating(model):
+    with measuring(model):
         beginning = read_prefix(model, contexts) if shared else Prefix()
         for batch in _batches(model, contexts, batch_size, max_new_tokens):
             written = _answer(
@@ -147,7 +147,7 @@ class Ending:
         cls, model: nn.Module, tokenizer: Any, stop: tuple[str, ...], most: int, window: int | None = None
     ) -> Ending:
         """The ending tokens are the tokenizer's EOS and those of the model's generation settings."""
-        settings = getattr(base_of(model), "generation_config", None)
+        settings = getattr(inner_model(model), "generation_config", None)
         named = [tokenizer.eos_token_id, getattr(settings, "eos_token_id", None)]
         ids = {
             token for entry in named if entry is not None for token in (entry if isinstance(entry, list) else [entry])
@@ -259,7 +259,7 @@ class _Cached:
         self.model, self.shared, self.pad_id, self.device = model, shared, pad_id, device_of(model)
         self.cache: DynamicCache | None = None
         self.mask = self.positions = torch.empty(0)
-        window = window_of(base_of(model).config)
+        window = window_of(inner_model(model).config)
         self.last = None if window is None else window - 1
 
     def start(self, contexts: list[list[int]]) -> Tensor:
@@ -302,7 +302,7 @@ class _Rereading:
     def __init__(self, model: nn.Module, pad_id: int) -> None:
         self.model, self.pad_id, self.device = model, pad_id, device_of(model)
         self.texts: list[list[int]] = []
-        self.window = window_of(base_of(model).config)
+        self.window = window_of(inner_model(model).config)
 
     def start(self, contexts: list[list[int]]) -> Tensor:
         self.texts = [list(context) for context in contexts]

@@ -16,11 +16,11 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from farss.adapters.verify import evaluating
 from farss.datasets.glue import GlueRow, GlueTask, Metric
 from farss.errors import ConfigError, DataError, NumericalError
 from farss.evaluation.records import SAMPLES_FILE, Progress
 from farss.model.classification import LabelledExample, labelled_batches
+from farss.model.modes import evaluating
 from farss.reading import TEXT
 from farss.storage import write_atomically
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from farss.errors import DataError, NumericalError
-from farss.evaluation.prefix import Prefix, device_of, encode, evaluating, logits_at, read_prefix
+from farss.evaluation.prefix import Prefix, device_of, encode, logits_at, measuring, read_prefix
 from farss.evaluation.records import Progress
 from farss.evaluation.window import check_embedded, within_window
 from farss.model.calibration import Example, pad_token
@@ -80,7 +80,7 @@ def answer_log_probs(
     if not prompts and not answers:
         return []
     pairs = fitting(model, continuations(tokenizer, [prefix + prompt for prompt in prompts], answers))
-    with evaluating(model):
+    with measuring(model):
         shared = read_prefix(model, [pair.context for pair in pairs]) if prefix else Prefix()
         return score(model, pairs, shared, pad_id=pad_token(tokenizer), batch_tokens=batch_tokens, progress=progress)
 
@@ -110,7 +110,7 @@ def response_losses(
     """
     pairs, owners = answers_of(examples)
     pairs = fitting(model, pairs)
-    with evaluating(model):
+    with measuring(model):
         scores = score(model, pairs, Prefix(), pad_id=pad_id, batch_tokens=batch_tokens, progress=progress)
     return summed_answers(scores, owners, len(examples))
 

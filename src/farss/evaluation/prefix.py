@@ -14,24 +14,20 @@ from torch import Tensor, nn
 from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
+from farss.adapters.layers import base_of
 from farss.errors import ModelError
+from farss.model.modes import evaluating
 
 
 @contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
-    """Run a block without gradients and without dropout; the model's mode is restored afterwards."""
-    training = {name: module.training for name, module in model.named_modules()}
-    model.eval()
-    try:
-        with torch.inference_mode():
-            yield
-    finally:
-        for name, module in model.named_modules():
-            module.training = training.get(name, module.training)
+def measuring(model: nn.Module) -> Iterator[None]:
+    """Run a block in evaluation mode and without gradients; the model's mode is restored afterwards."""
+    with evaluating(model), torch.inference_mode():
+        yield
 
 
-def base_of(model: Any) -> Any:
-    """The transformers model inside a PEFT model, or the model itself.
+def inner_model(model: Any) -> Any:
+    """The transformers model inside a PEFT model, or the model itself, whose positions are those of its tokens.
 
     Raises:
         ModelError: for an adapter that adds virtual tokens, which shift every position.
@@ -43,7 +39,7 @@ def base_of(model: Any) -> Any:
             got=str(config.peft_type),
             expected="an adapter on the weights, such as LoRA",
         )
-    return model.get_base_model() if hasattr(model, "get_base_model") else model
+    return base_of(model)
 
 
 def empty_cache(model: Any) -> DynamicCache | None:
@@ -52,7 +48,7 @@ def empty_cache(model: Any) -> DynamicCache | None:
     Only caches made of full and sliding-window attention layers can be copied per question; recurrent, convolutional
     and encoder-decoder models get None and are given whole sequences.
     """
-    base = base_of(model)
+    base = inner_model(model)
     takes_cache = "past_key_values" in inspect.signature(base.forward).parameters
     config = getattr(base, "config", None)
     if not takes_cache or config is None or base._is_stateful or config.is_encoder_decoder:
@@ -132,7 +128,7 @@ def logits_at(model: Any, rows: Tensor, **inputs: Any) -> Tensor:
     Returns:
         [N, vocabulary] in the model's dtype, N positions in row-major order.
     """
-    base = base_of(model)
+    base = inner_model(model)
     if "position_ids" not in inspect.signature(base.forward).parameters:
         inputs.pop("position_ids", None)
     head = base.get_output_embeddings()

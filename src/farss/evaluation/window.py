@@ -12,7 +12,7 @@ from contextvars import ContextVar
 from typing import Any
 
 from farss.errors import DataError
-from farss.evaluation.prefix import base_of
+from farss.evaluation.prefix import inner_model
 from farss.model.tables import GIVE_ROWS, embedding_rows, window_of
 
 Cuts = dict[str, dict[str, int]]
@@ -61,7 +61,7 @@ def check_embedded(model: Any, texts: Sequence[Sequence[int]]) -> None:
     Raises:
         DataError: naming the text, by its number, and the token id.
     """
-    rows = embedding_rows(base_of(model))
+    rows = embedding_rows(inner_model(model))
     for number, ids in enumerate(texts):
         if ids and max(ids) >= rows:
             raise DataError(
@@ -87,7 +87,7 @@ def within_window(model: Any, contexts: Sequence[Sequence[int]], following: Sequ
     Raises:
         DataError: if what follows leaves no room for a single token before it.
     """
-    window = window_of(base_of(model).config)
+    window = window_of(inner_model(model).config)
     if window is None:
         return [tuple(context) for context in contexts]
     rooms = [window - read for read in following]

@@ -9,6 +9,8 @@ from typing import Self, TextIO
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from farss.amounts import duration
+
 SECONDS_BETWEEN_LINES = 15.0
 _bars_shown = True
 
@@ -17,16 +19,6 @@ def show_bars(shown: bool) -> None:
     """Whether this process may draw bars on a terminal: several processes would draw over each other."""
     global _bars_shown
     _bars_shown = shown
-
-
-def format_duration(seconds: float) -> str:
-    """Seconds as `42 s`, `3 min 05 s` or `2 h 10 min`."""
-    seconds = round(seconds)
-    if seconds < 60:
-        return f"{seconds} s"
-    if seconds < 3600:
-        return f"{seconds // 60} min {seconds % 60:02d} s"
-    return f"{seconds // 3600} h {seconds % 3600 // 60:02d} min"
 
 
 class ProgressLine:
@@ -72,7 +64,7 @@ class ProgressLine:
         self.last_line = now
         remaining = (now - self.started) * (total - done) / done
         print(
-            f"  {self.title}: {100 * done / total:.0f} %, about {format_duration(remaining)} left {note}".rstrip(),
+            f"  {self.title}: {100 * done / total:.0f} %, about {duration(remaining)} left {note}".rstrip(),
             file=self.stream,
             flush=True,
         )
@@ -82,5 +74,5 @@ class ProgressLine:
             self._bar.stop()
         if not self.quiet:
             mark = "failed" if kind else "done"
-            elapsed = format_duration(time.monotonic() - self.started)
+            elapsed = duration(time.monotonic() - self.started)
             print(f"{self.title}: {mark} in {elapsed}", file=self.stream, flush=True)

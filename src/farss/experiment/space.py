@@ -15,6 +15,7 @@ from typing import Self
 import torch
 from torch import nn
 
+from farss.amounts import size
 from farss.config import FarssConfig, ModelConfig, Recipe, TrainConfig
 from farss.experiment.initialisation.outlook import ChosenEngine, Outlook, outlook
 from farss.experiment.initialisation.planning import resolved, spectrum_folder
@@ -25,7 +26,7 @@ from farss.methods.factored import FactorMethod
 from farss.model.blocks import BlockChain
 from farss.model.calibration import Batch
 from farss.model.checkpoint import check_folder, stored_numbers
-from farss.model.cost import curvature_bytes, format_bytes, gradient_bytes, input_moment_bytes
+from farss.model.cost import curvature_bytes, gradient_bytes, input_moment_bytes
 from farss.model.lazy import skeleton, stored_dtype
 from farss.model.plan import Plan
 from farss.model.sources import resolve
@@ -64,8 +65,8 @@ def check_space(out: str | Path, parts: Parts, spectra: int = 0) -> None:
         parts = parts | {"the spectra in the cache": new}
     elif new:
         require_space(cache, new, "the spectra of the model's weights", CACHE_FULL)
-    needed = {what: size for what, size in parts.items() if size}
-    listed = ", ".join(f"{what} ({format_bytes(size)})" for what, size in needed.items())
+    needed = {what: count for what, count in parts.items() if count}
+    listed = ", ".join(f"{what} ({size(count)})" for what, count in needed.items())
     require_space(place, LEAST_BYTES + sum(needed.values()), listed or "the smallest result")
 
 

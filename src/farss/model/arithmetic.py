@@ -28,11 +28,11 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from farss.amounts import size
 from farss.config import Dtype, Precision
 from farss.errors import ConfigError, StorageError
 from farss.maths.choice import wait
 from farss.model.cache import cache_root
-from farss.model.cost import format_bytes
 from farss.model.devices import device_name, free_bytes
 from farss.reading import Document, unless_damaged
 from farss.storage import write_json
@@ -203,7 +203,7 @@ def _weights(checkpoint: torch.dtype, device: torch.device, numbers: int) -> tup
         return checkpoint, found.reason, found.speeds
     wide = numbers * torch.float32.itemsize
     if numbers and wide > (1 - LEFT_FREE) * (free := free_bytes(device)):
-        need = f"float32 weights need {format_bytes(wide)} and {format_bytes(free)} are free, so this is the slow way"
+        need = f"float32 weights need {size(wide)} and {size(free)} are free, so this is the slow way"
         return checkpoint, f"{need}: {found.reason}", found.speeds
     return torch.float32, found.reason, found.speeds
 

@@ -10,6 +10,7 @@ from typing import Literal
 import torch
 from torch import nn
 
+from farss.amounts import size
 from farss.errors import ResourceError
 from farss.model.calibration import Batch
 from farss.model.targets import Target, chain_prefixes
@@ -148,20 +149,15 @@ def choose_engine(resident: MemoryCost, streamed: MemoryCost | None, available: 
         return "resident"
     if streamed is not None and streamed.peak <= free:
         return "streamed"
-    needs = f"{format_bytes(resident.peak)} with the whole model in memory"
+    needs = f"{size(resident.peak)} with the whole model in memory"
     if streamed is not None:
-        needs += f", {format_bytes(streamed.peak)} block by block"
+        needs += f", {size(streamed.peak)} block by block"
     raise ResourceError(
         "there is too little memory for this model",
         expected=needs,
-        got=f"{format_bytes(free)} free",
+        got=f"{size(free)} free",
         do="lower init.batch_tokens, close other programs, or use a machine with more memory",
     )
-
-
-def format_bytes(count: float) -> str:
-    """Bytes as `1.35 GB` (10^9) or `231 MB`."""
-    return f"{count / 1e9:.2f} GB" if count >= 1e9 else f"{count / 1e6:.0f} MB"
 
 
 def _blocks(targets: Sequence[Target]) -> dict[int | None, list[Target]]:

@@ -1,4 +1,4 @@
-"""How a model is set while statistics are taken of it, and put back as it was."""
+"""How a model is set while it is only read, and put back as it was."""
 
 from __future__ import annotations
 
@@ -29,6 +29,18 @@ def reading_only(model: nn.Module) -> Iterator[None]:
             module.training = mode
         for parameter, mode in trainable.items():
             parameter.requires_grad_(mode)
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Every part of `model` in evaluation mode; afterwards each is as it was."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training
 
 
 def _configurations(model: nn.Module) -> list[Any]:

@@ -10,11 +10,12 @@ import yaml
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
+from farss.amounts import size
 from farss.report import drawings, findings, tables
 from farss.report.difference_table import difference_section
 from farss.report.figures.marks import Style, colour_rules, dash_swatch, swatch
 from farss.report.first_screen import first_screen
-from farss.report.numbers import count, rate, shown, size, with_indices
+from farss.report.numbers import count, rate, shown, with_indices
 from farss.report.runs import Run, catalogue, learning_rates, trials
 
 TEMPLATE = "report.html.jinja"

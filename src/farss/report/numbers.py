@@ -12,7 +12,6 @@ from markupsafe import Markup, escape
 MINUS = "−"
 MISSING = "–"
 NARROW_INTERVAL = 0.02  # below this width one decimal of a percentage is shown
-BINARY_UNITS = ("B", "KiB", "MiB", "GiB", "TiB")
 
 
 @dataclass(frozen=True)
@@ -99,27 +98,6 @@ def count(value: float) -> str:
     if abs(value) >= 1e6:
         return f"{value / 1e6:.2f} M"
     return f"{value:,.0f}".replace(",", "\u202f") if abs(value) >= 1e4 else f"{value:.0f}"
-
-
-def seconds(value: float) -> str:
-    """A duration: 0.8 s, 42 s, 3 min 20 s, 2 h 05 min."""
-    if value < 10:
-        return f"{value:.1f} s"
-    whole = round(value)
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60:02d} s"
-    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
-
-
-def size(value: float) -> str:
-    """Bytes in binary units: 512 B, 3.4 GiB."""
-    steps = 0
-    while abs(value) >= 1024 and steps < len(BINARY_UNITS) - 1:
-        value, steps = value / 1024, steps + 1
-    digits = 0 if steps == 0 or abs(value) >= 100 else 1
-    return f"{value:.{digits}f} {BINARY_UNITS[steps]}"
 
 
 def ratio(value: float) -> str:

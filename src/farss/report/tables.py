@@ -8,6 +8,7 @@ from typing import Any
 
 from markupsafe import Markup, escape
 
+from farss.amounts import duration, size
 from farss.report.figures.axes import span
 from farss.report.figures.marks import Style, swatch
 from farss.report.figures.plane import fence
@@ -21,11 +22,9 @@ from farss.report.numbers import (
     finite,
     rate,
     ratio,
-    seconds,
     share,
     shown,
     signed,
-    size,
 )
 from farss.report.runs import RANKING, Run, ranked, ranking_measure, reference, representatives, with_rate
 from farss.report.sets import score_key, sets_of
@@ -204,13 +203,13 @@ def cost_rows(runs: list[Run]) -> list[dict[str, Any]]:
     writers = {
         "trainable_params": count,
         "trained_share": share,
-        "init_seconds": seconds,
+        "init_seconds": duration,
         "init_peak_bytes": size,
-        "train_seconds": seconds,
+        "train_seconds": duration,
         "train_tokens_per_second": count,
         "train_speed_to_lora": ratio,
         "train_peak_bytes": size,
-        "eval_seconds": seconds,
+        "eval_seconds": duration,
     }
     budgets = any(r.record.get("budget") for r in runs)
     return [

@@ -55,10 +55,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def act(arguments: argparse.Namespace) -> int:
     """Initialise and say where the plan and the adapter are."""
+    from farss.amounts import size
     from farss.experiment.initialisation.initialising import initialise
     from farss.experiment.initialisation.sharding import initialise_shard
     from farss.experiment.initialisation.statistics import Shard
-    from farss.model.cost import format_bytes
 
     recipe = recipe_from(arguments)
     if arguments.shard:
@@ -81,7 +81,7 @@ def act(arguments: argparse.Namespace) -> int:
     ranks = f"{result['modules']} modules, {result['trainable_params']:,} trainable parameters"
     if result["requested_params"]:
         ranks += f" ({result['requested_params']:,} asked for)"
-    memory = f"{format_bytes(result['peak_bytes'])}, {format_bytes(result['predicted_peak_bytes'])} predicted"
+    memory = f"{size(result['peak_bytes'])}, {size(result['predicted_peak_bytes'])} predicted"
     lines = [
         f"{result['method']}: {ranks}; initialised in {result['seconds']:.1f} s",
         f"{result['engine']} engine: peak memory {memory}",
@@ -93,16 +93,15 @@ def act(arguments: argparse.Namespace) -> int:
 
 
 def _announce(expected: Forecast) -> None:
-    from farss.experiment.progress import format_duration
-    from farss.model.cost import format_bytes
+    from farss.amounts import duration, size
 
-    time = "" if expected.seconds is None else f", {format_duration(expected.seconds)} with nothing cached"
+    time = "" if expected.seconds is None else f", {duration(expected.seconds)} with nothing cached"
     tokens = f" for {expected.tokens:,} tokens" if expected.tokens else ""
     if expected.least is not None:
         seconds, fewest = expected.least
-        tokens += f" if all rows are read, {format_duration(seconds)} for {fewest:,} if the first step is enough"
+        tokens += f" if all rows are read, {duration(seconds)} for {fewest:,} if the first step is enough"
     print(
-        f"predicted: peak memory {format_bytes(expected.peak_bytes)} on {expected.device}{time}{tokens}, "
+        f"predicted: peak memory {size(expected.peak_bytes)} on {expected.device}{time}{tokens}, "
         f"{expected.engine} engine",
         file=sys.stderr,
         flush=True,

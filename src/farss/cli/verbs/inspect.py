@@ -55,14 +55,13 @@ def act(arguments: argparse.Namespace) -> int:
 
 
 def _announce(predicted: dict[str, Any]) -> None:
-    from farss.experiment.progress import format_duration
-    from farss.model.cost import format_bytes
+    from farss.amounts import duration, size
 
     seconds = predicted["seconds"]
-    parts = ", ".join(f"{name} {format_duration(seconds[name])}" for name in ("statistics", "decomposition", "scoring"))
+    parts = ", ".join(f"{name} {duration(seconds[name])}" for name in ("statistics", "decomposition", "scoring"))
     print(
-        f"predicted: peak memory {format_bytes(predicted['peak_bytes'])} on {predicted['device']}, "
-        f"{format_duration(seconds['total'])} for {predicted['tokens']:,} tokens ({parts}), "
+        f"predicted: peak memory {size(predicted['peak_bytes'])} on {predicted['device']}, "
+        f"{duration(seconds['total'])} for {predicted['tokens']:,} tokens ({parts}), "
         f"{predicted['engine']} engine",
         file=sys.stderr,
         flush=True,

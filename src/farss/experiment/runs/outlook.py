@@ -16,10 +16,10 @@ from typing import Any
 
 import torch
 
+from farss.amounts import duration
 from farss.config import Recipe
 from farss.experiment import materials
 from farss.experiment.jobs import jobs_of
-from farss.experiment.progress import format_duration
 from farss.experiment.runs.keys import Keys
 from farss.model.arithmetic import Arithmetic, speed_of
 from farss.model.checkpoint import stored_numbers
@@ -149,4 +149,4 @@ class Remaining:
 
     @staticmethod
     def _say(what: str, seconds: float) -> None:
-        print(f"about {format_duration(seconds)} {what}", file=sys.stderr, flush=True)
+        print(f"about {duration(seconds)} {what}", file=sys.stderr, flush=True)

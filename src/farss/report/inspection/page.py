@@ -8,10 +8,11 @@ from typing import Any
 import yaml
 from markupsafe import Markup
 
+from farss.amounts import duration, size
 from farss.report.findings import markup, plain
 from farss.report.html import asset, environment
 from farss.report.inspection import drawings, words
-from farss.report.numbers import cell, count, decimal, seconds, share, shown, size
+from farss.report.numbers import cell, count, decimal, share, shown
 
 TEMPLATE = "inspect.html.jinja"
 PARTS = {"statistics": "pass over the data", "decomposition": "decompositions", "scoring": "scores"}
@@ -111,6 +112,6 @@ def _time_rows(report: dict[str, Any]) -> list[dict[str, Any]]:
     predicted, measured = report["predicted"]["seconds"], report["measured"]["seconds"]
     names = {**PARTS, "total": "in all; measured with loading"}
     return [
-        {"name": name, "cells": [shown(predicted[part], seconds), shown(measured[part], seconds)]}
+        {"name": name, "cells": [shown(predicted[part], duration), shown(measured[part], duration)]}
         for part, name in names.items()
     ]

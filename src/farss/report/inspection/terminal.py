@@ -8,9 +8,10 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from farss.amounts import duration, size
 from farss.report.findings import plain
 from farss.report.inspection import words
-from farss.report.numbers import MISSING, count, decimal, finite, seconds, share, size
+from farss.report.numbers import MISSING, count, decimal, finite, share
 
 MOST_LAYERS = 16
 
@@ -79,7 +80,6 @@ def _account(report: dict[str, Any]) -> str:
     if measured["restored_rows"]:
         made += f", {measured['restored_rows']} examples were read by an interrupted call, whose time is not counted"
     memory = f"peak memory {size(measured['peak_bytes'])} ({size(predicted['peak_bytes'])} predicted)"
-    times = (
-        f"{seconds(measured['seconds']['total'])} ({seconds(predicted['seconds']['total'])} predicted, nothing cached)"
-    )
+    took, foreseen = duration(measured["seconds"]["total"]), duration(predicted["seconds"]["total"])
+    times = f"{took} ({foreseen} predicted, nothing cached)"
     return f"{memory}, {times}, {made}"
