@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
+from pathlib import Path
 
 import pytest
 
@@ -84,6 +86,28 @@ def test_a_killed_write_does_not_make_a_file_somebody_elses(made):
     check_own(made, "verb", ["a.json", "c.json"])
     clear(made)
     assert not list(made.iterdir())
+
+
+@pytest.mark.parametrize("step", range(1, 20))
+def test_a_killed_clearing_is_finished_by_the_next(made, monkeypatch, step):
+    """Killed at every single removal, of files and of emptied folders."""
+    calls = iter(range(1, 1000))
+
+    def killed_at(removal):
+        def remove_or_die(path, *arguments, **options):
+            if next(calls) == step:
+                raise KeyboardInterrupt
+            return removal(path, *arguments, **options)
+
+        return remove_or_die
+
+    with monkeypatch.context() as patch, suppress(KeyboardInterrupt):
+        patch.setattr(Path, "unlink", killed_at(Path.unlink))
+        patch.setattr(Path, "rmdir", killed_at(Path.rmdir))
+        clear(made)
+    check_own(made, "verb", ["a.json"])
+    clear(made)
+    assert made.is_dir() and not list(made.iterdir())
 
 
 def test_removing_a_part_leaves_what_is_not_of_farss(made):

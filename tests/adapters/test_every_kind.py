@@ -17,7 +17,7 @@ from farss.adapters.export import export
 from farss.adapters.files import load_adapter
 from farss.adapters.switching import adapted
 from farss.errors import AdapterError
-from farss.experiment.auditing import any_adapter
+from farss.experiment.subjects import any_adapter
 from farss.model.sources import fingerprint
 
 SAME = 2e-5

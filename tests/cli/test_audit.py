@@ -13,7 +13,8 @@ from transformers import AutoModelForCausalLM
 
 from farss.config import Recipe
 from farss.errors import AdapterError, ConfigError, DataError
-from farss.experiment.auditing import Subject, text_rows
+from farss.experiment.auditing import text_rows
+from farss.experiment.subjects import Subject
 
 TARGETS = ["q_proj", "v_proj", "up_proj"]
 

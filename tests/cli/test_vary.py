@@ -29,7 +29,9 @@ def varied(workshop) -> Path:
     """Three boundaries and two ranks of farss beside plain LoRA and full fine-tuning."""
     folder = workshop.folder / "varied"
     recipe = workshop.recipe("varied", vary=GRID, **{"eval.frontier_scales": [0, 1]})
-    assert main(["run", recipe, "--out", str(folder)]) == 0
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("FARSS_CACHE", str(workshop.folder / "cache-of-varied"))
+        assert main(["run", recipe, "--out", str(folder)]) == 0
     return folder
 
 
@@ -39,7 +41,7 @@ def test_a_grid_takes_one_pass_and_one_decomposition_for_each_weight(varied, wor
     assert passes_in(varied) == ["statistics"]
     ids = [run["id"] for run in report["runs"]]
     assert ids == ["full-lr0.01-seed0", "lora-lr0.01-seed0", *(f"farss-{name}-lr0.01-seed0" for name in VARIANTS)]
-    assert len(list((workshop.folder / "cache" / "spectra").rglob("*.safetensors"))) == 3 * 7
+    assert len(list((workshop.folder / "cache-of-varied" / "spectra").rglob("*.safetensors"))) == 3 * 7
     assert len(report["differences"]["methods"]) == len(report["runs"])
 
 

@@ -85,3 +85,11 @@ def state() -> tuple:
         os.getpriority(os.PRIO_PROCESS, 0),
         sorted(os.listdir("/proc/self/fd")),
     )
+
+
+def back_to(before: tuple) -> bool:
+    """Whether this process is as it was; what another thread of the tests has open for a moment is waited for."""
+    ends = time.monotonic() + LINGER_SECONDS
+    while state() != before and time.monotonic() < ends:
+        time.sleep(0.01)
+    return state() == before

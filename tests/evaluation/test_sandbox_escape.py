@@ -42,7 +42,7 @@ def run(protections):
         mark = sandboxes.Mark()
         before = sandboxes.state()
         outcome = run_program(mark.code + source, limits, protections=protections)
-        assert sandboxes.state() == before
+        assert sandboxes.back_to(before)
         assert mark.left() == []
         return outcome
 

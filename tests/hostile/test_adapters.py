@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 
 from farss.adapters.files import load_adapter
 from farss.errors import AdapterError, FarssError
-from farss.experiment.auditing import any_adapter
+from farss.experiment.subjects import any_adapter
 
 NEVER = "(([a-z._0-9]+)+)+!"
 DEEP = "[" * 30_000 + "]" * 30_000

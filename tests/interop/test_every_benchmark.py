@@ -12,7 +12,7 @@ import torch
 from farss.config import Recipe
 from farss.evaluation.generation import Ending
 from farss.evaluation.harness import run_tasks
-from farss.experiment import scoring
+from farss.experiment import asking, scoring
 from farss.experiment.encoders.classification import GLUE_RECIPE, run_glue
 from farss.experiment.listing import list_tasks
 
@@ -60,7 +60,7 @@ def few_words(monkeypatch):
         "of",
         classmethod(lambda cls, model, tokenizer, stop, most: of(cls, model, tokenizer, stop, min(most, CAP))),
     )
-    monkeypatch.setattr(scoring, "run_tasks", functools.partial(run_tasks, max_new_tokens=CAP))
+    monkeypatch.setattr(asking, "run_tasks", functools.partial(run_tasks, max_new_tokens=CAP))
 
 
 @pytest.mark.parametrize("name", NAMES)

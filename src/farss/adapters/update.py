@@ -55,6 +55,17 @@ def scaled_update(model: nn.Module, t: float, initial: Mapping[str, Tensor] | No
             yield
 
 
+def can_be_scaled(model: PeftModel) -> bool:
+    """Whether `scaled_update` can scale what the adapters of `model` add; others have to be merged first."""
+    if has_magnitudes(model) or has_triplets(model):
+        return True
+    try:
+        check_plain_lora(model)
+    except AdapterError:
+        return False
+    return True
+
+
 @contextmanager
 def _scalings(model: PeftModel, t: float) -> Iterator[None]:
     """Every contributing adapter `t` times as strong."""

@@ -79,6 +79,18 @@ def settle_in(folder: Path, recipe: Recipe, *, classifier: bool = False) -> tupl
     return _spelled_out(recipe, decided), decided
 
 
+def as_computed_in(folder: Path, recipe: Recipe) -> Recipe:
+    """The recipe of a finished run with the arithmetic spelled out that its results were computed in.
+
+    Raises:
+        StorageError: if the note of it cannot be read.
+    """
+    kept = _kept(folder)
+    if kept is None:  # of a version that computed in the checkpoint's own dtype
+        return _spelled_out(recipe, _decide(recipe.override({"model.dtype": "checkpoint"}), piecewise=False))
+    return _spelled_out(recipe, Arithmetic(**kept["decided"]))
+
+
 def arithmetic_in(folder: Path) -> dict[str, Any] | None:
     """The arithmetic that the results in a folder were computed in; None where an earlier version left no note.
 

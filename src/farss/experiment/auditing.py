@@ -2,23 +2,17 @@
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import time
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from torch import nn
 
-from farss.adapters.accounting import check_accounted
-from farss.adapters.files import UNUSABLE, WEIGHTS_FILE, load_adapter, read_any_config
-from farss.adapters.foreign_config import check_patterns
 from farss.config import Recipe
 from farss.datasets.files import is_data_file
 from farss.datasets.resolve import load_rows
-from farss.errors import AdapterError, ConfigError, DataError, GateError
+from farss.errors import ConfigError, GateError
 from farss.evaluation.backends import TorchBackend
 from farss.evaluation.forgetting import facts, facts_account
 from farss.evaluation.knowledge import measure_knowledge
@@ -35,48 +29,16 @@ from farss.experiment.measuring import SAMPLES
 from farss.experiment.outputs import begin_again, check_output, inputs_on_disk, rescued
 from farss.experiment.progress import ProgressLine
 from farss.experiment.stages import check_stage, run_stage, stage_key
-from farss.foreign import foreign
-from farss.model.devices import place
-from farss.model.sources import LoadedModel, load
+from farss.experiment.subjects import Subject, check_subject, tuned_model
 from farss.processes import require_one_process
 from farss.report.audit import interval_text, write_audit
-from farss.storage import held, read_tensors, write_json
+from farss.storage import held, write_json
 from farss.storage.owned import take, writing
 
 Gate = Literal["K", "K_p"]
 AUDIT = "audit.json"
 FILES = (ARITHMETIC, AUDIT, "audit.html")
 FACTS_LISTED = 200
-
-
-@dataclass(frozen=True)
-class Subject:
-    """What is audited: an adapter on the base model, or a whole fine-tuned model.
-
-    Attributes:
-        adapter: any PEFT adapter folder, or None.
-        finetuned: a model folder or name, or None; exactly one of the two is given.
-    """
-
-    adapter: Path | None = None
-    finetuned: str | None = None
-
-    def __post_init__(self) -> None:
-        if (self.adapter is None) == (self.finetuned is None):
-            raise ConfigError("name an adapter or a fine-tuned model, one of the two", where="--adapter, --finetuned")
-        if self.adapter is not None and not (self.adapter / "adapter_config.json").is_file():
-            raise AdapterError("the folder holds no adapter", where=self.adapter, expected="adapter_config.json")
-
-    @property
-    def name(self) -> str:
-        """What it is called in the report: the folder's name, not its path."""
-        return self.adapter.resolve().name if self.adapter is not None else Path(str(self.finetuned)).name
-
-    def identity(self) -> list[Any]:
-        """What changes when its files do: their names, sizes and times."""
-        folder = self.adapter or Path(str(self.finetuned))
-        files = sorted(path for path in folder.glob("*") if path.is_file()) if folder.is_dir() else []
-        return [str(folder), [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in files]]
 
 
 def audit(
@@ -119,8 +81,7 @@ def audit(
     read = {"the adapter": subject.adapter, "the fine-tuned model": subject.finetuned, "the text": text}
     place = check_output("audit", out, inputs_on_disk(recipe) | read, FILES, fresh=fresh)
     materials.check_model(recipe)
-    if subject.finetuned is not None:
-        materials.check_model(recipe.override({"model.name": subject.finetuned, "model.revision": None}))
+    check_subject(recipe, subject)
     materials.knowledge_sets(recipe)
     if text is not None:
         check_texts(text, text_rows(recipe, text))
@@ -153,7 +114,7 @@ def audit(
 def _measure(recipe: Recipe, text: str | None, windows: int, subject: Subject | None, folder: Path) -> dict[str, Any]:
     started = time.perf_counter()
     loaded = materials.load_model(recipe)
-    model = loaded.model if subject is None else _tuned(recipe, subject, loaded)
+    model = loaded.model if subject is None else tuned_model(recipe, subject, loaded)
     model.eval()
     backend = TorchBackend(model, loaded.tokenizer)
     title = "base model" if subject is None else subject.name
@@ -196,36 +157,6 @@ def text_rows(recipe: Recipe, text: str) -> list[dict[str, Any]]:
 def _text(recipe: Recipe, text: str, windows: int, tokenizer: Any) -> TaskSet:
     rows = text_rows(recipe, text)
     return text_windows(Path(text).name, rows, tokenizer, width=materials.longest(recipe), most=windows)
-
-
-def _tuned(recipe: Recipe, subject: Subject, loaded: LoadedModel) -> nn.Module:
-    if subject.finetuned is not None:
-        config = dataclasses.replace(recipe.model, name=subject.finetuned, revision=None)
-        tuned = load(config, device=place(recipe.device))  # in the base's dtype, which the recipe spells out
-        if tuned.model.config.model_type != loaded.model.config.model_type:
-            expected, got = loaded.model.config.model_type, tuned.model.config.model_type
-            raise DataError("the fine-tuned model is of another kind", where=subject.name, expected=expected, got=got)
-        return tuned.model
-    assert subject.adapter is not None
-    return any_adapter(loaded.model, subject.adapter)
-
-
-def any_adapter(base: nn.Module, folder: Path) -> nn.Module:
-    """`base` with any adapter that PEFT can load on it; LoRA folders are checked as `load_adapter` does.
-
-    Raises:
-        AdapterError: if the folder is damaged, or the adapter does not fit the model.
-    """
-    from peft import PeftModel
-
-    config = read_any_config(folder)
-    if config["peft_type"] == "LORA":
-        return load_adapter(base, folder, trainable=False)
-    check_patterns(config, base, folder)
-    with foreign(AdapterError, UNUSABLE, where=folder):
-        model = PeftModel.from_pretrained(base, str(folder))  # type: ignore[arg-type]  # any nn.Module will do
-    check_accounted(model, folder, read_tensors(folder / WEIGHTS_FILE)[0])
-    return model
 
 
 def _report(recipe: Recipe, subject: Subject, before: Measurement, after: Measurement) -> dict[str, Any]:

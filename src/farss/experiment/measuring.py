@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from peft import PeftConfig, PeftModel
 from torch import nn
 from transformers import AutoModelForCausalLM
 
-from farss.adapters.update import scaled_update
+from farss.adapters.update import can_be_scaled, scaled_update
 from farss.config import Recipe
 from farss.evaluation.backends import Backend, TorchBackend
 from farss.evaluation.knowledge import measure_knowledge
@@ -27,6 +28,7 @@ from farss.experiment.environment import peak_bytes
 from farss.experiment.jobs import Job
 from farss.experiment.outputs import rescued
 from farss.experiment.progress import ProgressLine
+from farss.experiment.subjects import Subject, tuned_model
 from farss.methods import get_method
 
 SAMPLES = "samples.jsonl.gz"
@@ -47,16 +49,44 @@ def measure_job(recipe: Recipe, job: Job, trained: Path, folder: Path) -> dict[s
     account = _measure_in_full(recipe, model, loaded.tokenizer, folder, job.id)
     if recipe.select == "validation":
         account |= _measure_validation(recipe, model, loaded.tokenizer, folder, job.id)
-    started, backend = time.perf_counter(), TorchBackend(model, loaded.tokenizer)
+    return account | _measure_frontier(recipe, model, scaled, loaded.tokenizer, folder, job.id)
+
+
+def measure_subject(recipe: Recipe, subject: Subject, folder: Path) -> dict[str, Any]:
+    """Measure a model that was trained elsewhere as a job is measured, by the recipe of the run it is put beside."""
+    loaded = materials.load_model(recipe)
+    # An adapter may change the base's own weights when it is loaded or merged.
+    initial = {name: tensor.clone() for name, tensor in loaded.model.state_dict().items()}
+    model = tuned_model(recipe, subject, loaded).eval()
+    account = _measure_in_full(recipe, model, loaded.tokenizer, folder, subject.name)
+    if isinstance(model, PeftModel) and not can_be_scaled(model):
+        model = cast("nn.Module", model.merge_and_unload()).eval()  # then its weights can be scaled, as a model's
+    elif isinstance(model, PeftModel):
+        initial = None
+    account |= {"kind": "model" if subject.adapter is None else "adapter"}
+    scaled = functools.partial(scaled_update, model, initial=initial)
+    return account | _measure_frontier(recipe, model, scaled, loaded.tokenizer, folder, subject.name)
+
+
+def _measure_frontier(
+    recipe: Recipe,
+    model: nn.Module,
+    scaled: Callable[[float], AbstractContextManager[None]],
+    tokenizer: Any,
+    folder: Path,
+    title: str,
+) -> dict[str, Any]:
+    """The samples of every scale of the update but 0 and 1."""
+    started, backend = time.perf_counter(), TorchBackend(model, tokenizer)
     # The full measurement holds scale 1, and scale 0 is the base by construction (a test of `scaled_update`).
     scales = [scale for scale in recipe.eval.frontier_scales if scale not in (0.0, 1.0)]
-    with ProgressLine(f"frontier of {job.id}") as line:
+    with ProgressLine(f"frontier of {title}") as line:
         for number, scale in enumerate(scales):
             line(number, len(scales), f"scale {scale:g}")
             with scaled(scale):
                 measurement = measure(recipe, backend, rows=recipe.eval.frontier_rows, words=False)
             measurement.save(folder / frontier_file(scale))
-    return {**account, "frontier_seconds": time.perf_counter() - started, "eval_peak_bytes": peak_bytes()}
+    return {"frontier_seconds": time.perf_counter() - started, "eval_peak_bytes": peak_bytes()}
 
 
 def frontier_file(scale: float) -> str:

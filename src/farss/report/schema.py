@@ -109,6 +109,7 @@ RUN = _record(
         "id": {"type": "string"},
         "method": {"type": "string"},
         "label": TEXT,
+        "trained_elsewhere": {"enum": ["adapter", "model", None]},
         "variant": TEXT,
         "overrides": {"type": ["object", "null"]},
         "look": LOOK,

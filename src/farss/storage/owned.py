@@ -139,7 +139,9 @@ def clear(folder: str | Path) -> None:
     """
     place = Path(folder)
     if place.is_dir():
-        _unlink([file for file in check_clear(place) if file != place / LOCK], place)
+        files = [file for file in check_clear(place) if file != place / LOCK]
+        emptied = [Path(inner) for inner, _, names in os.walk(place) if not names]  # by a call that was killed
+        _unlink(files, place, emptied)
 
 
 def check_clear(folder: str | Path) -> list[Path]:
@@ -268,13 +270,20 @@ def _under(file: str, names: Sequence[str]) -> bool:
     return any(file == name or file.startswith(f"{name}/") for name in names)
 
 
-def _unlink(files: Sequence[Path], place: Path) -> None:
-    """Remove files and the folders under `place` that are empty then; marks last, so that what is left stays ours."""
+def _unlink(files: Sequence[Path], place: Path, emptied: Sequence[Path] = ()) -> None:
+    """Remove files, and the folders under `place` that are empty then, those of `emptied` too.
+
+    The mark of `place` goes after everything else: what is left when this is killed, be it an empty folder, stays ours.
+    """
     for path in sorted(files, key=lambda path: (path.name == MARK, -len(path.parts))):
-        path.unlink(missing_ok=True)
-    for folder in sorted({parent for path in files for parent in path.parents}, key=lambda path: -len(path.parts)):
-        if place in folder.parents and not any(folder.iterdir()):
+        if path != place / MARK:
+            path.unlink(missing_ok=True)
+    folders = {parent for path in files for parent in path.parents} | {*emptied}
+    for folder in sorted(folders, key=lambda path: -len(path.parts)):
+        if place in folder.parents and folder.is_dir() and not any(folder.iterdir()):
             folder.rmdir()
+    if place / MARK in files:
+        (place / MARK).unlink(missing_ok=True)
 
 
 def _all_files(place: Path) -> list[Path]:

@@ -37,7 +37,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def act(arguments: argparse.Namespace) -> int:
     """Audit and print what was kept."""
-    from farss.experiment.auditing import Subject, audit
+    from farss.experiment.auditing import audit
+    from farss.experiment.subjects import Subject
     from farss.report.audit import lines
 
     recipe = recipe_from(arguments)

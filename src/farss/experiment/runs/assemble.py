@@ -6,9 +6,10 @@ import dataclasses
 import datetime
 from collections import Counter
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
-from farss.config import Recipe
+from farss.config import EvalConfig
 from farss.errors import DataError
 from farss.evaluation.differences import compare_methods
 from farss.evaluation.forgetting import facts, facts_account
@@ -19,6 +20,7 @@ from farss.experiment.arithmetic import arithmetic_in
 from farss.experiment.environment import versions
 from farss.experiment.jobs import jobs_of
 from farss.experiment.measuring import SAMPLES, VALIDATION, frontier_file
+from farss.experiment.runs.beside import Measured
 from farss.experiment.runs.finished import FinishedJob, FinishedRun
 from farss.experiment.runs.groups import describe, groups_of
 from farss.experiment.runs.records import spectra
@@ -27,6 +29,7 @@ from farss.experiment.validation import require_apart
 from farss.methods import get_method, look_of
 from farss.methods.base import Method
 from farss.methods.factored import FactorMethod
+from farss.methods.look import look_by_name
 from farss.model.plan import Plan
 from farss.report.runs import with_rate, with_variant
 from farss.report.schema import SCHEMA_VERSION
@@ -34,8 +37,12 @@ from farss.report.schema import SCHEMA_VERSION
 FACTS_SHOWN = 40
 
 
-def assemble(runs: list[FinishedRun]) -> dict[str, Any]:
+def assemble(runs: list[FinishedRun], others: Sequence[Measured] = ()) -> dict[str, Any]:
     """The report over the jobs of one run, or of several that asked the same model the same questions.
+
+    Args:
+        runs: at least one.
+        others: models that were trained elsewhere, measured as the first run's.
 
     Raises:
         DataError: if the runs differ in their model or in what the base answered.
@@ -45,17 +52,23 @@ def assemble(runs: list[FinishedRun]) -> dict[str, Any]:
     for other in runs[1:]:
         _require_same_questions(first, other, before)
     owners = _named_jobs(runs)
-    measured = {name: Measurement.load(f.folder / "eval" / SAMPLES) for name, (_, f) in owners.items()}
+    places = {name: done.folder / "eval" for name, (_, done) in owners.items()}
+    places |= {other.name: other.folder for other in others}
+    measured = {name: Measurement.load(place / SAMPLES) for name, place in places.items()}
     chosen = selected_trials(owners, before)
     reference = reference_run({name: owners[name][1] for name in chosen}, measured)
     full = measured[reference] if reference else None
     settings = first.recipe.eval
     intervals = {"bootstrap": settings.bootstrap, "seed": settings.seed}
-    frontiers = {name: _scaled(f, before, measured[name], run.recipe) for name, (run, f) in owners.items()}
-    groups = groups_of(owners, chosen)
+    scales = {name: run.recipe.eval.frontier_scales for name, (run, _) in owners.items()}
+    scales |= {other.name: settings.frontier_scales for other in others}
+    frontiers = {name: _scaled(place, before, measured[name], scales[name]) for name, place in places.items()}
+    elsewhere = {other.name: [other.name] for other in others}
+    groups = groups_of(owners, chosen) | elsewhere
     differences = compare_methods(groups, measured, frontiers, before, full, **intervals)
     for name, ids in groups.items():
-        differences["methods"][name] = {**describe(owners, ids), **differences["methods"][name]}
+        said = {"method": name, "learning_rate": None} if name in elsewhere else describe(owners, ids)
+        differences["methods"][name] = {**said, **differences["methods"][name]}
     speeds = speeds_to_lora([done for _, done in owners.values()])
     return {
         "schema_version": SCHEMA_VERSION,
@@ -76,8 +89,17 @@ def assemble(runs: list[FinishedRun]) -> dict[str, Any]:
                 "selected": name in chosen,
             }
             for (name, owner), speed in zip(owners.items(), speeds, strict=True)
+        ]
+        + [
+            {
+                **_entry_from_elsewhere(other, measured[other.name], before, full, settings),
+                **_frontier(first, frontiers[other.name], before, full),
+            }
+            for other in others
         ],
-        "comparisons": compare_runs({name: measured[name] for name in chosen}, before, full, **intervals),
+        "comparisons": compare_runs(
+            {name: measured[name] for name in [*chosen, *elsewhere]}, before, full, **intervals
+        ),
         "differences": differences,
         "spectra": spectra(first.folder / "plans" / "spectra.json"),
     }
@@ -243,13 +265,32 @@ def _run_entry(
     }
 
 
-def _scaled(job: FinishedJob, before: Measurement, after: Measurement, recipe: Recipe) -> dict[float, Measurement]:
-    """The job's measurements by scale of its update, ascending."""
+def _entry_from_elsewhere(
+    other: Measured, after: Measurement, before: Measurement, full: Measurement | None, settings: EvalConfig
+) -> dict[str, Any]:
+    """The entry of a model of which nothing is known but what it answers."""
+    look = look_by_name(other.name)
+    return {
+        "id": other.name,
+        "method": other.name,
+        "label": look.label,
+        "look": dataclasses.asdict(look),
+        "trained_elsewhere": other.account["kind"],
+        "selected": True,
+        "scores": summarise(after),
+        "compared": compare_to_base(after, before, full, bootstrap=settings.bootstrap, seed=settings.seed),
+        "eval_seconds": other.account["eval_seconds"],
+        "facts": facts_account(facts(before, after), FACTS_SHOWN),
+    }
+
+
+def _scaled(place: Path, before: Measurement, after: Measurement, scales: Sequence[float]) -> dict[float, Measurement]:
+    """The measurements in a folder by scale of the update, ascending."""
     samples = {0.0: before, 1.0: after}
-    for scale in recipe.eval.frontier_scales:
+    for scale in scales:
         if scale not in samples:
-            samples[scale] = Measurement.load(job.folder / "eval" / frontier_file(scale))
-    return {scale: samples[scale] for scale in sorted(recipe.eval.frontier_scales)}
+            samples[scale] = Measurement.load(place / frontier_file(scale))
+    return {scale: samples[scale] for scale in sorted(scales)}
 
 
 def _frontier(

@@ -14,6 +14,8 @@ from farss.experiment.runs.keys import Keys
 from farss.experiment.runs.passes import CURVATURE, DataPass
 from farss.experiment.runs.records import account
 
+RECIPE = "recipe.yaml"
+
 
 @dataclasses.dataclass(frozen=True)
 class FinishedJob:
@@ -55,9 +57,13 @@ def load_run(folder: Path) -> FinishedRun:
         DataError: if the folder is no run, or its base, its plans or all its jobs are unfinished.
         ConfigError, StorageError: if its recipe or an account of a stage is damaged.
     """
-    if not (folder / "recipe.yaml").exists():
-        raise DataError("not a run folder", where=folder, expected="a folder made by `farss run` or `farss demo`")
-    recipe = Recipe.from_yaml(folder / "recipe.yaml")
+    if not (folder / RECIPE).exists():
+        raise DataError(
+            "not a run folder",
+            where=folder,
+            expected="a folder made by `farss run` or `farss demo`, of an adapter, or of a model",
+        )
+    recipe = Recipe.from_yaml(folder / RECIPE)
     keys = Keys(recipe)  # what an earlier version of the recipe left is not part of this run
     planned = account(folder / "plans", keys.plans, records.plans_of(recipe))
     base = account(folder / "base", keys.base, records.BASE)

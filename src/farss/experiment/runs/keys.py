@@ -44,7 +44,7 @@ class Keys:
 
     def __init__(self, recipe: Recipe) -> None:
         self.recipe, self._shared = recipe, _Parts(recipe)
-        self.base = self._shared.base
+        self.base, self.asked = self._shared.base, self._shared.asked
 
     @functools.cached_property
     def passes(self) -> list[DataPass]:
@@ -84,7 +84,7 @@ class Keys:
 
     def evaluation(self, job: Job) -> str:
         """Of a job's measurement."""
-        return stage_key(self.training(job), self._shared.asked)
+        return stage_key(self.training(job), self.asked)
 
     def check_comparable(self) -> None:
         """Check that all jobs are asked the same questions, and that every variant is another training.

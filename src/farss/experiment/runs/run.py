@@ -27,7 +27,7 @@ from farss.experiment.unchanged import INPUTS, check_unchanged
 from farss.experiment.workers import Share, Task, run_all, shares
 from farss.methods.base import KNOWLEDGE
 from farss.processes import require_one_process
-from farss.report import read_report, write_report
+from farss.report import write_report
 from farss.storage import held, write_atomically
 from farss.storage.owned import take, writing
 
@@ -160,24 +160,3 @@ def _plan(recipe: Recipe, folder: Path, keys: Keys, share: Share) -> None:
             work = curvature if kind == CURVATURE else functools.partial(gather_statistics, taken.recipe, kind)
             run_stage(folder / taken.folders[kind], taken.keys[kind], work, share)
     run_stage(folder / "plans", keys.plans, functools.partial(plan_methods, recipe, keys.passes, folder), share)
-
-
-def compare(runs: list[Path], out: Path) -> dict[str, Any]:
-    """Write one report over the finished jobs of several run folders, paired question by question.
-
-    One `report.json` instead of folders is shown again as it is, by the present pages.
-
-    Raises:
-        DataError: if a folder is no finished run, or they differ in model or questions.
-        OutputError: if `out` is one of the runs, or holds something else than an earlier comparison.
-    """
-    require_one_process("farss compare")
-    files = ("report.json", "report.html")
-    place = check_output("compare", out, {f"the run {folder}": folder for folder in runs}, files)
-    again = len(runs) == 1 and runs[0].suffix == ".json"
-    report = read_report(runs[0]) if again else assemble([load_run(folder) for folder in runs])
-    with held(place):
-        take(place, "compare")
-        with rescued(report), writing(place, *files):
-            write_report(report, place)
-    return report
