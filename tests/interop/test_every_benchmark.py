@@ -58,7 +58,9 @@ def few_words(monkeypatch):
     monkeypatch.setattr(
         Ending,
         "of",
-        classmethod(lambda cls, model, tokenizer, stop, most: of(cls, model, tokenizer, stop, min(most, CAP))),
+        classmethod(
+            lambda cls, model, tokenizer, stop, most, *rest: of(cls, model, tokenizer, stop, min(most, CAP), *rest)
+        ),
     )
     monkeypatch.setattr(asking, "run_tasks", functools.partial(run_tasks, max_new_tokens=CAP))
 
