@@ -6,6 +6,15 @@ The five lines in somebody's own trainer:
     peft_model = farss.apply(model, plan)
     trainer = SFTTrainer(model=peft_model, ...); trainer.train()
     farss.export(peft_model, "out", to="peft")
+
+The verbs of the command, as functions that take a recipe and fill a folder:
+
+    recipe = farss.Recipe.from_yaml("my.yaml")
+    farss.run(recipe, "runs/mine")
+    farss.init(recipe, "farss", "init"); farss.train(recipe, "init", "trained")
+    farss.evaluate(recipe, ("facts",), "results", adapters=["trained/adapter"])
+    farss.audit(recipe, farss.Subject(adapter=Path("trained/adapter")), "audit")
+    farss.compare([Path("runs/mine"), Path("trained/adapter")], Path("both"))
 """
 
 from __future__ import annotations
@@ -18,31 +27,63 @@ if TYPE_CHECKING:
     from farss.adapters.export import export
     from farss.config import FarssConfig, ModelConfig, Recipe
     from farss.errors import FarssError
+    from farss.experiment.auditing import audit
+    from farss.experiment.initialisation.initialising import initialise as init
     from farss.experiment.initialisation.planning import plan
+    from farss.experiment.runs.compare import compare
+    from farss.experiment.runs.run import run
+    from farss.experiment.scoring import evaluate
+    from farss.experiment.steps import fine_tune as train
+    from farss.experiment.subjects import Subject
     from farss.model.plan import Plan
     from farss.model.sources import load
 
 __version__ = "0.1.0"
-__all__ = ["FarssConfig", "FarssError", "ModelConfig", "Plan", "Recipe", "apply", "export", "load", "plan"]
+__all__ = [
+    "FarssConfig",
+    "FarssError",
+    "ModelConfig",
+    "Plan",
+    "Recipe",
+    "Subject",
+    "apply",
+    "audit",
+    "compare",
+    "evaluate",
+    "export",
+    "init",
+    "load",
+    "plan",
+    "run",
+    "train",
+]
 
 # Imported on first use, so that `import farss` and `farss --help` need not wait for torch.
 _HOMES = {
-    "FarssConfig": "farss.config",
-    "FarssError": "farss.errors",
-    "ModelConfig": "farss.config",
-    "Plan": "farss.model.plan",
-    "Recipe": "farss.config",
-    "apply": "farss.adapters.apply",
-    "export": "farss.adapters.export",
-    "load": "farss.model.sources",
-    "plan": "farss.experiment.initialisation.planning",
+    "FarssConfig": "farss.config:FarssConfig",
+    "FarssError": "farss.errors:FarssError",
+    "ModelConfig": "farss.config:ModelConfig",
+    "Plan": "farss.model.plan:Plan",
+    "Recipe": "farss.config:Recipe",
+    "Subject": "farss.experiment.subjects:Subject",
+    "apply": "farss.adapters.apply:apply",
+    "audit": "farss.experiment.auditing:audit",
+    "compare": "farss.experiment.runs.compare:compare",
+    "evaluate": "farss.experiment.scoring:evaluate",
+    "export": "farss.adapters.export:export",
+    "init": "farss.experiment.initialisation.initialising:initialise",
+    "load": "farss.model.sources:load",
+    "plan": "farss.experiment.initialisation.planning:plan",
+    "run": "farss.experiment.runs.run:run",
+    "train": "farss.experiment.steps:fine_tune",
 }
 
 
 def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module 'farss' has no attribute {name!r}")
-    value = getattr(import_module(_HOMES[name]), name)
+    module, _, attribute = _HOMES[name].partition(":")
+    value = getattr(import_module(module), attribute)
     globals()[name] = value
     return value
 
