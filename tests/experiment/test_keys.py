@@ -6,6 +6,7 @@ import pytest
 
 from farss.config import Recipe
 from farss.experiment.jobs import Job, jobs_of
+from farss.experiment.runs import keys as keys_module
 from farss.experiment.runs.keys import Keys
 from farss.experiment.runs.recipes import shipped_recipes
 from farss.methods.base import STATISTICS
@@ -102,6 +103,34 @@ def test_a_budget_counts_where_it_is_met():
     before, after = keys_of(recipe), keys_of(recipe.override({"budget_params": 10**6}))
     redone = {"plans", *TRAINED} - {"full train", "full eval"}
     assert {stage for stage in before if before[stage] != after[stage]} == redone
+
+
+@pytest.mark.parametrize(
+    ("stage", "redone"),
+    [
+        ("statistics", INITIALISED),
+        ("plans", INITIALISED - set(STATISTICS)),  # they decide how many rows are read
+        ("training", TRAINED),
+        ("evaluation", {"base", *MEASURED}),
+    ],
+)
+def test_other_mathematics_of_a_stage_redoes_it_and_what_comes_after(monkeypatch, stage, redone):
+    before = keys_of(Recipe())
+    monkeypatch.setitem(keys_module.REVISIONS, stage, 1)
+    once = keys_of(Recipe())
+    assert {name for name in before if before[name] != once[name]} == redone
+    monkeypatch.setitem(keys_module.REVISIONS, stage, 2)
+    assert {name for name in before if once[name] != keys_of(Recipe())[name]} == redone
+
+
+def test_other_mathematics_of_plans_leaves_a_pass_of_a_fixed_number_of_rows(monkeypatch):
+    recipe = Recipe().override({"data.calibration_rows": 8})
+    before = keys_of(recipe)
+    monkeypatch.setitem(keys_module.REVISIONS, "plans", 1)
+    assert {name for name in before if before[name] != keys_of(recipe)[name]} == INITIALISED - {
+        "statistics",
+        *STATISTICS,
+    }
 
 
 KEPT = {

@@ -31,6 +31,9 @@ READ = (
     *("dtype", "seed", "compat"),
 )
 """Settings of `init` that a pass over the data reads; the others are read where plans are made from it."""
+REVISIONS: dict[str, int] = {}
+"""The mathematics of the stages "statistics", "plans", "training" and "evaluation": raised by one where it changes, so
+that what was computed before is not taken for what would be computed now. A stage that never changed is not named."""
 ASKED = ("knowledge", "knowledge_rows", "shots", "seed")
 """Settings that say which knowledge questions are asked, and so which are left to take statistics from."""
 
@@ -60,7 +63,7 @@ class Keys:
         judged = judged_of(recipe, self.recipe, jobs)
         # A fixed number of rows is read whatever is planned from them.
         decides = [recipe.init.route, [settling(config) for config in judged]] if settles(recipe) else []
-        keys = {CURVATURE: stage_key(CURVATURE, parts.read, *decides)}
+        keys = {CURVATURE: stage_key(CURVATURE, parts.read, *decides, *(_revisions("plans") if decides else []))}
         keys |= {kind: parts.gathered(kind, parts.read) for kind in STATISTICS}
         return DataPass(recipe, tuple(jobs), judged, keys, {})
 
@@ -77,14 +80,14 @@ class Keys:
     def training(self, job: Job) -> str:
         """Of a job's training: an adapter depends on its plan, and so on the statistics."""
         parts, recipe = self._parts(job), job.recipe(self.recipe)
-        config = dataclasses.replace(recipe.train, learning_rate=job.learning_rate, seed=job.seed)
+        config = dataclasses.replace(recipe.train, learning_rate=job.learning_rate, seed=job.seed).decisive()
         start, budget = (self._start(job), parts.budget) if job.adapts else (None, [])
-        own = parts.own(job.method)
-        return stage_key(parts.model, parts.rows, start, config.decisive(), job.method, *own, *budget, *parts.division)
+        own = [*parts.own(job.method), *budget, *parts.division, *_revisions("training")]
+        return stage_key(parts.model, parts.rows, start, config, job.method, *own)
 
     def evaluation(self, job: Job) -> str:
         """Of a job's measurement."""
-        return stage_key(self.training(job), self.asked)
+        return stage_key(self.training(job), self.asked, *_revisions("evaluation"))
 
     def check_comparable(self) -> None:
         """Check that all jobs are asked the same questions, and that every variant is another training.
@@ -132,14 +135,16 @@ class _Parts:
         self._questions = [data["knowledge_calibration"], *(asked[name] for name in ASKED)]
         self._settings = recipe.init.start.to_mapping()
         held_out = _without(data, CALIBRATION | {"train_rows", "seed"})
-        self.base = stage_key(self.model, held_out, _without(self.asked, FRONTIER))
+        self.base = stage_key(self.model, held_out, _without(self.asked, FRONTIER), *_revisions("evaluation"))
         # Nothing stands for a setting that is not used, so that a recipe without it keeps its keys.
         self.division = [] if recipe.select == "none" else [recipe.select, recipe.validation_rows]
         self.budget = [] if recipe.match == "rank" else [recipe.match, recipe.budget_params]
         init = recipe.init.to_mapping()
         rows = _without(data, {"knowledge_calibration"})
-        self.start = stage_key(self.model, rows, _without(init, OWN_SETTINGS | {"start"}), *self.division)
-        self.read = stage_key(self.model, rows, {name: init[name] for name in READ}, *self.division)
+        planned = [_without(init, OWN_SETTINGS | {"start"}), *self.division]
+        self.start = stage_key(self.model, rows, *planned, *_revisions("statistics", "plans"))
+        read = [{name: init[name] for name in READ}, *self.division]
+        self.read = stage_key(self.model, rows, *read, *_revisions("statistics"))
         # Decompositions are not read by a pass, but plans of one pass share them.
         gathered = (self.gathered(kind, self.read) for kind in STATISTICS)
         self.evidence = stage_key(self.read, recipe.init.route, *gathered)
@@ -166,6 +171,12 @@ class _Parts:
             needs = get_method(method).needs
             return [self._settings, *(self.gathered(kind, self.start) for kind in STATISTICS if kind in needs)]
         return []
+
+
+def _revisions(*stages: str) -> list[object]:
+    """What stands in a key for the mathematics of these stages; nothing where it never changed."""
+    found = {stage: REVISIONS[stage] for stage in stages if stage in REVISIONS}
+    return [{"revisions": found}] if found else []
 
 
 def planned_jobs(recipe: Recipe) -> list[Job]:
