@@ -27,6 +27,7 @@ FLOORS = {
     "train_settings": 0,
     "storage": 0,
     "processes": 0,
+    "sandbox": 0,
     "maths": 1,
     "model": 2,
     "datasets": 2,
@@ -140,7 +141,21 @@ def docstring_violations(root: Path) -> list[str]:
     return found
 
 
-CHECKS = [floor_violations, heavy_violations, length_violations, docstring_violations]
+def sandbox_violations(root: Path) -> list[str]:
+    """What the sandbox knows of ours beside the errors."""
+    found = []
+    for file in sources(root):
+        room, tree, package = parse(root, file)
+        ours = [item for item in imports(tree, package) if item.module.startswith("farss.") and room == "sandbox"]
+        found += [
+            f"{file.relative_to(root)}:{item.line}: the sandbox imports {item.module}"
+            for item in ours
+            if item.module.split(".")[1] not in ("errors", "sandbox")
+        ]
+    return found
+
+
+CHECKS = [floor_violations, heavy_violations, length_violations, docstring_violations, sandbox_violations]
 
 
 @pytest.mark.parametrize("check", CHECKS)
@@ -163,6 +178,7 @@ PLANTED = {
     ),
     "heavy import in a class": ("config.py", "class A:\n    import trl\n", heavy_violations),
     "heavy import of the package": ("__init__.py", "import transformers\n", heavy_violations),
+    "sandbox that knows more": ("sandbox/a.py", "from farss.storage import x\n", sandbox_violations),
     "long file": ("maths/a.py", "x = 1\n" * (MOST_LINES + 1), length_violations),
     "bare function": ("maths/a.py", "def f():\n    return 1\n", docstring_violations),
     "bare method": ("maths/a.py", "class A:\n    '''A.'''\n    def f(self):\n        return 1\n", docstring_violations),

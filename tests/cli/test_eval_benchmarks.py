@@ -11,8 +11,8 @@ from farss.errors import ConfigError, SandboxError
 from farss.evaluation import code
 from farss.evaluation.benchmarks.code import BENCHMARKS as CODE
 from farss.evaluation.benchmarks.registry import BENCHMARKS, check_files
-from farss.evaluation.sandbox import Protections, probe, require
 from farss.experiment.scoring import Requested
+from farss.sandbox import Protections, probe, require
 
 
 def write(path, rows):

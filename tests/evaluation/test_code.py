@@ -24,7 +24,7 @@ from farss.evaluation.code import (
     run_completions,
 )
 from farss.evaluation.completions import cut
-from farss.evaluation.sandbox import probe, require
+from farss.sandbox import probe, require
 
 FEW = 20
 WORKERS = 1

@@ -10,7 +10,7 @@ import pytest
 
 from farss.errors import SandboxError
 from farss.evaluation.code import humaneval, mbpp, run_completions
-from farss.evaluation.sandbox import Limits, probe, require
+from farss.sandbox import Limits, probe, require
 
 _SPEC = importlib.util.spec_from_file_location("tricks", Path(__file__).with_name("tricks.py"))
 assert _SPEC is not None and _SPEC.loader is not None
@@ -94,7 +94,7 @@ def test_what_only_the_program_could_judge_is_named():
     ],
 )
 def test_values_go_to_the_program_and_back(tests, names):
-    from farss.evaluation.sandbox import Examination, run_programs
+    from farss.sandbox import Examination, run_programs
 
     program = (
         "import datetime, fractions\n"

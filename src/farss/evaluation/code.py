@@ -17,7 +17,7 @@ from farss.errors import ConfigError, DataError
 from farss.evaluation.completions import FENCE, asked_of_the_program, opening_fence, program_text
 from farss.evaluation.generation import generate
 from farss.evaluation.records import Progress
-from farss.evaluation.sandbox import Examination, Limits, Protections, Status, run_programs
+from farss.sandbox import Examination, Limits, Protections, Status, run_programs
 
 Row = Mapping[str, Any]
 

@@ -8,7 +8,7 @@ import os
 
 from farss.evaluation.benchmarks.base import Benchmark, BenchmarkResult, BenchmarkRun
 from farss.evaluation.code import code_scores, load_code_problems, measure_code
-from farss.evaluation.sandbox import probe, require
+from farss.sandbox import probe, require
 
 MAX_NEW_TOKENS = 512
 """Most tokens of a completion; the reference solutions are far shorter."""

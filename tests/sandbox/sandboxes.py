@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from farss.errors import SandboxError
-from farss.evaluation.sandbox import Protections, probe, require
+from farss.sandbox import Protections, probe, require
 
 WAYS = ("namespaces", "open")
 LINGER_SECONDS = 5.0

@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from farss.errors import SandboxError
-from farss.evaluation.sandbox.inside import folder
-from farss.evaluation.sandbox.limits import Limits, Outcome, Status
+from farss.sandbox.inside import folder
+from farss.sandbox.limits import Limits, Outcome, Status
 
 HERE = Path(__file__).parent
 FLAGS = ("-s", "-S", "-P")

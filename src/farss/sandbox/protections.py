@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Literal, get_args
 
 from farss.errors import SandboxError
-from farss.evaluation.sandbox.limits import MEBIBYTE, Limits
-from farss.evaluation.sandbox.process import Arrangement, look, run_in
+from farss.sandbox.limits import MEBIBYTE, Limits
+from farss.sandbox.process import Arrangement, look, run_in
 
 Guarantee = Literal["network", "writes", "reads", "environment", "signals", "processes", "memory", "killing", "names"]
 

@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 
 from farss.errors import ConfigError, SandboxError
-from farss.evaluation.sandbox import GUARANTEES, MINIMUM, Limits, Protections, probe, require, run_program, run_programs
-from farss.evaluation.sandbox.process import Arrangement, run_in
-from farss.evaluation.sandbox.protections import try_out
+from farss.sandbox import GUARANTEES, MINIMUM, Limits, Protections, probe, require, run_program, run_programs
+from farss.sandbox.process import Arrangement, run_in
+from farss.sandbox.protections import try_out
 
 _SPEC = importlib.util.spec_from_file_location("sandboxes", Path(__file__).with_name("sandboxes.py"))
 assert _SPEC is not None and _SPEC.loader is not None
@@ -210,7 +210,7 @@ def test_many_files_are_stopped_and_removed_in_time(way, crowd):
 
 
 def test_what_a_program_leaves_is_removed_whatever_it_is(tmp_path):
-    from farss.evaluation.sandbox.inside import folder
+    from farss.sandbox.inside import folder
 
     place = tmp_path / "own"
     (place / "a" / "b").mkdir(parents=True)

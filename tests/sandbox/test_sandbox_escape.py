@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from farss.evaluation.sandbox import Limits, run_program
+from farss.sandbox import Limits, run_program
 
 _SPEC = importlib.util.spec_from_file_location("sandboxes", Path(__file__).with_name("sandboxes.py"))
 assert _SPEC is not None and _SPEC.loader is not None
@@ -375,7 +375,7 @@ def test_raising_its_own_limits(run):
 
 CALLER = """
 import sys
-from farss.evaluation.sandbox import Limits, probe, run_program
+from farss.sandbox import Limits, probe, run_program
 protections = probe({python!r}, namespaces={namespaces})
 run_program({source!r}, Limits(wall_seconds=60.0), protections=protections)
 """

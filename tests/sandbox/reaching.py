@@ -21,8 +21,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from farss.evaluation.sandbox import Limits, Protections, probe, run_program
-from farss.evaluation.sandbox.protections import try_out
+from farss.sandbox import Limits, Protections, probe, run_program
+from farss.sandbox.protections import try_out
 
 LIMITS = Limits(cpu_seconds=10, wall_seconds=30.0, memory_bytes=256 << 20, file_bytes=1 << 20)
 

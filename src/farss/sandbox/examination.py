@@ -6,9 +6,9 @@ import os
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 
-from farss.evaluation.sandbox.inside.examiner import ENDED, UNJUDGED
-from farss.evaluation.sandbox.limits import Limits, Outcome
-from farss.evaluation.sandbox.process import START_SECONDS, STDERR_CHARACTERS, Arrangement, play
+from farss.sandbox.inside.examiner import ENDED, UNJUDGED
+from farss.sandbox.limits import Limits, Outcome
+from farss.sandbox.process import START_SECONDS, STDERR_CHARACTERS, Arrangement, play
 
 OWN_FAULTS = ("timeout", "memory", "killed", "output", "files")
 """Ways for a program to end that say more than that its tests failed."""

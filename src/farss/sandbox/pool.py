@@ -7,10 +7,10 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 from farss.errors import ConfigError
-from farss.evaluation.sandbox.examination import Examination, examine_in
-from farss.evaluation.sandbox.limits import Limits, Outcome
-from farss.evaluation.sandbox.process import run_in
-from farss.evaluation.sandbox.protections import MINIMUM, Guarantee, Protections, probe, require
+from farss.sandbox.examination import Examination, examine_in
+from farss.sandbox.limits import Limits, Outcome
+from farss.sandbox.process import run_in
+from farss.sandbox.protections import MINIMUM, Guarantee, Protections, probe, require
 
 
 def run_program(
