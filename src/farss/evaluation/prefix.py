@@ -16,6 +16,7 @@ from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
 from farss.adapters.layers import base_of
 from farss.errors import ModelError
+from farss.model import logits
 from farss.model.modes import evaluating
 
 
@@ -118,27 +119,17 @@ def read_prefix(model: nn.Module, contexts: Sequence[Sequence[int]]) -> Prefix:
 
 
 def logits_at(model: Any, rows: Tensor, **inputs: Any) -> Tensor:
-    """The model's logits at chosen positions only: the head is by far the largest matrix of a small model.
+    """`model.logits.logits_at` of the transformers model inside.
 
     Args:
         model: a causal language model; only read.
         rows: [b, t] bool, the positions to predict from.
         inputs: of the model's forward; `position_ids` are left out for architectures without them.
-
-    Returns:
-        [N, vocabulary] in the model's dtype, N positions in row-major order.
     """
     base = inner_model(model)
     if "position_ids" not in inspect.signature(base.forward).parameters:
         inputs.pop("position_ids", None)
-    head = base.get_output_embeddings()
-    if head is None:
-        return model(**inputs).logits[rows]
-    handle = head.register_forward_pre_hook(lambda _, args: (args[0][rows.to(args[0].device)][None], *args[1:]))
-    try:
-        return model(**inputs).logits[0]
-    finally:
-        handle.remove()
+    return logits.logits_at(model, base.get_output_embeddings(), rows, **inputs)
 
 
 def device_of(model: nn.Module) -> torch.device:

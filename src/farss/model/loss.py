@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -14,6 +14,7 @@ from torch.nn import functional
 from farss.config import Fisher, LossNorm
 from farss.errors import ModelError
 from farss.model.calibration import UNSUPERVISED, Batch
+from farss.model.logits import head_reads, logits_at
 
 
 class SupervisedLoss:
@@ -24,48 +25,30 @@ class SupervisedLoss:
         self.generator: torch.Generator | None = None
         self.seed = seed
         self.embedded: Tensor | None = None
-        self.wanted: Tensor | None = None
-        self.selected = False
         self.accepted = inspect.signature(model.forward).parameters
 
     @contextmanager
     def reading(self) -> Iterator[SupervisedLoss]:
-        """Hooks on the embeddings (where the backward ends) and on the output head (rows with a loss only)."""
+        """A hook on the embeddings, where the backward ends."""
         embeddings = self.model.get_input_embeddings()  # type: ignore[operator] # transformers' PreTrainedModel
         handle = embeddings.register_forward_hook(self._start_gradient)
         try:
-            with self._chosen_rows():
-                yield self
+            yield self
         finally:
             handle.remove()
-
-    @contextmanager
-    def without_logits(self, batch: Batch) -> Iterator[None]:
-        """The output head gets no row to compute: for runs that look at what comes before it."""
-        self.wanted = torch.zeros_like(batch.supervised)
-        with self._chosen_rows():
-            yield
-
-    @contextmanager
-    def _chosen_rows(self) -> Iterator[None]:
-        """The output head, where the model has one, gets the rows that are `wanted` and no others."""
-        head = self.model.get_output_embeddings()  # type: ignore[operator] # transformers' PreTrainedModel
-        handle = None if head is None else head.register_forward_pre_hook(self._select_rows)
-        try:
-            yield
-        finally:
-            if handle is not None:
-                handle.remove()
 
     def _start_gradient(self, module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
         self.embedded = output.requires_grad_()
         return self.embedded
 
-    def _select_rows(self, module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
-        if self.wanted is None or args[0].shape[:-1] != self.wanted.shape:
-            return None
-        self.selected = True
-        return (args[0][self.wanted].unsqueeze(0), *args[1:])
+    @property
+    def _head(self) -> nn.Module | None:
+        return self.model.get_output_embeddings()  # type: ignore[operator] # transformers' PreTrainedModel
+
+    def without_logits(self, batch: Batch) -> AbstractContextManager[None]:
+        """The output head gets no row to compute: for runs that look at what comes before it."""
+        head = self._head
+        return nullcontext() if head is None else head_reads(head, torch.zeros_like(batch.supervised))
 
     def loss(self, batch: Batch) -> Tensor:
         """Summed (or mean) negative log-probability of the supervised tokens, a scalar.
@@ -73,16 +56,8 @@ class SupervisedLoss:
         Raises:
             ModelError: if the model does not return next-token logits.
         """
-        self.wanted, self.selected = batch.supervised, False
-        out = self.model(**self.arguments(batch), return_dict=True)
-        logits = out.logits
-        rows = int(self.wanted.sum())
-        if self.selected and logits.shape[:-1] == (1, rows):
-            logits = logits[0]
-        elif logits.shape[:-1] == batch.input_ids.shape:
-            logits = logits[self.wanted]
-        else:
-            raise ModelError("the model gives no next-token logits", got=tuple(logits.shape), do="load a causal LM")
+        inputs = {**self.arguments(batch), "return_dict": True}
+        logits = logits_at(self.model, self._head, batch.supervised, **inputs)
         labels = batch.labels[:, 1:][batch.labels[:, 1:] != UNSUPERVISED]
         logits = logits if logits.dtype is torch.float64 else logits.float()
         labels = self._drawn(logits) if self.fisher == "sampled" else labels
@@ -90,8 +65,7 @@ class SupervisedLoss:
 
     def read(self, batch: Batch) -> None:
         """Run the model over the batch without gradients and without a single row of logits."""
-        self.wanted = torch.zeros_like(batch.supervised)
-        with torch.no_grad():
+        with torch.no_grad(), self.without_logits(batch):
             self.model(**self.arguments(batch), return_dict=True)
 
     def arguments(self, batch: Batch) -> dict[str, Any]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -11,6 +10,7 @@ from torch.nn import functional
 
 from farss.errors import ModelError
 from farss.model.calibration import UNSUPERVISED
+from farss.model.logits import logits_at
 
 READ = ("input_ids", "attention_mask", "position_ids")
 """Tensors of a batch that the model is given."""
@@ -46,9 +46,7 @@ def summed_loss(model: nn.Module, head: nn.Module, inputs: dict[str, Tensor]) ->
 def supervised_logits(model: nn.Module, head: nn.Module, inputs: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
     """The logits [n, v] that predict the n supervised tokens, float32 or better, and those tokens [n], row by row.
 
-    Only positions whose next token is supervised reach the head: with a large vocabulary the logits of the others
-    would take most of the memory and much of the time. What the model does to its logits (scaling, soft capping)
-    still happens.
+    Only positions whose next token is supervised reach the head (`model.logits`).
 
     Args:
         model: a causal language model, perhaps wrapped for several processes.
@@ -57,24 +55,14 @@ def supervised_logits(model: nn.Module, head: nn.Module, inputs: dict[str, Tenso
             labels are not shifted, -100 is ignored.
 
     Raises:
-        ModelError: if the model does not return one row of logits per supervised token.
+        ModelError: if the model does not return logits per position.
     """
     wanted = functional.pad(inputs["labels"][:, 1:] != UNSUPERVISED, (0, 1))
     targets = inputs["labels"][:, 1:][wanted[:, :-1]]
 
-    def select(module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
-        return (args[0][wanted].unsqueeze(0), *args[1:])
-
-    handle = head.register_forward_pre_hook(select)
-    try:
-        read = {name: inputs[name] for name in READ if name in inputs}
-        output = model(**read, return_dict=True, **_no_cache(model))
-    finally:
-        handle.remove()
-    logits = output.logits
-    if logits.shape[:-1] != (1, len(targets)):
-        raise ModelError("the model gives no next-token logits", got=tuple(logits.shape), do="load a causal LM")
-    return (logits[0] if logits.dtype is torch.float64 else logits[0].float()), targets
+    read = {name: inputs[name] for name in READ if name in inputs}
+    logits = logits_at(model, head, wanted, **read, return_dict=True, **_no_cache(model))
+    return (logits if logits.dtype is torch.float64 else logits.float()), targets
 
 
 def _no_cache(model: nn.Module) -> dict[str, bool]:
