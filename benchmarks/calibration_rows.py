@@ -43,11 +43,11 @@ from farss.experiment.progress import ProgressLine
 from farss.maths.agreement import agreement, rank_difference
 from farss.methods import get_method
 from farss.methods.base import Evidence
-from farss.model.curvature import Growing
 from farss.model.plan import Plan
 from farss.model.sources import LoadedModel
 from farss.model.spectra import SpectrumCache
 from farss.model.targets import Target, find_targets
+from farss.statistics.curvature import Growing
 from farss.storage import read_tensors, write_json, write_tensors
 from farss.training.sft import train
 

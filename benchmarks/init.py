@@ -55,13 +55,13 @@ from farss.methods.base import Evidence
 from farss.methods.compat import PUBLISHED_BATCH_SIZE
 from farss.model.calibration import Batch, Example, batches, encode_rows, pad_token
 from farss.model.checkpoint import load_tokenizer
-from farss.model.curvature import collect
 from farss.model.devices import place
 from farss.model.loss import SupervisedLoss
-from farss.model.observing import reading_only
 from farss.model.sources import LoadedModel, cache_root, load, resolve
 from farss.model.spectra import SpectrumCache
 from farss.model.targets import Target, find_targets, weight_matrix
+from farss.statistics.curvature import collect
+from farss.statistics.observing import reading_only
 from farss.storage import write_json
 
 CASES = ("floor", "resident", "streamed", "streamed-memory", "full", "full-padded", "pissa", "pissa-niter", "corda")

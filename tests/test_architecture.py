@@ -31,6 +31,7 @@ FLOORS = {
     "maths": 1,
     "model": 2,
     "datasets": 2,
+    "statistics": 3,
     "methods": 3,
     "adapters": 4,
     "training": 4,

@@ -15,9 +15,9 @@ from farss.experiment.initialisation import outlook
 from farss.experiment.initialisation.statistics import load_statistics, save_statistics
 from farss.experiment.inspection import looking
 from farss.experiment.inspection.portrait import RANKS
-from farss.model.curvature import Curvature
 from farss.model.plan import Plan
 from farss.report.inspection import render
+from farss.statistics.curvature import Curvature
 
 
 @pytest.fixture(scope="module")
@@ -261,7 +261,7 @@ def test_an_interrupted_call_goes_on_and_ends_the_same(farss, workshop, tmp_path
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("farss.model.curvature.KEEP_SECONDS", 0.0)
+        patch.setattr("farss.statistics.curvature.KEEP_SECONDS", 0.0)
         patch.setattr(looking.Scorer, "score", interrupted)
         assert farss("inspect", "--recipe", recipe, "--out", tmp_path / "again")[0] == 130
     assert (tmp_path / ".again.work" / "half-2.safetensors").is_file() and not (tmp_path / "again").exists()

@@ -25,7 +25,7 @@ from farss.methods import METHODS, get_method
 from farss.methods.base import RankCapWarning, SpectralMethod
 from farss.methods.factored import FactorMethod
 from farss.model.calibration import Example, batches
-from farss.model.gradients import Gradients
+from farss.statistics.gradients import Gradients
 
 CONFIG = FarssConfig(rank=32, shallow_layers=2, r_avg=12, r_max=16)
 ADAPTERS = sorted(name for name, method in METHODS.items() if method.trains == "adapter")

@@ -27,13 +27,13 @@ from farss.experiment.initialisation.planning import prepare
 from farss.methods import METHODS
 from farss.model.calibration import Example, batches
 from farss.model.classification import LabelledExample, labelled_batches
-from farss.model.curvature import collect
 from farss.model.devices import free_bytes, place
 from farss.model.lazy import LazyWeights, skeleton
 from farss.model.spectra import SpectrumCache
-from farss.model.streamed import Walk
 from farss.model.targets import find_targets, weight_matrix
 from farss.model.timing import calibrate
+from farss.statistics.curvature import collect
+from farss.statistics.streamed import Walk
 from farss.training.head import warm_up_head_
 
 _SPEC = importlib.util.spec_from_file_location("elsewhere", Path(__file__).parents[1] / "elsewhere.py")

@@ -14,9 +14,9 @@ from farss.experiment.initialisation.settling import Agreed, Settlement, Step, a
 from farss.experiment.progress import ProgressLine
 from farss.methods.base import Evidence
 from farss.model.calibration import Example, batches, data_fingerprint
-from farss.model.curvature import collect
 from farss.model.spectra import SpectrumCache
 from farss.model.targets import find_targets
+from farss.statistics.curvature import collect
 
 CONFIG = FarssConfig(rank=4, r_avg=2, r_max=4, shallow_layers=1)
 
@@ -149,7 +149,7 @@ def test_what_is_read_is_what_a_pass_over_these_rows_reads(tiny_gqa, tmp_path, s
 
 @pytest.mark.parametrize("at", [1, 3, 6, 9])
 def test_interrupted_it_ends_with_the_same_bits(tiny_gqa, tmp_path, spectra, verdicts, monkeypatch, at):
-    monkeypatch.setattr("farss.model.curvature.KEEP_SECONDS", 0.0)
+    monkeypatch.setattr("farss.statistics.curvature.KEEP_SECONDS", 0.0)
     targets, seen = find_targets(tiny_gqa), []
 
     def until(done, total, note=""):

@@ -28,9 +28,9 @@ from farss.experiment.stages import finished
 from farss.experiment.unchanged import check_unchanged
 from farss.methods.base import Evidence
 from farss.model import arithmetic
-from farss.model.gradients import Gradients
-from farss.model.layer_fisher import LayerFisher
 from farss.model.spectra import SpectrumCache
+from farss.statistics.gradients import Gradients
+from farss.statistics.layer_fisher import LayerFisher
 from farss.storage import write_tensors
 from farss.storage.owned import read_mark, take
 from farss.training.checkpoints import PREFIX, STATE, WEIGHTS, check_settings, latest_checkpoint

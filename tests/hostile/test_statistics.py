@@ -10,7 +10,7 @@ import torch
 
 from farss.errors import FarssError
 from farss.experiment.initialisation.statistics import Origin, load_statistics, save_statistics
-from farss.model.moments import Curvature, SymmetricSum
+from farss.statistics.moments import Curvature, SymmetricSum
 from farss.storage import read_tensors, write_tensors
 
 

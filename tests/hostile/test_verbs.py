@@ -101,7 +101,7 @@ READERS = {"load", "loads", "safe_load", "full_load", "unsafe_load", "load_all"}
 BOUNDARIES = (
     *("config.py", "settings.py", "cli", "adapters", "datasets", "methods"),
     *("model/plan.py", "model/plan_types.py", "model/checkpoint.py", "model/lazy.py", "model/folders.py"),
-    *("model/sources.py", "model/heads.py", "model/kinds.py", "model/moments.py"),
+    *("model/sources.py", "model/heads.py", "model/kinds.py", "statistics/moments.py"),
     "experiment/initialisation/statistics.py",
 )
 

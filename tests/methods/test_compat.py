@@ -13,8 +13,8 @@ from farss.maths.spectrum import decompose
 from farss.methods import Evidence, get_method, published_batches, published_code_config
 from farss.methods.compat import published_importance
 from farss.model.calibration import Example
-from farss.model.curvature import collect
 from farss.model.targets import find_targets, weight_matrix
+from farss.statistics.curvature import collect
 
 HIDDEN, INNER, VOCABULARY, MAX_LENGTH = 160, 192, 64, 40
 PUBLISHED = FarssConfig(compat="published-code", rank=128, shallow_layers=1, r_min=1, r_avg=50, r_max=64)

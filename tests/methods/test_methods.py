@@ -17,13 +17,13 @@ from farss.maths.spectrum import decompose
 from farss.methods import METHODS, Evidence, get_method
 from farss.methods.base import FROM_DATA, KNOWLEDGE, STATISTICS, RankCapWarning
 from farss.methods.fora import top_layers
-from farss.model.gradients import Gradients
-from farss.model.inputs import InputMoments
-from farss.model.layer_fisher import LayerFisher
-from farss.model.moments import SymmetricSum
 from farss.model.plan import Plan
 from farss.model.start import factors_digest
 from farss.model.targets import Target, weight_matrix
+from farss.statistics.gradients import Gradients
+from farss.statistics.inputs import InputMoments
+from farss.statistics.layer_fisher import LayerFisher
+from farss.statistics.moments import SymmetricSum
 
 LAYERS, KINDS = 4, {"q_proj": (24, 24), "k_proj": (8, 24), "up_proj": (40, 24), "down_proj": (24, 40)}
 CONFIG = FarssConfig(rank=6, shallow_layers=2, r_min=1, r_avg=3, r_max=5)

@@ -18,12 +18,12 @@ from farss.maths.spectrum import decompose
 from farss.methods import Evidence, get_method
 from farss.methods.base import RankCapWarning
 from farss.methods.factored import FactorMethod
-from farss.model.gradients import Gradients
-from farss.model.inputs import InputMoments
-from farss.model.moments import SymmetricSum
 from farss.model.plan import Plan
 from farss.model.start import Factors
 from farss.model.targets import Target, find_targets, weight_matrix
+from farss.statistics.gradients import Gradients
+from farss.statistics.inputs import InputMoments
+from farss.statistics.moments import SymmetricSum
 
 SHAPES = {"square": (20, 20), "tall": (28, 20), "wide": (20, 28)}
 CONFIG = FarssConfig(rank=5)

@@ -9,11 +9,11 @@ from tests.classifiers import FAMILIES, PAD, labelled, tiny_classifier
 from farss.errors import NumericalError
 from farss.model.calibration import grouped
 from farss.model.classification import LabelledBatch, LabelledExample, labelled_batches
-from farss.model.curvature import collect
-from farss.model.gradients import collect_gradients
-from farss.model.inputs import collect_inputs
-from farss.model.layer_fisher import collect_layer_fisher
 from farss.model.targets import find_targets, weight_matrix
+from farss.statistics.curvature import collect
+from farss.statistics.gradients import collect_gradients
+from farss.statistics.inputs import collect_inputs
+from farss.statistics.layer_fisher import collect_layer_fisher
 
 RELATIVE = 1e-10
 """Of float64 sums in another order."""

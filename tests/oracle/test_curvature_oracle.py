@@ -9,8 +9,8 @@ from brute import full_covariances, literal_scores
 from farss.maths.scores import score_directions
 from farss.maths.spectrum import decompose
 from farss.model.calibration import Batch, Example, batches
-from farss.model.curvature import collect
 from farss.model.targets import find_targets, weight_matrix
+from farss.statistics.curvature import collect
 
 LAYOUTS = ("tiny_llama", "tiny_gqa", "tiny_qwen", "tiny_gpt2", "tiny_gemma3")
 RELATIVE = 1e-10

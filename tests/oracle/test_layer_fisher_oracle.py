@@ -7,8 +7,8 @@ import torch
 
 from farss.errors import DataError, ModelError, StorageError
 from farss.model.calibration import Example, batches
-from farss.model.layer_fisher import LayerFisher, collect_layer_fisher, squared_gradients
 from farss.model.targets import find_targets
+from farss.statistics.layer_fisher import LayerFisher, collect_layer_fisher, squared_gradients
 
 LAYOUTS = ("tiny_llama", "tiny_gqa", "tiny_qwen", "tiny_gpt2", "tiny_gemma3")
 RELATIVE = 1e-10

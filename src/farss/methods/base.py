@@ -23,12 +23,12 @@ from farss.maths.selection import Direction, select
 from farss.maths.spectrum import Spectrum
 from farss.methods.compat import RANK_RULE_THRESHOLD, published_code_config, published_importance
 from farss.methods.look import Look
-from farss.model.curvature import Curvature
-from farss.model.gradients import Gradients
-from farss.model.inputs import InputMoments
-from farss.model.layer_fisher import LayerFisher
 from farss.model.plan import Plan, Region, TargetPlan
 from farss.model.targets import Target, layer_count, weight_matrix
+from farss.statistics.curvature import Curvature
+from farss.statistics.gradients import Gradients
+from farss.statistics.inputs import InputMoments
+from farss.statistics.layer_fisher import LayerFisher
 
 KNOWLEDGE = "knowledge_covariance"
 

@@ -11,9 +11,9 @@ from farss.config import FarssConfig
 from farss.maths.contexts import context_components, damped, unit_trace
 from farss.methods.base import Evidence
 from farss.methods.factored import FactorMethod, balanced, exact_weight
-from farss.model.inputs import InputMoments
 from farss.model.start import Factors
 from farss.model.targets import Target
+from farss.statistics.inputs import InputMoments
 
 
 @dataclass(frozen=True)

@@ -15,10 +15,10 @@ from farss.errors import NumericalError
 from farss.methods.base import Evidence, adapter_scale, warn_capped
 from farss.methods.compat import published_code_config
 from farss.methods.look import Look
-from farss.model.inputs import InputMoments
 from farss.model.plan import Frozen, Plan, TargetPlan
 from farss.model.start import Factors, adapter_dtype, factors_digest
 from farss.model.targets import Target, weight_matrix
+from farss.statistics.inputs import InputMoments
 
 
 @dataclass(frozen=True)

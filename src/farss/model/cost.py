@@ -17,7 +17,7 @@ from farss.model.targets import Target, chain_prefixes
 
 MOMENT_BYTES = {torch.float64: 8}
 PACKED_SHARE = 10 / 16
-"""Of 16 blocks of a symmetric sum, 10 are kept (`farss.model.moments`)."""
+"""Of 16 blocks of a symmetric sum, 10 are kept (`farss.statistics.moments`)."""
 
 DECOMPOSITION_COPIES = 6
 """float64 matrices of the weight's size and of k x k alive together while one weight is decomposed and checked."""

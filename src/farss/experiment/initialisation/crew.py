@@ -11,8 +11,8 @@ import torch
 from torch import distributed
 
 from farss.experiment.initialisation.statistics import Shard
-from farss.model.moments import Curvature
 from farss.processes import processes
+from farss.statistics.moments import Curvature
 
 Item = TypeVar("Item")
 

@@ -18,10 +18,10 @@ from farss.experiment.initialisation.planning import collect_with
 from farss.experiment.initialisation.settling import SETTLEMENT, Settlement, Step, agreed, sizes
 from farss.experiment.initialisation.streaming import StreamedModel
 from farss.experiment.progress import ProgressLine
-from farss.model.curvature import Curvature, Growing
 from farss.model.spectra import SpectrumCache
 from farss.model.targets import Target
 from farss.reading import TEXT, Document, object_of, unless_damaged
+from farss.statistics.curvature import Curvature, Growing
 from farss.storage import write_json
 
 RECORD = "settled.json"

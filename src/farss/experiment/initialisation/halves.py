@@ -14,9 +14,9 @@ from farss.experiment.initialisation.kept_blocks import KeptBlocks, packed, unpa
 from farss.experiment.initialisation.statistics import Shard
 from farss.maths.spectrum import Spectrum
 from farss.methods.base import Evidence
-from farss.model.moments import Curvature
 from farss.model.spectra import SpectrumCache
 from farss.model.targets import Target, weight_matrix
+from farss.statistics.moments import Curvature
 
 HALVES = (Shard(1, 2), Shard(2, 2))
 

@@ -51,13 +51,13 @@ from farss.methods import get_method
 from farss.methods.base import FROM_DATA, KNOWLEDGE, STATISTICS, Evidence
 from farss.model.calibration import Batch, data_fingerprint
 from farss.model.coverage import coverage
-from farss.model.curvature import Curvature
 from farss.model.devices import place
 from farss.model.plan import Plan
 from farss.model.sources import LoadedModel
 from farss.model.spectra import SpectrumCache
 from farss.model.targets import find_targets
 from farss.processes import processes, require_one_process
+from farss.statistics.curvature import Curvature
 from farss.storage import new_folder
 from farss.storage.folders import work_folder, work_place
 

@@ -15,10 +15,10 @@ from farss.errors import StorageError
 from farss.foreign import foreign
 from farss.maths.scores import DirectionScores
 from farss.methods.base import Evidence
-from farss.model.moments import Curvature
 from farss.model.spectra import SpectrumCache
 from farss.model.targets import Target, weight_matrix
 from farss.reading import OBJECT, Document, unless_damaged
+from farss.statistics.moments import Curvature
 from farss.storage import read_tensors, write_tensors
 
 PARTS = ("sigma", "log_s", "lam", "gam")
@@ -27,7 +27,7 @@ BLOCK = Document("note of a kept block", StorageError)
 
 
 class KeptBlocks(ABC):
-    """Receives the blocks of a `farss.model.streamed.Walk`, and remembers what it made of them.
+    """Receives the blocks of a `farss.statistics.streamed.Walk`, and remembers what it made of them.
 
     Args:
         targets: of all blocks.

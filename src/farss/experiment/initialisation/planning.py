@@ -20,14 +20,14 @@ from farss.methods.base import KNOWLEDGE, STATISTICS, Evidence, SpectralMethod, 
 from farss.methods.compat import published_batches, published_code_config
 from farss.model.calibration import Batch, Example, batches, pad_token
 from farss.model.coverage import Coverage, say_what_is_left
-from farss.model.curvature import Curvature, Keep, collect
-from farss.model.gradients import Gradients, collect_gradients
-from farss.model.inputs import InputMoments, collect_inputs
-from farss.model.layer_fisher import collect_layer_fisher
 from farss.model.plan import Plan
 from farss.model.sources import cache_root, fingerprint
 from farss.model.spectra import SpectrumCache
 from farss.model.targets import Target, find_targets
+from farss.statistics.curvature import Curvature, Keep, collect
+from farss.statistics.gradients import Gradients, collect_gradients
+from farss.statistics.inputs import InputMoments, collect_inputs
+from farss.statistics.layer_fisher import collect_layer_fisher
 
 
 @dataclass(frozen=True)

@@ -23,11 +23,11 @@ from farss.experiment.space import check_space, shard_space
 from farss.experiment.stages import stage_key
 from farss.experiment.steps import RECIPE
 from farss.model.calibration import Batch, Example, data_fingerprint
-from farss.model.curvature import Curvature, Keep
 from farss.model.sources import LoadedModel
 from farss.model.spectra import SpectrumCache
 from farss.model.targets import find_targets
 from farss.processes import processes, require_one_process
+from farss.statistics.curvature import Curvature, Keep
 from farss.storage import new_folder
 from farss.storage.folders import work_folder
 

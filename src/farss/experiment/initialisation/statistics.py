@@ -10,9 +10,9 @@ from typing import Any, Self
 
 from farss.errors import ConfigError, DataError, StorageError
 from farss.model.calibration import Example, Row
-from farss.model.moments import Curvature, notes_of
 from farss.processes import require_one_process
 from farss.reading import is_folder, loads
+from farss.statistics.moments import Curvature, notes_of
 from farss.storage.places import check_file_place
 
 STATISTICS = "stats.safetensors"

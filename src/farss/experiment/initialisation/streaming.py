@@ -27,10 +27,10 @@ from farss.model.lazy import RESIDENT, LazyWeights, skeleton
 from farss.model.plan import BY_INDEX, Plan
 from farss.model.sources import arithmetic_of, name_model, resolve
 from farss.model.spectra import SpectrumCache
-from farss.model.states import DiskStates, States
-from farss.model.streamed import Walk
 from farss.model.targets import Target, find_targets
 from farss.reading import Document, unless_damaged
+from farss.statistics.states import DiskStates, States
+from farss.statistics.streamed import Walk
 from farss.storage import write_json
 from farss.storage.owned import check_own, clear, take
 

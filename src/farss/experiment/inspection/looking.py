@@ -24,11 +24,11 @@ from farss.experiment.progress import ProgressLine
 from farss.maths.choice import Choice
 from farss.maths.energy import eigenvalue_share, energy_share
 from farss.model.calibration import Example, data_fingerprint
-from farss.model.curvature import Curvature
 from farss.model.devices import place
 from farss.model.sources import LoadedModel
 from farss.model.spectra import SpectrumCache
 from farss.model.targets import Target, find_targets
+from farss.statistics.curvature import Curvature
 
 
 @dataclass(kw_only=True)

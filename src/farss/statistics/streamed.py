@@ -3,7 +3,7 @@
 Forward once through the blocks, every batch through one block before the next is loaded, keeping the hidden states
 between blocks; then the head, whose loss gives the first gradient; then from the last block to the first: load its
 weights, run it again with gradient, hand the gradient at its input on to the block before. The result is that of
-`farss.model.curvature.collect` up to the order of floating-point sums.
+`farss.statistics.curvature.collect` up to the order of floating-point sums.
 """
 
 from __future__ import annotations
@@ -19,21 +19,21 @@ from farss.config import Fisher, LossNorm, Tokens
 from farss.errors import NumericalError
 from farss.model.blocks import BlockChain, Call
 from farss.model.calibration import Batch
-from farss.model.curvature import CurvaturePass
 from farss.model.lazy import LazyWeights
 from farss.model.loss import SupervisedLoss
 from farss.model.modes import full_precision_products, reading_only
-from farss.model.moments import Curvature
-from farss.model.observing import (
+from farss.model.tables import check_batches
+from farss.model.targets import Target, weight_matrix
+from farss.statistics.curvature import CurvaturePass
+from farss.statistics.moments import Curvature
+from farss.statistics.observing import (
     Progress,
     check_supervision,
     leaders,
     loss_scale,
 )
-from farss.model.readers import reader_for
-from farss.model.states import MemoryStates, States
-from farss.model.tables import check_batches
-from farss.model.targets import Target, weight_matrix
+from farss.statistics.readers import reader_for
+from farss.statistics.states import MemoryStates, States
 
 HIDDEN, GRADIENT = "hidden", "gradient"
 FORWARD_COST, BACKWARD_COST = 1, 3

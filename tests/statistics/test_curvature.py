@@ -7,10 +7,10 @@ import torch
 
 from farss.errors import DataError, ModelError, NumericalError, StorageError
 from farss.model.calibration import Batch, Example, batches
-from farss.model.curvature import collect
 from farss.model.loss import SupervisedLoss
-from farss.model.moments import Curvature, SymmetricSum
 from farss.model.targets import find_targets, weight_matrix
+from farss.statistics.curvature import collect
+from farss.statistics.moments import Curvature, SymmetricSum
 
 
 @pytest.fixture

@@ -17,10 +17,10 @@ from farss.config import SampleScale, Tokens
 from farss.errors import DataError, NumericalError
 from farss.model.calibration import Batch
 from farss.model.loss import SupervisedLoss
-from farss.model.moments import Moments, SymmetricSum
-from farss.model.observing import DataPass, Observer, Progress, observe
-from farss.model.readers import reader_for
 from farss.model.targets import Target, weight_matrix
+from farss.statistics.moments import Moments, SymmetricSum
+from farss.statistics.observing import DataPass, Observer, Progress, observe
+from farss.statistics.readers import reader_for
 
 
 @dataclass

@@ -12,10 +12,10 @@ from farss.experiment.initialisation.streaming import StreamedModel
 from farss.methods import get_method
 from farss.model.blocks import NotAChain
 from farss.model.classification import labelled_batches
-from farss.model.curvature import collect
 from farss.model.spectra import SpectrumCache
-from farss.model.streamed import Walk
 from farss.model.targets import find_targets, weight_matrix
+from farss.statistics.curvature import collect
+from farss.statistics.streamed import Walk
 
 FAMILIES = ("bert", "roberta", "mpnet", "electra", "distilbert", "deberta-v2", "modernbert")
 ODD_SIZES = {

@@ -1,7 +1,7 @@
 """The data pass over a resident model: exact second moments on the smaller side of every target, in one run.
 
 No weight gradient is computed and no activation is kept for the moments' sake (`observing` says how).
-`farss.model.streamed` does the same for a model that does not fit in memory.
+`farss.statistics.streamed` does the same for a model that does not fit in memory.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from farss.errors import StorageError
 from farss.foreign import foreign
 from farss.model.calibration import Batch
 from farss.model.loss import SupervisedLoss
-from farss.model.moments import Curvature, SymmetricSum, notes_of
-from farss.model.observing import DataPass, Observer, Progress, observe
-from farss.model.readers import reader_for
 from farss.model.targets import Target, weight_matrix
 from farss.reading import unless_damaged
+from farss.statistics.moments import Curvature, SymmetricSum, notes_of
+from farss.statistics.observing import DataPass, Observer, Progress, observe
+from farss.statistics.readers import reader_for
 
 __all__ = ["Curvature", "CurvaturePass", "Growing", "Keep", "collect"]
 

@@ -8,8 +8,8 @@ from torch.nn import functional
 
 from farss.errors import DataError, NumericalError, StorageError
 from farss.model.calibration import Example, batches
-from farss.model.gradients import Gradients, collect_gradients
 from farss.model.targets import find_targets
+from farss.statistics.gradients import Gradients, collect_gradients
 
 
 @pytest.fixture

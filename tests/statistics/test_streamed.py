@@ -14,11 +14,11 @@ from farss.errors import DataError, ModelError
 from farss.model.blocks import NotAChain
 from farss.model.calibration import Example, batches
 from farss.model.checkpoint import load_folder
-from farss.model.curvature import collect
 from farss.model.lazy import LazyWeights, skeleton
-from farss.model.states import DiskStates
-from farss.model.streamed import Walk
 from farss.model.targets import find_targets, weight_matrix
+from farss.statistics.curvature import collect
+from farss.statistics.states import DiskStates
+from farss.statistics.streamed import Walk
 
 LAYOUTS = ["tiny_llama", "tiny_gqa", "tiny_qwen", "tiny_gpt2", "tiny_gemma3"]
 

@@ -7,8 +7,8 @@ import torch
 
 from farss.errors import DataError, ModelError, NumericalError, StorageError
 from farss.model.calibration import Example, batches, encode_prompts
-from farss.model.inputs import InputMoments, collect_inputs
 from farss.model.targets import find_targets
+from farss.statistics.inputs import InputMoments, collect_inputs
 
 
 @pytest.fixture
@@ -109,7 +109,7 @@ def test_what_was_not_collected_is_named(tiny_llama, queue, tmp_path):
     with pytest.raises(DataError, match="sample by sample"):
         moments.scaled_second_moment(targets[0])
     moments.save(tmp_path / "inputs.safetensors")
-    from farss.model.curvature import Curvature
+    from farss.statistics.curvature import Curvature
 
     with pytest.raises(StorageError, match="no curvature"):
         Curvature.load(tmp_path / "inputs.safetensors")

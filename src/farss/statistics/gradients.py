@@ -13,10 +13,10 @@ from torch import Tensor, nn
 
 from farss.errors import DataError, NumericalError, StorageError
 from farss.model.calibration import Batch
-from farss.model.observing import DataPass, Observer, Progress, observe
-from farss.model.readers import reader_for
 from farss.model.targets import Target, weight_matrix
 from farss.reading import COUNT, Document, object_of
+from farss.statistics.observing import DataPass, Observer, Progress, observe
+from farss.statistics.readers import reader_for
 from farss.storage import read_tensors, write_tensors
 
 FORMAT = "farss-gradients-1"

@@ -19,10 +19,10 @@ from farss.config import Fisher
 from farss.errors import DataError, ModelError, StorageError
 from farss.model.calibration import Batch
 from farss.model.loss import SupervisedLoss
-from farss.model.observing import DataPass, Observer, Progress, observe
-from farss.model.readers import reader_for
 from farss.model.targets import Target, weight_matrix
 from farss.reading import AMOUNT, COUNT, OBJECT, Document, object_of
+from farss.statistics.observing import DataPass, Observer, Progress, observe
+from farss.statistics.readers import reader_for
 from farss.storage import write_json
 
 LayerScore = Literal["sum", "mean"]

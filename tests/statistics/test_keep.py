@@ -7,9 +7,9 @@ import torch
 
 from farss.errors import DataError, StorageError
 from farss.model.calibration import Example, batches
-from farss.model.curvature import Growing, Keep, collect
-from farss.model.moments import Curvature, notes_of
 from farss.model.targets import find_targets
+from farss.statistics.curvature import Growing, Keep, collect
+from farss.statistics.moments import Curvature, notes_of
 
 
 @pytest.fixture
