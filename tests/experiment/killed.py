@@ -10,7 +10,7 @@ def initialise_in(recipe: dict, out: str, engine: str) -> None:
 
     from farss.config import Recipe
     from farss.experiment.initialisation.initialising import initialise
-    from farss.model import curvature
+    from farss.statistics import curvature
 
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)

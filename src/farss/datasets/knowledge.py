@@ -6,7 +6,7 @@ What is scored is `prefix + prompt + " " + answer`; prompts never end in a space
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -20,6 +20,8 @@ LONGEST_QUESTION = 32_768
 """Characters of a question or of one answer: all of them are read at once, and attention grows with their square."""
 
 Row = Mapping[str, Any]
+Load = Callable[..., list[dict[str, Any]]]
+"""Fetches rows, called as `load_rows` is."""
 
 
 @dataclass(frozen=True)
@@ -114,7 +116,13 @@ SOURCES: Mapping[str, Source] = {
 
 
 def load_knowledge(
-    name: str, *, rows: int | None = None, shots: int = 5, data_dir: str | Path | None = None, seed: int = 0
+    name: str,
+    *,
+    rows: int | None = None,
+    shots: int = 5,
+    data_dir: str | Path | None = None,
+    seed: int = 0,
+    load: Load = load_rows,
 ) -> KnowledgeSet:
     """A knowledge set, ready to be asked.
 
@@ -126,13 +134,14 @@ def load_knowledge(
             kept back for it), or, where there are none, from the set itself, and are then not asked.
         data_dir: folder laid out as `NAME/SPLIT.jsonl.gz`.
         seed: chooses and orders shots and questions; ids and distractors do not depend on it.
+        load: how rows are fetched.
 
     Raises:
         DataError: if the set is missing or empty, has too few rows, or a row lacks a field (named with its number).
     """
     if shots < 0 or (rows is not None and rows < 1):
         raise DataError("shots must be 0 or more and rows 1 or more", where=name, got=f"shots={shots}, rows={rows}")
-    source, entries, pool, ordered = _drawn(name, data_dir, seed, shots > 0)
+    source, entries, pool, ordered = _drawn(name, data_dir, seed, load, shots > 0)
     examples: list[Entry] = []
     if shots and source.shots is not None:
         examples, ordered = (pool[:shots], ordered) if pool is not None else (ordered[:shots], ordered[shots:])
@@ -153,6 +162,7 @@ def unasked_prompts(
     shots: int = 5,
     data_dir: str | Path | None = None,
     seed: int = 0,
+    load: Load = load_rows,
 ) -> list[str]:
     """Prompts of questions that `load_knowledge` with the same seed does not ask, for statistics on knowledge.
 
@@ -166,11 +176,12 @@ def unasked_prompts(
         shots: worked examples before each question.
         data_dir: folder laid out as `NAME/SPLIT.jsonl.gz`.
         seed: chooses and orders the rows, as in `load_knowledge`.
+        load: how rows are fetched.
 
     Raises:
         DataError: if the set is missing, or no row of it is left.
     """
-    source, _, pool, ordered = _drawn(name, data_dir, seed)
+    source, _, pool, ordered = _drawn(name, data_dir, seed, load)
     if pool is None:
         first = shots if source.shots is not None else 0
         pool = [] if asked is None else ordered[first + asked :] if asked else ordered
@@ -185,17 +196,17 @@ def unasked_prompts(
 
 
 def _drawn(
-    name: str, data_dir: str | Path | None, seed: int, split_off: bool = True
+    name: str, data_dir: str | Path | None, seed: int, load: Load, split_off: bool = True
 ) -> tuple[Source, list[Entry], list[Entry] | None, list[Entry]]:
     """How a set is read, its entries, its demonstrations (None: not split off, or not wanted), and the seeded order."""
     known = SOURCES.get(name)
     where = (known.rows if known else None) or name
-    asked = load_rows(where, "test", data_dir=data_dir)
+    asked = load(where, "test", data_dir=data_dir)
     source = known or _guess(name, asked)
     entries = _entries(name, source, asked)
     pool = None
     if split_off and source.shots is not None and has_split(where, source.shots, data_dir=data_dir):
-        pool = _ordered(_entries(name, source, load_rows(where, source.shots, data_dir=data_dir)), source, seed)
+        pool = _ordered(_entries(name, source, load(where, source.shots, data_dir=data_dir)), source, seed)
     return source, entries, pool, _ordered(entries, source, seed)
 
 

@@ -25,6 +25,7 @@ from farss.evaluation.window import counting_cuts
 from farss.experiment import materials
 from farss.experiment.arithmetic import ARITHMETIC, settle_in
 from farss.experiment.environment import device, versions
+from farss.experiment.fetched import Inputs
 from farss.experiment.measuring import SAMPLES
 from farss.experiment.outputs import begin_again, check_output, inputs_on_disk, rescued
 from farss.experiment.progress import ProgressLine
@@ -76,6 +77,7 @@ def audit(
         ModelError, AdapterError, DataError: if model, adapter or rows are missing or do not fit.
     """
     require_one_process("farss audit")
+    recipe = Inputs.of(recipe)
     if not recipe.eval.knowledge:
         raise ConfigError("at least one knowledge set is needed", where="eval.knowledge")
     read = {"the adapter": subject.adapter, "the fine-tuned model": subject.finetuned, "the text": text}

@@ -17,6 +17,7 @@ from farss.datasets.rendered import Rendered
 from farss.errors import ConfigError, DataError
 from farss.evaluation.task import TaskSet
 from farss.experiment.drawing import Drawn, draw
+from farss.experiment.fetched import fetched_by, once
 from farss.experiment.row_account import Account
 from farss.experiment.set_rows import Portion, TaskRow
 from farss.experiment.task_rows import divided_portions, held_out_portion, training_portion
@@ -77,7 +78,8 @@ def tokenizer_of(recipe: Recipe) -> Any:
     Raises:
         ModelError: as `check_model`, or if the tokenizer cannot be used.
     """
-    return keep_date_(load_tokenizer(check_model(recipe), recipe.model.trust_remote_code), recipe.data.date)
+    trusted, day = recipe.model.trust_remote_code, recipe.data.date
+    return once(recipe, "tokenizer", lambda: keep_date_(load_tokenizer(check_model(recipe), trusted), day))
 
 
 def check_inputs(recipe: Recipe, *, train: bool = True, test: bool = True) -> None:
@@ -145,7 +147,7 @@ def training_set(recipe: Recipe, tokenizer: Any) -> Prepared:
     Raises:
         DataError: if there are none, or a row cannot be read or rendered; it names the row.
     """
-    return prepared(recipe, training_portion(recipe), tokenizer)
+    return once(recipe, "training set", lambda: prepared(recipe, training_portion(recipe), tokenizer))
 
 
 def training_examples(recipe: Recipe, tokenizer: Any) -> list[Example]:
@@ -160,6 +162,10 @@ def longest(recipe: Recipe) -> int:
 
 def limit(recipe: Recipe) -> Limit:
     """As `longest`, with whose limit it is."""
+    return once(recipe, "limit", lambda: _limit(recipe))
+
+
+def _limit(recipe: Recipe) -> Limit:
     asked, window = recipe.data.max_length, window_of(_configuration(recipe))
     if window is not None and window < asked:
         warnings.warn(
@@ -193,6 +199,10 @@ def calibration_set(recipe: Recipe, tokenizer: Any, rows: int) -> Drawn[Example]
     Raises:
         DataError: as `training_set`.
     """
+    return once(recipe, "calibration set", lambda: _calibration_set(recipe, tokenizer, rows), rows)
+
+
+def _calibration_set(recipe: Recipe, tokenizer: Any, rows: int) -> Drawn[Example]:
     portion = training_portion(recipe)
     everything, seed, order = portion.rows, recipe.data.seed, recipe.data.calibration_order
     queue = draw(everything, rows, seed, order).places
@@ -312,11 +322,16 @@ def knowledge_prompts(recipe: Recipe) -> list[str]:
         shots=settings.shots,
         data_dir=data.data_dir,
         seed=settings.seed,
+        load=fetched_by(recipe).rows,
     )
 
 
 def knowledge_examples(recipe: Recipe, tokenizer: Any) -> list[Example]:
     """`knowledge_prompts` as token ids: the questions alone, as CorDA and LoRA-Null read them, without answers."""
+    return once(recipe, "knowledge examples", lambda: _knowledge_examples(recipe, tokenizer))
+
+
+def _knowledge_examples(recipe: Recipe, tokenizer: Any) -> list[Example]:
     examples = encode_prompts(knowledge_prompts(recipe), tokenizer, longest(recipe))
     check_tokens(recipe, tokenizer, examples, [f"knowledge question {number}" for number in range(len(examples))])
     return examples
@@ -324,7 +339,7 @@ def knowledge_examples(recipe: Recipe, tokenizer: Any) -> list[Example]:
 
 def test_set(recipe: Recipe, tokenizer: Any, rows: int | None = None) -> TaskSet:
     """The task's first `rows` held-out rows, without those whose prompt alone fills `max_length`."""
-    return _task_set(recipe, tokenizer, held_out_portion(recipe, rows))
+    return once(recipe, "test set", lambda: _task_set(recipe, tokenizer, held_out_portion(recipe, rows)), rows)
 
 
 def measured_rows(recipe: Recipe, tokenizer: Any) -> dict[str, Any]:
@@ -334,7 +349,7 @@ def measured_rows(recipe: Recipe, tokenizer: Any) -> dict[str, Any]:
 
 def validation_set(recipe: Recipe, tokenizer: Any) -> TaskSet:
     """The rows that choose between trials, without those whose prompt alone fills `max_length`."""
-    return _task_set(recipe, tokenizer, divided_portions(recipe)[1])
+    return once(recipe, "validation set", lambda: _task_set(recipe, tokenizer, divided_portions(recipe)[1]))
 
 
 def validation_examples(recipe: Recipe, tokenizer: Any) -> list[Example]:
@@ -375,6 +390,7 @@ def knowledge_sets(recipe: Recipe, rows: int | None = None) -> list[KnowledgeSet
             shots=settings.shots,
             data_dir=recipe.data.data_dir,
             seed=settings.seed,
+            load=fetched_by(recipe).rows,
         )
         for name in settings.knowledge
     ]

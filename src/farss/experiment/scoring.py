@@ -32,6 +32,7 @@ from farss.experiment.asking import (
 )
 from farss.experiment.dating import dated
 from farss.experiment.environment import device, versions
+from farss.experiment.fetched import Inputs
 from farss.experiment.kept_scores import (
     REQUEST,
     RESULTS,
@@ -191,7 +192,7 @@ def evaluate(
     """
     require_one_process("farss eval")
     requested = Requested.of(names, task)
-    recipe = requested.recipe(recipe)
+    recipe = Inputs.of(requested.recipe(recipe))
     folders = _named(adapters)
     read = {f"the adapter {name}": folder for name, folder in folders.items()}
     place = check_output(VERB, out, inputs_on_disk(recipe) | read, FILES, fresh=fresh)
@@ -227,7 +228,7 @@ def _request(
     chosen = {"tasks": list(names), "backend": backend, "model": recipe.model.to_mapping()}
     settings = {"data": recipe.data.to_mapping(), "eval": recipe.eval.to_mapping()}
     adapters = {name: None if folder is None else files_hash(folder) for name, folder in folders.items()}
-    made = {**chosen, **settings, "adapters": adapters, "weights": next(iter(model_input(recipe.model).values()))}
+    made = {**chosen, **settings, "adapters": adapters, "weights": next(iter(model_input(recipe).values()))}
     return json.loads(json.dumps(made))
 
 

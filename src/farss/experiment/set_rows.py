@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections import Counter
 from dataclasses import dataclass
 from typing import Any
@@ -10,8 +11,9 @@ from farss.config import DataConfig
 from farss.datasets.formats import TaskFormat, numbered, task_format
 from farss.datasets.holding_out import held_out
 from farss.datasets.records import Record
-from farss.datasets.resolve import is_single, load_rows
+from farss.datasets.resolve import is_single
 from farss.errors import DataError
+from farss.experiment.fetched import Fetched
 from farss.experiment.row_account import Account, say
 
 
@@ -51,6 +53,10 @@ class Portion:
     rows: list[TaskRow]
     account: Account
 
+    def own(self) -> Portion:
+        """The same rows with an account of their own, for one more use."""
+        return Portion(self.rows, copy.deepcopy(self.account))
+
 
 @dataclass(frozen=True)
 class Source:
@@ -59,10 +65,12 @@ class Source:
     Attributes:
         data: the settings that name it and say how it is read.
         divided: it has no rows apart to measure, so that a share of its questions is held out.
+        fetched: what was read already.
     """
 
     data: DataConfig
     divided: bool
+    fetched: Fetched
 
     def trainable(self) -> Portion:
         """All rows that may be trained on, in file order: none that is held out.
@@ -72,7 +80,7 @@ class Source:
         """
         data, whole = self.data, self.read(self.data.split)
         if data.test is not None:
-            asked = {row.question for row in read_set(data, data.test, data.test_split).rows}
+            asked = {row.question for row in read_set(data, data.test, data.test_split, self.fetched).rows}
             kept = [row.question in asked for row in whole.rows]
         elif self.divided:
             kept = _kept_back(whole, data)
@@ -115,7 +123,7 @@ class Source:
 
     def read(self, split: str) -> Portion:
         """As `read_set`, of this set."""
-        return read_set(self.data, self.data.task, split)
+        return read_set(self.data, self.data.task, split, self.fetched)
 
 
 def task_form(data: DataConfig, name: str | None = None) -> TaskFormat:
@@ -123,14 +131,19 @@ def task_form(data: DataConfig, name: str | None = None) -> TaskFormat:
     return task_format(name or data.task, columns=data.columns)
 
 
-def read_set(data: DataConfig, name: str, split: str) -> Portion:
+def read_set(data: DataConfig, name: str, split: str, fetched: Fetched) -> Portion:
     """Every row of a split that can be read, in file order.
 
     Raises:
         DataError: if there are none, or one cannot be read and `data.on_bad_row` is "refuse"; it names the row.
     """
+    how = (data.data_dir, data.subset, data.columns, data.on_bad_row)
+    return fetched.once("set", lambda: _read(data, name, split, fetched), name, split, *how).own()
+
+
+def _read(data: DataConfig, name: str, split: str, fetched: Fetched) -> Portion:
     form = task_form(data, name)
-    found = load_rows(name, split, data_dir=data.data_dir, subset=data.subset)
+    found = fetched.rows(name, split, data_dir=data.data_dir, subset=data.subset)
     account = Account(_called(data, name, split), len(found))
     rows, unused = list[TaskRow](), Counter[str]()
     for number, row in enumerate(found, start=1):

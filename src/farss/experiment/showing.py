@@ -7,6 +7,7 @@ from typing import Any
 
 from farss.config import Recipe
 from farss.experiment import materials
+from farss.experiment.fetched import Inputs
 from farss.experiment.set_rows import Portion, TaskRow
 from farss.experiment.task_rows import held_out_portion, training_portion
 from farss.model.examples import UNSUPERVISED, Example
@@ -32,6 +33,7 @@ def show_rows(recipe: Recipe, most: int, *, held_out: bool = False) -> dict[str,
         ModelError: if the model is not found.
         DataError: if a row cannot be read or rendered and `data.on_bad_row` is "refuse"; it names the row.
     """
+    recipe = Inputs.of(recipe)
     tokenizer = materials.tokenizer_of(recipe)
     if held_out:
         recipe = materials.measuring(recipe)

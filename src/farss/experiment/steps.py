@@ -21,6 +21,7 @@ from farss.experiment import materials
 from farss.experiment.accounts import rank_account, validated_account
 from farss.experiment.arithmetic import settle
 from farss.experiment.dating import date_in, dated
+from farss.experiment.fetched import Inputs
 from farss.experiment.outputs import begin_again, check_new_output, check_output, inputs_on_disk, rescued
 from farss.experiment.progress import ProgressLine
 from farss.experiment.space import check_space, export_space, stored_shape, train_space
@@ -99,7 +100,7 @@ def fine_tune(recipe: Recipe, init: str | Path, out: str | Path, *, fresh: bool 
             "this folder holds a finished training", where=place, do="choose another --out, or give --fresh"
         )
     require_adapter(Path(init) / "adapter")
-    asked = recipe = dated(recipe, None if fresh else date_in(place / RECIPE), date_in(Path(init) / RECIPE))
+    asked = recipe = dated(Inputs.of(recipe), None if fresh else date_in(place / RECIPE), date_in(Path(init) / RECIPE))
     check_training(recipe.train)
     tokenizer = materials.tokenizer_of(recipe)
     training = materials.training_set(recipe, tokenizer)  # what is wrong with a row is said now
@@ -109,7 +110,13 @@ def fine_tune(recipe: Recipe, init: str | Path, out: str | Path, *, fresh: bool 
     if not fresh:
         check_settings(place / CHECKPOINTS, recipe.train)
     loaded = materials.load_model(recipe)
-    model = load_adapter(loaded.model, Path(init) / "adapter", dropout=recipe.train.dropout, trainable=True)
+    model = load_adapter(
+        loaded.model,
+        Path(init) / ADAPTER,
+        dropout=recipe.train.dropout,
+        trainable=True,
+        fingerprint=loaded.fingerprint,
+    )
     with held(place):
         begin_again(place, fresh)
         take(place, VERB)
@@ -221,7 +228,7 @@ def export_adapter(
     loaded = load(base, dtype="float32" if to in ADAPTER_FORMS or dtype == "float32" else "auto")
     assert loaded.arithmetic is not None, "farss loaded the model"
     written = loaded.arithmetic.checkpoint if dtype == "checkpoint" else dtype
-    trained = load_adapter(loaded.model, adapter)
+    trained = load_adapter(loaded.model, adapter, fingerprint=loaded.fingerprint)
     weights = None if to in ADAPTER_FORMS else getattr(torch, written)
     taught = taught_beside(adapter)
     report = export(trained, out, to=to, tokenizer=loaded.tokenizer, rank=rank, weights=weights, taught=taught)

@@ -83,7 +83,7 @@ def tuned_model(recipe: Recipe, subject: Subject, loaded: LoadedModel) -> nn.Mod
         AdapterError: if the adapter is damaged or does not fit.
     """
     if subject.adapter is not None:
-        return any_adapter(loaded.model, subject.adapter)
+        return any_adapter(loaded.model, subject.adapter, loaded.fingerprint)
     config = dataclasses.replace(recipe.model, name=str(subject.finetuned), revision=None)
     tuned = load(config, device=place(recipe.device))  # in the base's dtype, which the recipe spells out
     if tuned.model.config.model_type != loaded.model.config.model_type:
@@ -92,7 +92,7 @@ def tuned_model(recipe: Recipe, subject: Subject, loaded: LoadedModel) -> nn.Mod
     return tuned.model
 
 
-def any_adapter(base: nn.Module, folder: Path) -> nn.Module:
+def any_adapter(base: nn.Module, folder: Path, fingerprint: str | None = None) -> nn.Module:
     """`base` with any adapter that PEFT can load on it; LoRA folders are checked as `load_adapter` does.
 
     Raises:
@@ -102,7 +102,7 @@ def any_adapter(base: nn.Module, folder: Path) -> nn.Module:
 
     config = read_any_config(folder)
     if config["peft_type"] == "LORA":
-        return load_adapter(base, folder, trainable=False)
+        return load_adapter(base, folder, trainable=False, fingerprint=fingerprint)
     check_patterns(config, base, folder)
     with foreign(AdapterError, UNUSABLE, where=folder):
         model = PeftModel.from_pretrained(base, str(folder))  # type: ignore[arg-type]  # any nn.Module will do

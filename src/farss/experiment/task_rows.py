@@ -14,6 +14,7 @@ from itertools import zip_longest
 from farss.config import DataConfig, MixedSet, Recipe
 from farss.datasets.resolve import is_single, lists_split
 from farss.errors import DataError
+from farss.experiment.fetched import fetched_by, once
 from farss.experiment.row_account import Account, say
 from farss.experiment.set_rows import Portion, Source, TaskRow, nothing_to_train_on, read_set
 from farss.experiment.validation import hold_out, require_apart, sample_apart
@@ -27,7 +28,9 @@ def training_portion(recipe: Recipe) -> Portion:
     Raises:
         DataError: if there are none, or one cannot be read and `data.on_bad_row` is "refuse"; it names the row.
     """
-    return divided_portions(recipe)[0] if recipe.select == "validation" else _training(recipe)
+    if recipe.select == "validation":
+        return divided_portions(recipe)[0]
+    return once(recipe, "training rows", lambda: _training(recipe)).own()
 
 
 def held_out_portion(recipe: Recipe, most: int | None = None) -> Portion:
@@ -53,6 +56,11 @@ def divided_portions(recipe: Recipe) -> tuple[Portion, Portion]:
     Raises:
         DataError: if there are too few rows, or as `training_portion`.
     """
+    training, chosen = once(recipe, "divided rows", lambda: _divided(recipe))
+    return training.own(), chosen.own()
+
+
+def _divided(recipe: Recipe) -> tuple[Portion, Portion]:
     data = recipe.data
     scored = {row.question for row in _all_held_out(recipe).rows}  # all, whatever `eval.task_rows` asks
     chosen: list[TaskRow] = []
@@ -60,15 +68,15 @@ def divided_portions(recipe: Recipe) -> tuple[Portion, Portion]:
     if not is_single(data.task, data_dir=data.data_dir) and lists_split(
         data.task, "validation", data_dir=data.data_dir
     ):
-        split = read_set(data, data.task, "validation")
+        split = read_set(data, data.task, "validation", fetched_by(recipe))
         account = split.account
         chosen = sample_apart(split.rows, scored, wanted=recipe.validation_rows, seed=data.seed)
     if chosen:
         taken = {row.question for row in chosen}
-        training = _of_task(data, scored)
+        training = _of_task(recipe, scored)
         rows = [row for row in training.rows if row.question not in taken]
     else:
-        training = _trainable(_task(data), _elsewhere(data, scored))
+        training = _trainable(_task(recipe), _elsewhere(data, scored))
         rows, chosen = hold_out(
             training.rows,
             scored,
@@ -79,7 +87,7 @@ def divided_portions(recipe: Recipe) -> tuple[Portion, Portion]:
         )
     questions = {row.question for row in chosen}
     training.account.validation = len(chosen)
-    training = _mixed(data, Portion(rows, training.account), scored, questions)
+    training = _mixed(recipe, Portion(rows, training.account), scored, questions)
     require_apart(questions, scored, "scored")
     require_apart(questions, {row.question for row in training.rows}, "trained on")
     account.use(chosen)
@@ -87,29 +95,29 @@ def divided_portions(recipe: Recipe) -> tuple[Portion, Portion]:
 
 
 def _training(recipe: Recipe) -> Portion:
-    data = recipe.data
-    scored = _measured_questions(recipe) if data.mix else set[str]()
-    return _mixed(data, _of_task(data, scored), scored)
+    scored = _measured_questions(recipe) if recipe.data.mix else set[str]()
+    return _mixed(recipe, _of_task(recipe, scored), scored)
 
 
-def _of_task(data: DataConfig, scored: Collection[str]) -> Portion:
+def _of_task(recipe: Recipe, scored: Collection[str]) -> Portion:
     """The training rows of the task itself, `data.train_rows` of them."""
-    portion = _trainable(_task(data), _elsewhere(data, scored))
+    data = recipe.data
+    portion = _trainable(_task(recipe), _elsewhere(data, scored))
     return Portion(_sampled(portion.rows, data.train_rows, data), portion.account)
 
 
-def _mixed(data: DataConfig, own: Portion, scored: Collection[str], chosen: Collection[str] = ()) -> Portion:
+def _mixed(recipe: Recipe, own: Portion, scored: Collection[str], chosen: Collection[str] = ()) -> Portion:
     """The task's rows and behind them those of the sets that are mixed with it.
 
     Args:
-        data: names the sets.
+        recipe: names the sets.
         own: the task's rows.
         scored: questions that are measured; no set is trained on them.
         chosen: questions that choose between trials; nor on these.
     """
     parts = [own]
-    for one in data.mix:
-        source = _source(data, one)
+    for one in recipe.data.mix:
+        source = _source(recipe, one)
         portion = _trainable(source, {*scored, *chosen})
         parts.append(Portion(_sampled(portion.rows, one.rows, source.data, exactly=True), portion.account))
     account = Account.together([part.account for part in parts]) if len(parts) > 1 else own.account
@@ -155,8 +163,8 @@ def _sampled(rows: list[TaskRow], most: int | None, data: DataConfig, *, exactly
 def _all_held_out(recipe: Recipe) -> Portion:
     data = recipe.data
     if data.test is not None:
-        return read_set(data, data.test, data.test_split)
-    parts = [source.measurable() for source in _measurable(data) or [_task(data)]]
+        return read_set(data, data.test, data.test_split, fetched_by(recipe))
+    parts = [source.measurable() for source in _measurable(recipe) or [_task(recipe)]]
     if len(parts) == 1:
         return parts[0]
     return Portion(_in_turn([part.rows for part in parts]), Account.together([part.account for part in parts]))
@@ -164,15 +172,15 @@ def _all_held_out(recipe: Recipe) -> Portion:
 
 def _measured_questions(recipe: Recipe) -> set[str]:
     """What is measured; nothing where no row is to be held out."""
-    if recipe.data.test is None and not _measurable(recipe.data):
+    if recipe.data.test is None and not _measurable(recipe):
         return set()
     return {row.question for row in _all_held_out(recipe).rows}
 
 
-def _measurable(data: DataConfig) -> list[Source]:
+def _measurable(recipe: Recipe) -> list[Source]:
     """The sets that have rows to measure."""
-    sources = [_task(data), *(_source(data, one) for one in data.mix)]
-    return [source for source in sources if data.held_out or not source.divided]
+    sources = [_task(recipe), *(_source(recipe, one) for one in recipe.data.mix)]
+    return [source for source in sources if recipe.data.held_out or not source.divided]
 
 
 def _elsewhere(data: DataConfig, scored: Collection[str]) -> Collection[str]:
@@ -180,12 +188,14 @@ def _elsewhere(data: DataConfig, scored: Collection[str]) -> Collection[str]:
     return scored if data.mix else ()
 
 
-def _task(data: DataConfig) -> Source:
-    return Source(data, data.test is None and is_single(data.task, data_dir=data.data_dir))
+def _task(recipe: Recipe) -> Source:
+    data = recipe.data
+    return Source(data, data.test is None and is_single(data.task, data_dir=data.data_dir), fetched_by(recipe))
 
 
-def _source(data: DataConfig, one: MixedSet) -> Source:
+def _source(recipe: Recipe, one: MixedSet) -> Source:
     """A set that is mixed with the task; a share of it is held out unless it has a split to measure."""
+    data = recipe.data
     asked = replace(
         data,
         task=one.name,
@@ -197,7 +207,7 @@ def _source(data: DataConfig, one: MixedSet) -> Source:
         mix=(),
     )
     apart = lists_split(one.name, one.test_split, data_dir=data.data_dir)
-    return Source(asked, data.test is None and not apart)
+    return Source(asked, data.test is None and not apart, fetched_by(recipe))
 
 
 def _in_turn(lists: Sequence[list[TaskRow]]) -> list[TaskRow]:

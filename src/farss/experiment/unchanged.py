@@ -11,8 +11,9 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 
-from farss.config import ModelConfig
+from farss.config import Recipe
 from farss.errors import ConfigError, StorageError
+from farss.experiment.fetched import fetched_by
 from farss.model.fingerprints import files_hash
 from farss.model.sources import resolve
 from farss.reading import TEXT, Document
@@ -60,10 +61,12 @@ def requested(what: str, *request: object) -> str:
     return f"{what} @ {json.dumps(request, default=str)}"
 
 
-def model_input(model: ModelConfig) -> dict[str, str]:
+def model_input(recipe: Recipe) -> dict[str, str]:
     """The model's name and request -> hash of its files.
 
     Raises:
         ModelError: if it is not found.
     """
-    return {requested(f"model {model.name}", model.revision): files_hash(resolve(model.name, model.revision))}
+    name, revision = recipe.model.name, recipe.model.revision
+    content = fetched_by(recipe).once("files", lambda: files_hash(resolve(name, revision)), name, revision)
+    return {requested(f"model {name}", revision): content}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import hashlib
 import shutil
 import struct
 from collections.abc import Iterator, Sequence
@@ -16,12 +15,12 @@ from torch import nn
 
 from farss.errors import ModelError, StorageError
 from farss.model.checkpoint import load_folder, quiet
+from farss.model.digests import BLOCK_BYTES, noted_digest
 from farss.model.fingerprints import fingerprint
 from farss.storage import new_folder
 from farss.storage.disk import CACHE_FULL, require_space
 
 FORMAT = 1  # raise when the converted checkpoint changes, so that older conversions are not used
-BLOCK_BYTES = 1 << 20
 PROBE_TOKENS = 64
 
 
@@ -40,7 +39,7 @@ def convert(files: Sequence[Path], name: str, folder: Path, *, sha256: str | Non
         ResourceError: if the disk of the cache cannot hold it.
         StorageError: if the checkpoint cannot be written.
     """
-    digest = check_digest(files, name, sha256)
+    digest = check_digest(files, name, sha256, folder)
     target = folder / f"{name}-{digest[:12]}-{FORMAT}"
     if (target / "config.json").is_file():
         return target
@@ -56,13 +55,13 @@ def convert(files: Sequence[Path], name: str, folder: Path, *, sha256: str | Non
     return target
 
 
-def check_digest(files: Sequence[Path], name: str, sha256: str | None) -> str:
-    """The SHA-256 of a weight file in pieces, which must be `sha256` unless that is None.
+def check_digest(files: Sequence[Path], name: str, sha256: str | None, folder: Path) -> str:
+    """The SHA-256 of a weight file in pieces, which must be `sha256` unless that is None; it is noted in `folder`.
 
     Raises:
         ModelError: if the file of the model `name` has another one.
     """
-    digest = _digest(files)
+    digest = noted_digest(files, folder / f"{name}-source.json")
     if sha256 is not None and digest != sha256:
         raise ModelError(
             f"the weight file of model `{name}` is damaged or another version",
@@ -72,15 +71,6 @@ def check_digest(files: Sequence[Path], name: str, sha256: str | None) -> str:
             do="install the package again",
         )
     return digest
-
-
-def _digest(files: Sequence[Path]) -> str:
-    digest = hashlib.sha256()
-    for file in files:
-        with file.open("rb") as opened:
-            while block := opened.read(BLOCK_BYTES):
-                digest.update(block)
-    return digest.hexdigest()
 
 
 def _write_checkpoint(files: Sequence[Path], out: Path) -> None:

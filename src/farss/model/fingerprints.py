@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from farss.errors import ModelError
+from farss.model.digests import joined_digest
 
 _WRAPPERS = {"base_layer", "original_module", "_orig_mod"}  # name parts that adapters and compilation put in
 _ADAPTER_PARTS = {"modules_to_save"}
@@ -68,8 +69,7 @@ def files_hash(folder: Path) -> str:
     """
     digest = hashlib.sha256()
     for file in sorted(path for path in folder.iterdir() if path.suffix in MODEL_FILES and path.is_file()):
-        with open(file, "rb") as opened:
-            digest.update(f"{file.name} {hashlib.file_digest(opened, 'sha256').hexdigest()}\n".encode())
+        digest.update(f"{file.name} {joined_digest([file])}\n".encode())
     return digest.hexdigest()[:16]
 
 

@@ -148,7 +148,7 @@ def _packaged(name: str) -> Path:
     known, files = KNOWN_MODELS[name], require_package_files(name)
     if known.layout == "gguf":
         return convert(files, name, _converted(), sha256=known.sha256)
-    check_digest(files, name, known.sha256)
+    check_digest(files, name, known.sha256, _converted())
     return files[0].parent
 
 

@@ -219,7 +219,7 @@ def _inputs(
 ) -> dict[str, str]:
     """Name and request -> a hash of what answers it, of the encoder and every set of rows."""
     data = recipe.data
-    found = model_input(recipe.model)
+    found = model_input(recipe)
     for task in tasks:
         learned = source or task
         drawn = requested(f"training rows of {learned.name}", data.data_dir, data.train_rows, data.seed)

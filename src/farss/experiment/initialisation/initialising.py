@@ -23,6 +23,7 @@ from farss.experiment.arithmetic import settle
 from farss.experiment.calibrating import batches_of, calibration_of, calibration_rows, growth_of
 from farss.experiment.dating import dated
 from farss.experiment.environment import peak_bytes
+from farss.experiment.fetched import Inputs
 from farss.experiment.initialisation.budget import budget_of, plan_for
 from farss.experiment.initialisation.crew import Crew, crew
 from farss.experiment.initialisation.growing import GROWING, grow_streamed
@@ -106,7 +107,7 @@ def initialise(
         raise ConfigError("this method trains the weights themselves; there is nothing to initialise", got=method)
     given = Plan.load(plan_file, start=True) if plan_file else None
     check_new_output(out, inputs_on_disk(recipe) | {"the plan": plan_file, "the statistics": statistics})
-    asked = dated(recipe)
+    asked = dated(Inputs.of(recipe))
     recipe, decided = settle(asked, piecewise=engine != "resident" and (given is not None or streamable(method)))
     kept = Path(statistics) if statistics else None
     request = Request(recipe, asked, method, Path(out), given, work_place(out), Crew(), kept)

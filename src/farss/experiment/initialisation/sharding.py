@@ -12,6 +12,7 @@ from farss.experiment import materials
 from farss.experiment.arithmetic import settle
 from farss.experiment.calibrating import calibration_of, growth_of
 from farss.experiment.dating import dated
+from farss.experiment.fetched import Inputs
 from farss.experiment.initialisation.crew import Crew
 from farss.experiment.initialisation.growing import grow
 from farss.experiment.initialisation.planning import calibration_batches, collect_with, reached, resolved
@@ -141,7 +142,7 @@ def initialise_shard(recipe: Recipe, out: str | Path, shard: Shard) -> dict[str,
             got="auto",
             do="give the same number to every shard, or start one `farss init` with torchrun",
         )
-    recipe = dated(recipe)
+    recipe = dated(Inputs.of(recipe))
     calibration_of(recipe, materials.tokenizer_of(recipe))  # a wrong row is named before the model is loaded
     check_space(out, shard_space(recipe))
     settled, decided = settle(recipe)

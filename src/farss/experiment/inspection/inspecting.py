@@ -17,6 +17,7 @@ from farss.experiment.arithmetic import settle
 from farss.experiment.calibrating import calibration_of
 from farss.experiment.dating import dated
 from farss.experiment.environment import device, peak_bytes, versions
+from farss.experiment.fetched import Inputs
 from farss.experiment.initialisation.growing import GROWING
 from farss.experiment.initialisation.halves import HALVES
 from farss.experiment.initialisation.outlook import ChosenEngine, Engine, Outlook, for_halves, outlook
@@ -81,7 +82,7 @@ def inspect(
             do="inspect without compat",
         )
     check_new_output(out, inputs_on_disk(recipe))
-    asked = recipe = dated(recipe)
+    asked = recipe = dated(Inputs.of(recipe))
     materials.training_rows(recipe)
     recipe, decided = settle(asked, piecewise=engine != "resident")
     started = time.perf_counter()

@@ -10,6 +10,7 @@ from typing import Any
 
 from farss.errors import DataError
 from farss.experiment.arithmetic import as_computed_in
+from farss.experiment.fetched import Inputs
 from farss.experiment.measuring import measure_subject
 from farss.experiment.runs.finished import FinishedRun
 from farss.experiment.runs.keys import Keys
@@ -74,7 +75,7 @@ def measured(run: FinishedRun, found: Sequence[Beside]) -> list[Measured]:
     Raises:
         AdapterError, DataError: if one does not fit the run's base.
     """
-    recipe = as_computed_in(run.folder, run.recipe) if found else run.recipe
+    recipe = Inputs.of(as_computed_in(run.folder, run.recipe)) if found else run.recipe
     return [
         Measured(
             one.name,

@@ -18,7 +18,7 @@ def inputs_of(recipe: Recipe) -> dict[str, str]:
         FarssError: as `materials.check_inputs`.
     """
     data, asked = recipe.data, recipe.eval
-    found = model_input(recipe.model)
+    found = model_input(recipe)
     drawn = [data.train_rows, data.seed, recipe.select, recipe.select != "none" and recipe.validation_rows]
     division = later_settings(data)  # which rows of a set are which: another division is another request
     further = [division] if division else []

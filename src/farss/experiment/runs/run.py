@@ -11,6 +11,7 @@ from farss.config import Recipe
 from farss.experiment import materials
 from farss.experiment.arithmetic import ARITHMETIC, settle_in
 from farss.experiment.dating import date_in, dated
+from farss.experiment.fetched import Inputs
 from farss.experiment.jobs import Job, jobs_of, methods_needing, recipes_of, validate
 from farss.experiment.measuring import measure_base, measure_job
 from farss.experiment.outputs import begin_again, check_output, inputs_on_disk, rescued
@@ -57,6 +58,7 @@ def run(
         FarssError: see `docs/errors.md`; finished stages stay.
     """
     require_one_process("farss run")
+    recipe = Inputs.of(recipe)
     validate(recipe)
     Keys(recipe).check_comparable()
     folder = Path(out or recipe.out or Path("runs") / recipe.name)
