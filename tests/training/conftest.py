@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import random
+from contextlib import nullcontext
 
 import pytest
 import torch
 
 from farss.config import TrainConfig
 from farss.model.calibration import Example
+from farss.training.aids import Pass, aids_of
 
 
 @pytest.fixture
@@ -48,6 +50,12 @@ def with_lora():
         return get_peft_model(model, config)
 
     return wrap
+
+
+def added_loss(model) -> torch.Tensor:
+    """What the aids of the method add to the loss of a step of one pass."""
+    at = Pass(model, step=0, part=0, parts=1, arithmetic=nullcontext)
+    return sum(aid.loss(at) for aid in aids_of(model))
 
 
 def weights(model, *, trainable: bool) -> dict[str, torch.Tensor]:

@@ -10,6 +10,7 @@ from transformers import TrainerCallback
 
 from farss.errors import ConfigError
 from farss.train_settings import BY_VALIDATION, OPTIMISERS, SCHEDULES
+from farss.training.aids import aids_of_methods
 from farss.training.readiness import check_classifier_training, check_training
 from farss.training.sft import train
 from farss.training.trainer import SupervisedTrainer
@@ -231,15 +232,15 @@ def test_float16_is_refused_without_a_gpu(tiny_llama, tiny_tokenizer, rows, sett
 
 @pytest.mark.parametrize("changes", [{"precision": "float16"}, {"eval_steps": 1, "load_best": True}])
 def test_a_method_that_cuts_ranks_refuses_what_leaves_them_uncut(settings, changes):
-    check_training(settings(**changes), ["lora"])
+    check_training(settings(**changes), aids_of_methods(["lora"]))
     with pytest.raises(ConfigError, match="adalora"):
-        check_training(settings(**changes), ["lora", "adalora"])
+        check_training(settings(**changes), aids_of_methods(["lora", "adalora"]))
 
 
 @pytest.mark.parametrize("changes", [{"packing": True}, {"report_to": "tensorboard"}])
 def test_classifiers_refuse_what_their_trainings_do_not_have(settings, changes):
     with pytest.raises(ConfigError, match=r"packed|tracker"):
-        check_classifier_training(settings(**changes), ["lora"])
+        check_classifier_training(settings(**changes), aids_of_methods(["lora"]))
 
 
 def test_a_scale_is_sought_in_float16_until_it_is_too_small():

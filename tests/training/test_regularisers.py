@@ -14,13 +14,15 @@ from farss.adapters.provenance import remember
 from farss.config import FarssConfig, KasaConfig
 from farss.errors import AdapterError
 from farss.maths.spectrum import decompose
+from farss.maths.stiefel import row_skewness
 from farss.methods import Evidence, get_method
 from farss.model.sources import fingerprint
 from farss.model.targets import find_targets, weight_matrix
-from farss.training.regularisers import kasa, orthogonality, regulariser_of
+from farss.training.aids import aids_of
+from farss.training.kasa import regularisers
 from farss.training.sft import train
 
-from .conftest import largest_difference, weights
+from .conftest import added_loss, largest_difference, weights
 
 STRONG = KasaConfig(beta=0.5, gamma=0.3)
 
@@ -32,10 +34,11 @@ def adapted(model, settings: KasaConfig = STRONG):
 
 def test_it_is_zero_for_orthonormal_factors_and_no_diagonal():
     up, down = torch.linalg.qr(torch.randn(9, 3))[0], torch.linalg.qr(torch.randn(7, 3))[0].T
-    assert float(orthogonality(down)) < 1e-6 < float(orthogonality(2 * down))
+    assert float(row_skewness(down)) < 1e-6 < float(row_skewness(2 * down))
     parts = [(up, torch.zeros(3, 1), down)] * 2
-    assert float(kasa(parts, KasaConfig(beta=1.0, gamma=1.0))) < 1e-5
-    assert float(kasa([(up, torch.ones(3, 1), down)] * 2, KasaConfig(beta=2.0, gamma=0.0))) == pytest.approx(6.0)
+    assert float(regularisers(parts, KasaConfig(beta=1.0, gamma=1.0))) < 1e-5
+    parts = [(up, torch.ones(3, 1), down)] * 2
+    assert float(regularisers(parts, KasaConfig(beta=2.0, gamma=0.0))) == pytest.approx(6.0)
 
 
 @pytest.mark.parametrize("normalise", ["modules", "sum"])
@@ -54,7 +57,7 @@ def test_it_is_pefts_after_the_normalisation(tiny_llama, normalise):
         twin.lora_B[DEFAULT].weight.data.copy_(layer.lora_B[DEFAULT].factor)
         twin.lora_diag[DEFAULT].data.copy_(layer.lora_A[DEFAULT].gate.flatten())
     expected = float(theirs.base_model._get_kasa_loss().detach()) / (len(names) if normalise == "modules" else 1)
-    assert float(regulariser_of(ours)().detach()) == pytest.approx(expected, rel=1e-5)
+    assert float(added_loss(ours).detach()) == pytest.approx(expected, rel=1e-5)
 
 
 def one_step(model, tokenizer, rows, settings, **changes):
@@ -80,7 +83,7 @@ def test_a_step_holds_it_once_however_it_is_split(tiny_llama, tiny_tokenizer, ro
     plain = adapted(copy.deepcopy(tiny_llama), KasaConfig(beta=0.0, gamma=0.0))
     _, without = gradients(plain, 8)
     fresh = adapted(copy.deepcopy(tiny_llama))
-    regulariser_of(fresh)().backward()
+    added_loss(fresh).backward()
     assert loss == pytest.approx(without, rel=1e-5)  # the reported loss is the task's
     for name, parameter in fresh.named_parameters():
         if parameter.requires_grad:
@@ -121,5 +124,5 @@ def test_an_adapter_whose_plan_is_not_known_is_refused(tiny_llama, with_lora):
     model = adapted(copy.deepcopy(tiny_llama))
     remember(model, None)
     with pytest.raises(AdapterError, match="how strongly"):
-        regulariser_of(model)
-    assert regulariser_of(tiny_llama) is None and regulariser_of(with_lora(tiny_llama)) is None
+        aids_of(model)
+    assert aids_of(tiny_llama) == [] and aids_of(with_lora(tiny_llama)) == []

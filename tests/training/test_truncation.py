@@ -14,8 +14,8 @@ from farss.maths.spectrum import decompose
 from farss.methods import Evidence, get_method
 from farss.model.sources import fingerprint
 from farss.model.targets import find_targets, weight_matrix
+from farss.training.kasa import KasaAid, StartWarning
 from farss.training.sft import train
-from farss.training.truncation import StartWarning
 
 from .conftest import largest_difference, weights
 
@@ -74,6 +74,6 @@ def test_it_is_said_once_of_a_training_that_goes_on(learned, tiny_tokenizer, row
 def test_looking_at_the_start_changes_no_bit(learned, tiny_tokenizer, rows, settings, monkeypatch):
     looked, blind = adapted(copy.deepcopy(learned)), adapted(copy.deepcopy(learned))
     assert said(looked, tiny_tokenizer, rows, settings)
-    monkeypatch.setattr("farss.training.sft.check_truncated_start", lambda *_, **__: None)
+    monkeypatch.setattr(KasaAid, "check_start", lambda *_: None)
     assert not said(blind, tiny_tokenizer, rows, settings)
     assert largest_difference(weights(looked, trainable=True), weights(blind, trainable=True)) == 0.0

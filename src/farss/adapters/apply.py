@@ -51,10 +51,9 @@ def apply(
     which it may merge, save, copy or rename. With "residual" the published form is made: **the weights of `model`
     change** to `W - s B0 A0`, computed in float32 and cast once, and the adapter adds `s B A`. Where B0 is zero there
     is nothing to subtract, and the adapter is a plain one. A constrained plan (FoRA) gives an adapter on untouched
-    weights, with a gate of zero; an optimiser of your own needs `farss.training.stiefel.hold_factors_`. A plan of
-    magnitudes (DoRA) gives PEFT's DoRA on untouched weights. A truncated plan (KaSA) starts from the base without the
-    dropped directions, which the adapter subtracts; its regularisers belong to training
-    (`farss.training.regularisers`). A plan of triplets gives PEFT's AdaLoRA, whose ranks are cut by `farss.training`.
+    weights, with a gate of zero. A plan of magnitudes (DoRA) gives PEFT's DoRA on untouched weights. A truncated plan
+    (KaSA) starts from the base without the dropped directions, which the adapter subtracts. A plan of triplets gives
+    PEFT's AdaLoRA. What training adds for FoRA, KaSA and AdaLoRA, `farss.training.elsewhere` adds in other trainers.
     As with any PEFT model, `model` itself now contains the adapter layers.
 
     Args:

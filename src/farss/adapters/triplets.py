@@ -27,7 +27,7 @@ PEFT_GUARD = 1e-5
 
 
 def triplet_config(model: nn.Module, plan: Plan, dropout: float) -> AdaLoraConfig:
-    """PEFT's configuration of a plan of triplets; `farss.training.rank_budget` sets its schedule."""
+    """PEFT's configuration of a plan of triplets; training sets its schedule."""
     from peft import AdaLoraConfig
     from transformers.pytorch_utils import Conv1D
 

@@ -22,10 +22,3 @@ def describe_model(loaded: LoadedModel | StreamedModel, targets: list[Any]) -> d
 def validated_account(result: Any) -> dict[str, Any] | None:
     """What was measured on validation rows while training; None where nothing was."""
     return None if result.validated is None else result.validated.to_mapping()
-
-
-def rank_account(result: Any) -> dict[str, int]:
-    """The budget of ranks and what came of it, for methods that cut ranks in training."""
-    if result.rank_budget is None:
-        return {}
-    return {"rank_budget": result.rank_budget, "rank_realised": result.rank_realised}

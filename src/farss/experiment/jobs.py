@@ -12,6 +12,7 @@ from typing import Any
 from farss.config import Recipe
 from farss.errors import ConfigError
 from farss.methods import get_method
+from farss.training.aids import aids_of_methods
 from farss.training.readiness import check_training
 
 VARIED = ("data", "init", "train", "match", "budget_params")
@@ -174,7 +175,7 @@ def validate(recipe: Recipe) -> None:
         ConfigError: naming the setting.
     """
     for one in recipes_of(recipe):
-        check_training(one.train, recipe.methods)
+        check_training(one.train, aids_of_methods(recipe.methods))
     if not recipe.eval.knowledge:
         raise ConfigError("at least one knowledge set is needed to measure forgetting", where="eval.knowledge")
     if any(scale < 0 for scale in recipe.eval.frontier_scales):

@@ -18,7 +18,7 @@ from farss.adapters.files import base_name_of, load_adapter, save_adapter
 from farss.config import Dtype, ModelConfig, Recipe
 from farss.errors import AdapterError, ConfigError
 from farss.experiment import materials
-from farss.experiment.accounts import rank_account, validated_account
+from farss.experiment.accounts import validated_account
 from farss.experiment.arithmetic import settle
 from farss.experiment.dating import date_in, dated
 from farss.experiment.fetched import Inputs
@@ -152,7 +152,7 @@ def _trained(recipe: Recipe, model: Any, tokenizer: Any, examples: Any, validati
         "last_loss": result.curve[-1][1],
         "curve": [list(point) for point in result.curve],
         "adapter": str(place / "adapter"),
-        **rank_account(result),
+        **result.account,
         "while_training": validated_account(result),
     }
 

@@ -154,6 +154,12 @@ def orthogonality_error(x: Tensor) -> float:
     return float((exact.mT @ exact - identity).flatten(-2).norm(dim=-1).max())
 
 
+def row_skewness(rows: Tensor) -> Tensor:
+    """`||X X' - I||_F` of the rows of X [r, d], in their dtype and with gradients: zero where they are orthonormal."""
+    gram = rows @ rows.mT
+    return torch.linalg.vector_norm(gram - torch.eye(len(gram), dtype=gram.dtype, device=gram.device))
+
+
 def _skew_factor(x: Tensor, direction: Tensor) -> Tensor:
     return direction - 0.5 * x @ (x.mT @ direction)
 

@@ -1,28 +1,31 @@
-"""AdaLoRA's ranks under training: PEFT's allocator, called once after every optimiser step."""
+"""AdaLoRA under training: PEFT's allocator of ranks, called once after every optimiser step, and orthogonality."""
 
 from __future__ import annotations
 
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from transformers import TrainerCallback
 
-from farss.adapters.layers import DEFAULT
-from farss.adapters.provenance import provenance_of
-from farss.adapters.triplets import remaining
-from farss.config import AdaloraConfig
+from farss.adapters.layers import DEFAULT, lora_layers, trained_adapter
+from farss.adapters.provenance import settings_of
+from farss.adapters.triplets import has_triplets, remaining
+from farss.config import AdaloraConfig, TrainConfig
 from farss.errors import AdapterError, ConfigError
-from farss.storage import read_tensors, write_tensors
+from farss.maths.stiefel import row_skewness
+from farss.training.aids import Pass, TrainingAid
 
-FILE = "rank_budget.safetensors"
+METHOD = "adalora"
 LEAST_STEPS = 2
 """Steps up to the last cut: importances have to be seen once before ranks are cut by them."""
 
 
-class RankBudget(TrainerCallback):
+class RankBudget(TrainingAid, TrainerCallback):
     """Tells the allocator when a step is done; gradients are still there, and PEFT reads importances off them.
+
+    In the loss is `orthogonality` times the mean of `||P'P - I||_F` and `||QQ' - I||_F` over all factors.
 
     Args:
         model: a PEFT model with AdaLoRA's adapter.
@@ -31,16 +34,52 @@ class RankBudget(TrainerCallback):
         AdapterError: if the plan of the adapter is not known.
     """
 
+    name = "rank_budget"
+    loss_by_model = True
+
     def __init__(self, model: nn.Module) -> None:
-        provenance = provenance_of(model)
-        if provenance is None:
-            raise AdapterError(
-                "nothing says how the ranks of the adapter are to be cut",
-                do="load a folder of `farss.adapters.files.save_adapter`, which keeps the plan beside the adapter",
-            )
-        self.settings = AdaloraConfig.from_mapping(provenance.plan.settings["adalora"], "settings.adalora")
-        self.model: Any = model
+        super().__init__(model)
+        how = settings_of(model, METHOD, "how the ranks of the adapter are to be cut")
+        self.settings = AdaloraConfig.from_mapping(how, f"settings.{METHOD}")
         self.calls, self.first = 0, 0
+        adapter = trained_adapter(model)
+        layers: Any = lora_layers(model).values()
+        self.pairs = [(layer.lora_B[adapter], layer.lora_A[adapter]) for layer in layers]
+
+    @staticmethod
+    def serves(model: nn.Module) -> bool:
+        """Whether the adapter of `model` is AdaLoRA's."""
+        return has_triplets(model)
+
+    @classmethod
+    def check_settings(cls, config: TrainConfig) -> None:
+        """Refuse what leaves ranks uncut, or judges them by gradients that overflow.
+
+        Raises:
+            ConfigError: naming the setting.
+        """
+        early = {"early_stopping_patience": config.early_stopping_patience is not None, "load_best": config.load_best}
+        if any(early.values()):
+            raise ConfigError(
+                f"the ranks of {METHOD} are what was asked for only when its training is over",
+                where=", ".join(name for name, used in early.items() if used),
+                do="measure with eval_steps alone, or leave the method out",
+            )
+        if config.precision == "float16":
+            raise ConfigError(
+                f"{METHOD} judges ranks by gradients, which overflow in float16 while the loss's scale is sought",
+                where="train.precision",
+                do="set train.precision: bfloat16 or float32, or leave the method out",
+            )
+
+    def callbacks(self) -> Sequence[TrainerCallback]:
+        """Itself."""
+        return [self]
+
+    def loss(self, at: Pass) -> Tensor:
+        """This pass's share of the orthogonality of all factors."""
+        skewness = torch.stack([row_skewness(x) for up, down in self.pairs for x in (up.mT, down)])
+        return self.settings.orthogonality * skewness.mean() / at.parts
 
     @property
     def asked(self) -> int:
@@ -83,7 +122,7 @@ class RankBudget(TrainerCallback):
         self.model.base_model.update_and_allocate(state.global_step + 1)
         self.calls += 1
 
-    def check(self, steps: int) -> None:
+    def check_end(self, steps: int) -> None:
         """Check, after training, that ranks were considered at every step.
 
         Args:
@@ -100,25 +139,19 @@ class RankBudget(TrainerCallback):
                 do="train with `farss.training.sft.train` and a transformers that has `on_optimizer_step`",
             )
 
-    def save(self, folder: Path) -> None:
-        """Write what the allocator remembers beside a checkpoint.
+    def account(self) -> dict[str, Any]:
+        """The sum of ranks that was to remain, and that which did."""
+        return {"rank_budget": self.asked, "rank_realised": self.realised}
 
-        Raises:
-            StorageError: if the file cannot be written.
-        """
+    def state(self) -> dict[str, Tensor]:
+        """What the allocator remembers."""
         allocator, pattern = self.model.base_model.rankallocator, self.model.peft_config[DEFAULT].rank_pattern or {}
         tensors = {f"importance/{name}": tensor for name, tensor in allocator.exp_avg_ipt.items()}
         tensors |= {f"uncertainty/{name}": tensor for name, tensor in allocator.exp_avg_unc.items()}
-        tensors |= {f"kept/{name}": torch.tensor(kept, dtype=torch.uint8) for name, kept in pattern.items()}
-        write_tensors(folder / FILE, {name: tensor.detach() for name, tensor in tensors.items()})
+        return tensors | {f"kept/{name}": torch.tensor(kept, dtype=torch.uint8) for name, kept in pattern.items()}
 
-    def load(self, folder: Path) -> None:
-        """Take up what `save` wrote.
-
-        Raises:
-            StorageError: if the file is missing or damaged.
-        """
-        tensors, _ = read_tensors(folder / FILE)
+    def load_state(self, tensors: dict[str, Tensor]) -> None:
+        """Give it back to the allocator."""
         allocator, places = self.model.base_model.rankallocator, dict(self.model.base_model.model.named_parameters())
         allocator.reset_ipt()
         pattern: dict[str, list[bool]] = {}

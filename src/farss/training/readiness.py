@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Collection
+from collections.abc import Iterable
 
 from farss.config import TrainConfig
 from farss.errors import ConfigError
 from farss.foreign import foreign
 from farss.train_settings import OPTIMISERS, SCHEDULES
+from farss.training.aids import TrainingAid
 from farss.training.arguments import total_steps, warmup_steps
 from farss.training.tasks import APART
 
@@ -16,16 +17,14 @@ INSTALLED_AS = {"optimi": "torch-optimi"}
 """Packages that are installed under another name than they are imported by."""
 NO_SETTINGS = ("constant", "constant_with_warmup")
 """Schedules that read no settings of their own; transformers would pass over them in silence."""
-CUTS_RANKS = "adalora"
-"""The method whose ranks are only what was asked for at the end of its training."""
 
 
-def check_training(config: TrainConfig, methods: Collection[str] = (), rows: int = 1) -> None:
+def check_training(config: TrainConfig, aids: Iterable[type[TrainingAid]] = (), rows: int = 1) -> None:
     """Make sure that the packages that a training needs are there, and that its schedule can be made.
 
     Args:
         config: of the training.
-        methods: that it trains.
+        aids: of the methods that it trains.
         rows: that it trains on, as far as they are known.
 
     Raises:
@@ -36,11 +35,11 @@ def check_training(config: TrainConfig, methods: Collection[str] = (), rows: int
         raise _missing(f"the optimiser `{config.optim}`", package, "optim")
     _check_trackers(config)
     _check_schedule(config, rows)
-    if CUTS_RANKS in methods:
-        check_cutting_ranks(config)
+    for aid in aids:
+        aid.check_settings(config)
 
 
-def check_classifier_training(config: TrainConfig, methods: Collection[str]) -> None:
+def check_classifier_training(config: TrainConfig, aids: Iterable[type[TrainingAid]]) -> None:
     """As `check_training`, for classifiers, of whose trainings nothing but the end is kept.
 
     Raises:
@@ -54,28 +53,7 @@ def check_classifier_training(config: TrainConfig, methods: Collection[str]) -> 
             where="train.report_to",
             do="leave it out: the loss of every step is in done.json of its folder",
         )
-    check_training(config, methods)
-
-
-def check_cutting_ranks(config: TrainConfig) -> None:
-    """Refuse what AdaLoRA cannot be trained with.
-
-    Raises:
-        ConfigError: naming the setting.
-    """
-    early = {"early_stopping_patience": config.early_stopping_patience is not None, "load_best": config.load_best}
-    if any(early.values()):
-        raise ConfigError(
-            f"the ranks of {CUTS_RANKS} are what was asked for only when its training is over",
-            where=", ".join(name for name, used in early.items() if used),
-            do="measure with eval_steps alone, or leave the method out",
-        )
-    if config.precision == "float16":
-        raise ConfigError(
-            f"{CUTS_RANKS} judges ranks by gradients, which overflow in float16 while the loss's scale is sought",
-            where="train.precision",
-            do="set train.precision: bfloat16 or float32, or leave the method out",
-        )
+    check_training(config, aids)
 
 
 def _check_trackers(config: TrainConfig) -> None:

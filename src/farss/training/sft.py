@@ -2,30 +2,31 @@
 
 from __future__ import annotations
 
+import functools
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+import torch
 from torch import nn
 
-from farss.adapters.triplets import has_triplets
 from farss.config import TrainConfig
 from farss.errors import ConfigError, ModelError
 from farss.model.arithmetic import require_float16, trains_in_bfloat16, warn_if_emulated
 from farss.model.calibration import pad_token
 from farss.processes import require_one_process
 from farss.storage.owned import writing
+from farss.training.aids import Beginning, TrainingAid, account_of, aids_of, load_aids
 from farss.training.arguments import arguments, total_steps
 from farss.training.checkpoints import LOGS, claim, learned_weights, load_learned_, state_of, weights_digest
 from farss.training.memory import PeakMemory
 from farss.training.packing import check_packing
 from farss.training.precision import inputs_as_they_come, keep_learned_weights_exact_
-from farss.training.readiness import check_cutting_ranks, check_training
-from farss.training.tasks import LanguageModelling, TrainingTask
-from farss.training.truncation import check_truncated_start
+from farss.training.readiness import check_training
+from farss.training.tasks import Collator, LanguageModelling, TrainingTask
 from farss.training.validating import Validated
 
 if TYPE_CHECKING:
@@ -43,8 +44,7 @@ class TrainReport:
         tokens_per_second: the ratio of the two.
         curve: (step, mean loss per label of that step: per response token, or per text) for every step.
         peak_bytes: peak memory of the GPU, or resident memory of the process, since training began.
-        rank_budget: the sum of ranks that was to remain, for methods that cut ranks in training (AdaLoRA); else None.
-        rank_realised: the sum of ranks that did.
+        account: what came of the training's aids, JSON-ready; for one that cuts ranks, for example, how many remain.
         validated: what was measured on validation rows meanwhile; None where nothing was.
     """
 
@@ -54,8 +54,7 @@ class TrainReport:
     tokens_per_second: float
     curve: tuple[tuple[int, float], ...]
     peak_bytes: int
-    rank_budget: int | None = None
-    rank_realised: int | None = None
+    account: Mapping[str, Any] = field(default_factory=dict)
     validated: Validated | None = None
 
 
@@ -68,6 +67,7 @@ def train(
     *,
     validation: Sequence[Any] = (),
     task: TrainingTask | None = None,
+    aids: Sequence[TrainingAid] = (),
     trains: Literal["adapter", "weights"] = "adapter",
     progress: Callable[[int, int, float], None] | None = None,
     resume: bool = True,
@@ -88,11 +88,12 @@ def train(
         out: folder for checkpoints, written every `config.save_steps` steps if that is set; None keeps none.
         validation: rows of the same kind, not among `examples`, whose loss is measured every `config.eval_steps` steps.
         task: what is learned; None is language modelling, on rows of `calibration.Example`.
+        aids: what is added to the training, beside what the method of the adapter adds by itself.
         trains: "adapter" if `model` carries one, "weights" for full fine-tuning.
         progress: called with (step, total steps, loss) after every step.
         resume: go on from the newest checkpoint in `out`; False removes what is there and begins again.
 
-    If the method drops components of the weights that the model needs (KaSA), a `truncation.StartWarning` says so.
+    What an aid of the method has to say of the start (KaSA's, where it dropped what the model needs), it warns of.
 
     Raises:
         DataError: if there are no examples, or one has no response token.
@@ -100,7 +101,7 @@ def train(
         ProcessesError: if several processes were started together.
         ConfigError: if the batch cannot be split evenly, the training is too short for the method, a package or
             validation rows are missing, or float16 is asked for without a GPU.
-        AdapterError: if the ranks of AdaLoRA were not looked at in every step.
+        AdapterError: if an aid of the method lacks its settings, or did not take part in every step (AdaLoRA's).
         NumericalError: if the loss or its gradient is not finite, naming the step.
         StorageError: if `out` cannot be written, or holds checkpoints of another training.
     """
@@ -108,7 +109,8 @@ def train(
     task = task or LanguageModelling()
     task.check(examples)
     _check(model)
-    _check_settings(model, config, len(examples), out, validation)
+    aids = [*aids_of(model), *aids]
+    _check_settings(model, config, aids, len(examples), out, validation)
     if config.eval_steps is not None:
         task.check(validation)
     warn_if_emulated(model)
@@ -119,6 +121,7 @@ def train(
         "data": task.fingerprint(examples, config.seed),
         "start": weights_digest(model, learned_weights(model)),
         **({"validation": task.fingerprint(validation, config.seed)} if config.eval_steps else {}),
+        **({"aids": known} if (known := {aid.name: aid.identity() for aid in aids if aid.identity()}) else {}),
     }
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()) if out is None else out)
@@ -127,13 +130,16 @@ def train(
         if config.packing:
             check_packing(model, examples, pad_token(tokenizer))
         keeps = out is not None
-        trainer = _trainer(model, tokenizer, examples, validation, task, config, folder, keeps=keeps, progress=progress)
+        trainer = _trainer(
+            model, tokenizer, examples, validation, task, config, folder, aids=aids, keeps=keeps, progress=progress
+        )
         stack.callback(trainer.let_go)
         in_half = trainer.in_bfloat16 or trainer.args.fp16
         stack.enter_context(inputs_as_they_come(model, in_half))
         memory = PeakMemory(trainer.args.device)
-        if checkpoint is None:
-            check_truncated_start(model, task, examples, pad_id=pad_token(tokenizer), in_bfloat16=trainer.in_bfloat16)
+        beginning = Beginning(examples, functools.partial(_loss_before, trainer, task.collator(pad_token(tokenizer))))
+        for aid in aids if checkpoint is None else ():
+            aid.check_start(beginning)
         total = total_steps(len(examples), config)
         with writing(folder, LOGS) if config.trackers else nullcontext():
             _run(trainer, checkpoint, total)
@@ -141,11 +147,14 @@ def train(
 
 
 def _check_settings(
-    model: nn.Module, config: TrainConfig, rows: int, out: Path | str | None, validation: Sequence[Any]
+    model: nn.Module,
+    config: TrainConfig,
+    aids: Sequence[TrainingAid],
+    rows: int,
+    out: Path | str | None,
+    validation: Sequence[Any],
 ) -> None:
-    check_training(config, rows=rows)
-    if has_triplets(model):
-        check_cutting_ranks(config)
+    check_training(config, [type(aid) for aid in aids], rows)
     if config.precision == "float16":
         require_float16(next(model.parameters()).device)
     if config.trackers and out is None:
@@ -176,6 +185,7 @@ def _trainer(
     config: TrainConfig,
     folder: Path,
     *,
+    aids: Sequence[TrainingAid],
     keeps: bool,
     progress: Callable[[int, int, float], None] | None,
 ) -> SupervisedTrainer:
@@ -190,6 +200,7 @@ def _trainer(
         pad_id=pad_token(tokenizer),
         config=config,
         in_bfloat16=trains_in_bfloat16(config.precision, weight.dtype, weight.device),
+        aids=aids,
         validation=validation,
         progress=progress,
     )
@@ -201,9 +212,11 @@ def _run(trainer: SupervisedTrainer, checkpoint: Path | None, total_steps: int) 
         trainer.go_on_from(state["log_history"])
     if checkpoint is None or state is None or not _is_over(state, total_steps):
         trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
-        _check_budget(trainer)
+        for aid in trainer.aids:
+            aid.check_end(trainer.state.global_step)
         return
     load_learned_(trainer.head_owner, checkpoint)
+    load_aids(trainer.aids, checkpoint)
     trainer.state.log_history, trainer.state.global_step = state["log_history"], state["global_step"]
     trainer.state.best_global_step = state.get("best_global_step")
 
@@ -214,9 +227,17 @@ def _is_over(state: dict[str, Any], total_steps: int) -> bool:
     return state["global_step"] >= total_steps or bool(control.get("should_training_stop"))
 
 
-def _check_budget(trainer: SupervisedTrainer) -> None:
-    if trainer.budget is not None:
-        trainer.budget.check(trainer.state.global_step)
+@torch.no_grad()
+def _loss_before(trainer: SupervisedTrainer, collator: Collator, rows: Sequence[Any]) -> float:
+    """The summed loss of rows without dropout; the model's mode is kept."""
+    model, training = trainer.head_owner, trainer.head_owner.training
+    device, inputs = next(model.parameters()).device, collator(rows)
+    model.eval()
+    try:
+        with trainer.arithmetic():
+            return float(trainer.summed_loss(model, {name: value.to(device) for name, value in inputs.items()}))
+    finally:
+        model.train(training)
 
 
 def _validated(trainer: SupervisedTrainer, total: int) -> Validated | None:
@@ -240,8 +261,7 @@ def _report(trainer: SupervisedTrainer, memory: PeakMemory, validated: Validated
         tokens_per_second=tokens / seconds if seconds else 0.0,
         curve=tuple((int(entry["step"]), entry["loss"]) for entry in logged),
         peak_bytes=memory.bytes(),
-        rank_budget=None if trainer.budget is None else trainer.budget.asked,
-        rank_realised=None if trainer.budget is None else trainer.budget.realised,
+        account=account_of(trainer.aids),
         validated=validated,
     )
 

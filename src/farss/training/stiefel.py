@@ -17,6 +17,7 @@ from torch.optim import Optimizer
 from farss.adapters.gated import Constrained, constrained_factors, training_settings
 from farss.errors import AdapterError, NumericalError
 from farss.maths import stiefel
+from farss.training.aids import TrainingAid
 
 TOLERANCE = 1e-6
 """`||X'X - I||_F` above which a factor is brought back before training, for example after a cast to bfloat16."""
@@ -61,6 +62,21 @@ def hold_factors_(model: nn.Module, optimizer: Optimizer) -> None:
         steps = _CayleyAdamSteps(factors)
     optimizer.register_step_pre_hook(steps.before)
     optimizer.register_step_post_hook(steps.after)
+
+
+class HeldFactors(TrainingAid):
+    """Orthonormal factors stay orthonormal."""
+
+    name = "held_factors"
+
+    @staticmethod
+    def serves(model: nn.Module) -> bool:
+        """Whether the adapter of `model` has factors that are to stay orthonormal."""
+        return bool(constrained_factors(model))
+
+    def prepare(self, optimizer: Optimizer) -> None:
+        """Hold them."""
+        hold_factors_(self.model, optimizer)
 
 
 class _ProjectedSteps:

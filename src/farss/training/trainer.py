@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -14,17 +15,13 @@ from torch.utils.data import Dataset
 from transformers import EarlyStoppingCallback, PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_utils import EvalLoopOutput, SaveStrategy
 
-from farss.adapters.gated import constrained_factors
-from farss.adapters.triplets import has_triplets
 from farss.config import TrainConfig
-from farss.errors import ConfigError, NumericalError, StorageError
+from farss.errors import NumericalError, StorageError
 from farss.model.calibration import UNSUPERVISED
 from farss.storage.disk import full_disk
+from farss.training.aids import Pass, TrainingAid, add_gradients_, load_aids, refuse_sharding, save_aids
 from farss.training.batching import BatchOrder
 from farss.training.checkpoints import checkpoint_of, checkpoint_written, drop_older, load_learned_, save_learned
-from farss.training.rank_budget import RankBudget
-from farss.training.regularisers import regulariser_of
-from farss.training.stiefel import hold_factors_
 from farss.training.tasks import TrainingTask
 from farss.training.trackers import trackers
 
@@ -55,6 +52,7 @@ class SupervisedTrainer(Trainer):
         pad_id: id written at padded positions.
         config: of the training.
         in_bfloat16: whether to compute under bfloat16 autocast.
+        aids: what is added to the training.
         validation: rows whose loss is measured while training.
         progress: called with (step, total steps, loss) after each step, or None.
     """
@@ -71,21 +69,22 @@ class SupervisedTrainer(Trainer):
         pad_id: int,
         config: TrainConfig,
         in_bfloat16: bool,
+        aids: Sequence[TrainingAid] = (),
         validation: Sequence[Any] = (),
         progress: Progress | None = None,
     ) -> None:
         self.order = BatchOrder([len(example) for example in examples], config.batch_size, args.seed)
         self.config, self.unreported = config, list[float]()
         self.summed_loss, self.in_bfloat16, self.progress = task.loss_of(model), in_bfloat16, progress
-        self.supervised, self.regulariser = 0, regulariser_of(model)
-        self.budget = RankBudget(model) if has_triplets(model) else None
+        self.aids, self.part = aids, (-1, 0)
+        called = [callback for aid in aids for callback in aid.callbacks()]
         super().__init__(
             model=model,  # type: ignore[arg-type]  # PEFT models are accepted
             args=args,
             data_collator=task.collator(pad_id, packing=config.packing),  # type: ignore[arg-type]  # any callable on rows
             train_dataset=Rows(examples),
             eval_dataset=Rows(validation) if config.eval_steps else None,
-            callbacks=[_EpochOrder(self.order), *([self.budget] if self.budget else []), *_asked_for(config, args)],
+            callbacks=[_EpochOrder(self.order), *called, *_asked_for(config, args)],
         )
         self.remove_callback(PrinterCallback)
         self.model_accepts_loss_kwargs = True  # makes the Trainer count the labels of a step
@@ -95,19 +94,28 @@ class SupervisedTrainer(Trainer):
         return self.order
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
-        """The Trainer's optimiser, made to keep orthonormal factors orthonormal where the adapter has some.
+        """The Trainer's optimiser, as aids prepare it.
 
         Raises:
-            ConfigError: if it has some, or factors are regularised, and the model is sharded over processes.
+            ConfigError: if the model is sharded over processes and an aid needs it whole.
         """
         made = self.optimizer is None
         optimizer = super().create_optimizer(model)
-        constrained = bool(constrained_factors(self.head_owner))
-        if (constrained or self.regulariser is not None) and (self.is_fsdp_enabled or self.is_deepspeed_enabled):
-            raise ConfigError("orthonormal factors cannot be sharded", do="train with DDP, or in one process")
-        if made and constrained:
-            hold_factors_(self.head_owner, optimizer)
+        if self.is_fsdp_enabled or self.is_deepspeed_enabled:
+            refuse_sharding(self.aids)
+        for aid in self.aids if made else ():
+            aid.prepare(optimizer)
         return optimizer
+
+    def training_step(
+        self, model: nn.Module, inputs: dict[str, Tensor], num_items_in_batch: Tensor | int | None = None
+    ) -> Tensor:
+        """The Trainer's pass; after the last one of a step, aids add to its gradients."""
+        loss = super().training_step(model, inputs, num_items_in_batch)
+        if self.accelerator.sync_gradients:
+            scaler = self.accelerator.scaler
+            add_gradients_(self.aids, self.state.global_step, 1.0 if scaler is None else scaler.get_scale())
+        return loss
 
     def compute_loss(
         self,
@@ -118,7 +126,7 @@ class SupervisedTrainer(Trainer):
     ) -> Tensor:
         """This pass's part of the mean loss of the step: its summed loss over the step's labels.
 
-        A regulariser passes its gradient on and leaves the value alone, so that the losses of all methods are of the
+        What aids add passes its gradient on and leaves the value alone, so that the losses of all methods are of the
         task and can be compared.
 
         Raises:
@@ -132,14 +140,27 @@ class SupervisedTrainer(Trainer):
         self.tokens_seen += inputs["input_ids"].numel() if real is None else int(real.sum())
         # Several processes average their gradients, which divides by their number once more.
         loss = loss * (self.accelerator.num_processes / max(int(num_items_in_batch), 1))
-        if self.regulariser is None or not model.training:
-            return loss
-        share = self.regulariser() / self.current_gradient_accumulation_steps  # once per step, however it is split
-        return loss + (share - share.detach())
+        return self._aided(loss, model) if self.aids and model.training else loss
+
+    def _aided(self, loss: Tensor, model: nn.Module) -> Tensor:
+        step, part = self.part
+        self.part = step, part = self.state.global_step, part + 1 if step == self.state.global_step else 0
+        at = Pass(model, step, part, self.current_gradient_accumulation_steps, self.arithmetic)
+        for aid in self.aids:
+            share = aid.loss(at)
+            if share is not None:
+                loss = loss + (share - share.detach())
+        return loss
+
+    def arithmetic(self) -> AbstractContextManager[Any]:
+        """The block computes in the training's precision; for one forward pass.
+
+        Autocast forgets its cast weights only where its outermost block ends.
+        """
+        return torch.autocast(self.args.device.type, torch.bfloat16, enabled=self.in_bfloat16)
 
     def _summed(self, model: nn.Module, inputs: dict[str, Tensor]) -> Tensor:
-        # Around each forward pass alone: autocast forgets its cast weights only where its outermost block ends.
-        with torch.autocast(self.args.device.type, torch.bfloat16, enabled=self.in_bfloat16):
+        with self.arithmetic():
             return self.summed_loss(model, inputs)
 
     def evaluation_loop(self, dataloader: Any, description: str, *args: Any, **kwargs: Any) -> EvalLoopOutput:
@@ -222,8 +243,7 @@ class SupervisedTrainer(Trainer):
         elif self.args.should_save:
             folder = Path(output_dir or self.args.output_dir or ".")
             save_learned(self.head_owner, folder)
-            if self.budget is not None:
-                self.budget.save(folder)
+            save_aids(self.aids, folder)
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         out = Path(self.args.output_dir or ".")
@@ -247,8 +267,7 @@ class SupervisedTrainer(Trainer):
             super()._load_from_checkpoint(resume_from_checkpoint, model)
         else:
             load_learned_(self.head_owner, resume_from_checkpoint)
-            if self.budget is not None:
-                self.budget.load(Path(resume_from_checkpoint))
+            load_aids(self.aids, Path(resume_from_checkpoint))
 
     def take_best(self) -> int:
         """Go back to the checkpoint of the lowest loss on validation rows; its step.

@@ -20,7 +20,6 @@ from farss.config import DataConfig, FarssConfig, HeadConfig, ModelConfig, Recip
 from farss.datasets.glue import GlueRow, GlueTask, glue_rows, glue_task
 from farss.errors import ConfigError
 from farss.evaluation.glue import predict, samples_of, save_samples
-from farss.experiment.accounts import rank_account
 from farss.experiment.arithmetic import ARITHMETIC, settle_in
 from farss.experiment.drawing import Drawn, draw
 from farss.experiment.encoders.glue_results import SAMPLES, assemble
@@ -47,6 +46,7 @@ from farss.processes import require_one_process
 from farss.report.glue import markdown
 from farss.storage import held, write_atomically, write_json
 from farss.storage.owned import take, writing
+from farss.training.aids import aids_of_methods
 from farss.training.head import release_head_, warm_up_head_
 from farss.training.readiness import check_classifier_training
 from farss.training.sft import TrainReport, train
@@ -200,7 +200,7 @@ def _validate(recipe: Recipe) -> None:
         raise ConfigError("the published code has no batches for classifiers", where="init.compat", expected="none")
     if recipe.select != "none":
         raise ConfigError("no trial is selected on GLUE: all are reported", where="select", expected="none")
-    check_classifier_training(recipe.train, recipe.methods)
+    check_classifier_training(recipe.train, aids_of_methods(recipe.methods))
     agreeing_with_head(arithmetic_of(recipe.model, place(recipe.device)), recipe.model.dtype)
 
 
@@ -394,5 +394,5 @@ def _training_account(report: TrainReport) -> dict[str, Any]:
         "train_tokens_per_second": report.tokens_per_second,
         "train_peak_bytes": report.peak_bytes,
         "curve": [list(point) for point in report.curve],
-        **rank_account(report),
+        **report.account,
     }

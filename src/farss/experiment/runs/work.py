@@ -16,7 +16,7 @@ from farss.adapters.files import save_adapter
 from farss.config import Recipe
 from farss.datasets.dates import published
 from farss.experiment import materials
-from farss.experiment.accounts import describe_model, rank_account, validated_account
+from farss.experiment.accounts import describe_model, validated_account
 from farss.experiment.calibrating import batches_of, calibration_rows
 from farss.experiment.environment import device, peak_bytes
 from farss.experiment.initialisation.growing import forget
@@ -249,6 +249,6 @@ def _training_account(result: Any, recipe: Recipe) -> dict[str, Any]:
         "train_peak_bytes": max(result.peak_bytes, peak_bytes()),
         "machine": device(recipe.device) | {"threads": torch.get_num_threads()},
         "curve": [list(point) for point in result.curve],
-        **rank_account(result),
+        **result.account,
         "while_training": validated_account(result),
     }
