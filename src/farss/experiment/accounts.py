@@ -17,8 +17,3 @@ def describe_model(loaded: LoadedModel | StreamedModel, targets: list[Any]) -> d
         "parameters": sum(p.numel() for p in loaded.model.parameters()),
         "layers": len(layers),
     }
-
-
-def validated_account(result: Any) -> dict[str, Any] | None:
-    """What was measured on validation rows while training; None where nothing was."""
-    return None if result.validated is None else result.validated.to_mapping()

@@ -40,7 +40,7 @@ LEFT = (
 START_METHOD = "forkserver" if sys.platform == "linux" else "spawn"
 """How a stage's process is made. A plain fork of a process that has computed with several threads never finishes its
 first parallel region, and one that has used a GPU cannot use it again; the server has only imported the libraries."""
-PRELOADED = ["farss.experiment.runs.work", "farss.experiment.measuring"]
+PRELOADED = ["farss.experiment.runs.work", "farss.experiment.runs.training", "farss.experiment.measuring"]
 
 ORPHANED = 131
 """Exit code of a stage whose parent died: nobody would mark its folder, and the next run must have it for itself."""

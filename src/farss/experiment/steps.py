@@ -12,18 +12,18 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from farss.adapters.export import RESIDUAL_BASE, Form, export
-from farss.adapters.files import base_name_of, load_adapter, save_adapter
+from farss.adapters.files import base_name_of, load_adapter
 from farss.config import Dtype, ModelConfig, Recipe
 from farss.errors import AdapterError, ConfigError
 from farss.experiment import materials
-from farss.experiment.accounts import validated_account
 from farss.experiment.arithmetic import settle
 from farss.experiment.dating import date_in, dated
 from farss.experiment.fetched import Inputs
+from farss.experiment.fitting import ADAPTER, Rows, fit, how_it_went, keep_learned
 from farss.experiment.outputs import begin_again, check_new_output, check_output, inputs_on_disk, rescued
-from farss.experiment.progress import ProgressLine
 from farss.experiment.space import check_space, export_space, stored_shape, train_space
 from farss.model.ends import taught_beside
 from farss.model.sources import load
@@ -33,10 +33,9 @@ from farss.storage.owned import take, writing
 from farss.storage.places import keep_apart
 from farss.training.checkpoints import check_settings
 from farss.training.readiness import check_training
-from farss.training.sft import train
 
 RECIPE = "recipe.yaml"
-VERB, CHECKPOINTS, ADAPTER, ACCOUNT = "train", "checkpoints", "adapter", "train.json"
+VERB, CHECKPOINTS, ACCOUNT = "train", "checkpoints", "train.json"
 """`farss train`, and what it writes in its folder beside the recipe."""
 SOURCES = {"model": ("name", "revision"), "data": ("task", "data_dir", "subset", "split", "test", "template")}
 """The settings that name a model, rows or a file."""
@@ -99,13 +98,11 @@ def fine_tune(recipe: Recipe, init: str | Path, out: str | Path, *, fresh: bool 
         raise ConfigError(
             "this folder holds a finished training", where=place, do="choose another --out, or give --fresh"
         )
-    require_adapter(Path(init) / "adapter")
+    require_adapter(Path(init) / ADAPTER)
     asked = recipe = dated(Inputs.of(recipe), None if fresh else date_in(place / RECIPE), date_in(Path(init) / RECIPE))
     check_training(recipe.train)
-    tokenizer = materials.tokenizer_of(recipe)
-    training = materials.training_set(recipe, tokenizer)  # what is wrong with a row is said now
-    validation = materials.validation_examples(recipe, tokenizer)
-    check_space(place, train_space(Path(init) / "adapter", recipe.train, len(training.rows), place / CHECKPOINTS))
+    rows = Rows.of(recipe, materials.tokenizer_of(recipe))  # what is wrong with a row is said now
+    check_space(place, train_space(Path(init) / ADAPTER, recipe.train, len(rows.examples), place / CHECKPOINTS))
     recipe, decided = settle(asked)
     if not fresh:
         check_settings(place / CHECKPOINTS, recipe.train)
@@ -122,38 +119,27 @@ def fine_tune(recipe: Recipe, init: str | Path, out: str | Path, *, fresh: bool 
         take(place, VERB)
         with writing(place, RECIPE):
             write_atomically(place / RECIPE, lambda file: file.write_text(asked.to_yaml(), encoding="utf-8"))
-        account = _trained(recipe, model, loaded.tokenizer, training.examples, validation, place)
-        account |= {"arithmetic": decided.to_mapping(), "rows": training.account.summary()}
+        account = _trained(recipe, model, loaded.tokenizer, rows, place)
+        account |= {"arithmetic": decided.to_mapping(), "rows": rows.account}
         with rescued(account), writing(place, ACCOUNT):
             write_json(place / ACCOUNT, account)
     return account
 
 
-def _trained(recipe: Recipe, model: Any, tokenizer: Any, examples: Any, validation: Any, place: Path) -> dict[str, Any]:
+def _trained(recipe: Recipe, model: nn.Module, tokenizer: Any, rows: Rows, place: Path) -> dict[str, Any]:
     """Train, write the adapter, and return the account of it."""
-    with ProgressLine("training") as line:
-        result = train(
-            model,
-            tokenizer,
-            examples,
-            recipe.train,
-            place / CHECKPOINTS,
-            validation=validation,
-            progress=lambda step, total, loss: line(step, total, f"loss {loss:.3f}"),
-        )
+    report = fit(model, tokenizer, rows, recipe.train, place / CHECKPOINTS)
     with writing(place, ADAPTER):
-        save_adapter(model, place / ADAPTER, taught=materials.taught(recipe, tokenizer))
+        keep_learned(recipe, model, tokenizer, place)
     return {
-        "steps": result.steps,
-        "seconds": result.seconds,
-        "tokens_per_second": result.tokens_per_second,
-        "peak_bytes": result.peak_bytes,
-        "first_loss": result.curve[0][1],
-        "last_loss": result.curve[-1][1],
-        "curve": [list(point) for point in result.curve],
-        "adapter": str(place / "adapter"),
-        **result.account,
-        "while_training": validated_account(result),
+        "steps": report.steps,
+        "seconds": report.seconds,
+        "tokens_per_second": report.tokens_per_second,
+        "peak_bytes": report.peak_bytes,
+        "first_loss": report.curve[0][1],
+        "last_loss": report.curve[-1][1],
+        "adapter": str(place / ADAPTER),
+        **how_it_went(report),
     }
 
 

@@ -23,6 +23,7 @@ from farss.evaluation.glue import predict, samples_of, save_samples
 from farss.experiment.arithmetic import ARITHMETIC, settle_in
 from farss.experiment.drawing import Drawn, draw
 from farss.experiment.encoders.glue_results import SAMPLES, assemble
+from farss.experiment.fitting import Rows, fit, training_account
 from farss.experiment.initialisation.growing import Growth, forget, grow
 from farss.experiment.initialisation.planning import Preparation, check_boundary, prepare, resolved, spectrum_folder
 from farss.experiment.initialisation.settling import settles
@@ -49,7 +50,7 @@ from farss.storage.owned import take, writing
 from farss.training.aids import aids_of_methods
 from farss.training.head import release_head_, warm_up_head_
 from farss.training.readiness import check_classifier_training
-from farss.training.sft import TrainReport, train
+from farss.training.sft import TrainReport
 from farss.training.tasks import Classification
 
 SPLITS = ("validation",)
@@ -277,7 +278,7 @@ def fine_tune(recipe: Recipe, job: GlueJob, folder: Path) -> dict[str, Any]:
             answers = predict(trained, encode(rows), pad_id=pad, progress=line)
         outputs += samples_of(job.task, split, rows, answers)
     save_samples(outputs, folder / SAMPLES)
-    return {**account, **_training_account(report)}
+    return {**account, **training_account(report)}
 
 
 def _encoded(rows: Sequence[GlueRow], *, tokenizer: Any, max_length: int) -> list[LabelledExample]:
@@ -374,25 +375,5 @@ def _train(
     loaded: LoadedModel, model: nn.Module, training: list[LabelledExample], recipe: Recipe, job: GlueJob
 ) -> TrainReport:
     config = dataclasses.replace(recipe.train, learning_rate=job.job.learning_rate, seed=job.job.seed, save_steps=None)
-    with ProgressLine(f"training {job.task.name} {job.job.id}") as line:
-        return train(
-            model,
-            loaded.tokenizer,
-            training,
-            config,
-            None,
-            task=Classification(),
-            trains=get_method(job.job.method).trains,
-            progress=lambda step, total, loss: line(step, total, f"loss {loss:.3f}"),
-        )
-
-
-def _training_account(report: TrainReport) -> dict[str, Any]:
-    return {
-        "train_seconds": report.seconds,
-        "train_steps": report.steps,
-        "train_tokens_per_second": report.tokens_per_second,
-        "train_peak_bytes": report.peak_bytes,
-        "curve": [list(point) for point in report.curve],
-        **report.account,
-    }
+    title, trains = f"training {job.task.name} {job.job.id}", get_method(job.job.method).trains
+    return fit(model, loaded.tokenizer, Rows(training), config, None, title=title, trains=trains, task=Classification())

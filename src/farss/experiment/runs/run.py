@@ -21,7 +21,8 @@ from farss.experiment.runs.inputs import inputs_of
 from farss.experiment.runs.keys import Keys
 from farss.experiment.runs.outlook import BASE, PLANS, Remaining
 from farss.experiment.runs.passes import CURVATURE
-from farss.experiment.runs.work import collect_statistics, gather_statistics, plan_methods, train_job
+from farss.experiment.runs.training import train_job
+from farss.experiment.runs.work import collect_statistics, gather_statistics, plan_methods
 from farss.experiment.space import check_space, run_space
 from farss.experiment.stages import check_stage, finished, run_stage
 from farss.experiment.unchanged import INPUTS, check_unchanged

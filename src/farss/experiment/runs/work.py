@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,15 +9,11 @@ from typing import Any
 
 import torch
 
-from farss.adapters.apply import apply
-from farss.adapters.export import export
-from farss.adapters.files import save_adapter
 from farss.config import Recipe
-from farss.datasets.dates import published
 from farss.experiment import materials
-from farss.experiment.accounts import describe_model, validated_account
+from farss.experiment.accounts import describe_model
 from farss.experiment.calibrating import batches_of, calibration_rows
-from farss.experiment.environment import device, peak_bytes
+from farss.experiment.environment import peak_bytes
 from farss.experiment.initialisation.growing import forget
 from farss.experiment.initialisation.planning import (
     Asked,
@@ -39,11 +34,9 @@ from farss.experiment.runs.passes import CURVATURE, DataPass
 from farss.methods import get_method
 from farss.methods.base import KNOWLEDGE
 from farss.model.plan import Plan
-from farss.model.sources import LoadedModel
 from farss.model.spectra import SpectrumCache
 from farss.model.targets import find_targets
 from farss.storage import write_json
-from farss.training.sft import train
 
 
 def collect_statistics(taken: DataPass, run: Recipe, folder: Path) -> dict[str, Any]:
@@ -188,67 +181,3 @@ def spectra_for_report(preparation: Preparation, jobs: Sequence[Job]) -> list[di
 
 def _indices(plan: Plan, name: str) -> tuple[int, ...]:
     return next((t.indices or () for t in plan.targets if t.name == name), ())
-
-
-def train_job(recipe: Recipe, job: Job, plans: Path, folder: Path) -> dict[str, Any]:
-    """Train one job; leaves `adapter/` (all that is needed to go on) and `peft/` (plain LoRA), or `model/`."""
-    loaded = materials.load_model(recipe)
-    training = materials.training_set(recipe, loaded.tokenizer)
-    examples, validation = training.examples, materials.validation_examples(recipe, loaded.tokenizer)
-    config = dataclasses.replace(recipe.train, learning_rate=job.learning_rate, seed=job.seed)
-    account: dict[str, Any] = {"apply_seconds": 0.0, "rows": training.account.summary()}
-    if get_method(job.method).trains == "weights":
-        result = _train(loaded, loaded.model, (examples, validation), config, folder, job)
-        account["trainable_params"] = sum(p.numel() for p in loaded.model.parameters())
-        loaded.model.to(loaded.dtype)
-        loaded.model.save_pretrained(folder / "model")
-        asking = materials.taught(recipe, loaded.tokenizer).asking(published(loaded.tokenizer))
-        asking.save_pretrained(folder / "model")
-        return {**account, **_training_account(result, recipe)}
-    plan = Plan.load(plans / f"{job.plan_name}.json", start=True)
-    started = time.perf_counter()
-    cache = SpectrumCache(spectrum_folder())
-    model = apply(
-        loaded.model,
-        plan,
-        lambda t: cache.get(t, recipe.init.route),
-        dropout=config.dropout,
-        seed=job.seed,
-        fingerprint=loaded.fingerprint,
-    )
-    account["apply_seconds"] = time.perf_counter() - started
-    account["trainable_params"] = plan.trainable_parameters
-    result = _train(loaded, model, (examples, validation), config, folder, job)
-    taught = materials.taught(recipe, loaded.tokenizer)
-    save_adapter(model, folder / "adapter", taught=taught)
-    checked = export(model, folder / "peft", to="peft", tokenizer=loaded.tokenizer, taught=taught)
-    return {**account, **_training_account(result, recipe), "export_max_logit_difference": checked.max_logit_difference}
-
-
-def _train(loaded: LoadedModel, model: Any, rows: tuple[Any, Any], config: Any, folder: Path, job: Job) -> Any:
-    examples, validation = rows
-    with ProgressLine(f"training {job.id}") as line:
-        return train(
-            model,
-            loaded.tokenizer,
-            examples,
-            config,
-            folder / "checkpoints",
-            validation=validation,
-            trains=get_method(job.method).trains,
-            progress=lambda step, total, loss: line(step, total, f"loss {loss:.3f}"),
-        )
-
-
-def _training_account(result: Any, recipe: Recipe) -> dict[str, Any]:
-    return {
-        "train_seconds": result.seconds,
-        "train_steps": result.steps,
-        "train_tokens": result.tokens,
-        "train_tokens_per_second": result.tokens_per_second,
-        "train_peak_bytes": max(result.peak_bytes, peak_bytes()),
-        "machine": device(recipe.device) | {"threads": torch.get_num_threads()},
-        "curve": [list(point) for point in result.curve],
-        **result.account,
-        "while_training": validated_account(result),
-    }
