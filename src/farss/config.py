@@ -284,8 +284,10 @@ class Recipe(Settings):
     `match="params"` ranks are solved so that every adapter trains about `budget_params` parameters; None is what plain
     `lora` trains at `init.rank`. `vary` trains a method several times, with other settings of `data`, `init`, `train`,
     `match` or `budget_params`: `{farss: {init: {rank: [16, 32]}}}` has a list where the recipe has a value, and several
-    lists are combined. `device` says where all is computed: "auto" takes a GPU if there is one. It is no part
-    of what decides whether a finished stage is reused.
+    lists are combined. `init_from: {farss: FOLDER}` starts a method from a folder of `farss init` instead of planning
+    it; `subjects: {mine: FOLDER}` names adapters and models that were trained elsewhere, to be measured beside the jobs
+    (a run notes what it found there: `FOLDER@DIGEST`). `device` says where all is computed: "auto" takes a GPU if there
+    is one. It is no part of what decides whether a finished stage is reused.
     """
 
     name: str = "run"
@@ -302,6 +304,8 @@ class Recipe(Settings):
     seeds: tuple[int, ...] = (0,)
     method_seeds: dict[str, tuple[int, ...]] = field(default_factory=dict)
     vary: dict[str, dict[str, Any]] = field(default_factory=dict)
+    init_from: dict[str, str] = field(default_factory=dict)
+    subjects: dict[str, str] = field(default_factory=dict)
     init: FarssConfig = field(default_factory=FarssConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
     eval: EvalConfig = field(default_factory=EvalConfig)

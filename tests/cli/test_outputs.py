@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from farss.errors import ModelError, OutputError
-from farss.experiment import kept_scores, materials, scoring, steps
+from farss.experiment import fitting, kept_scores, materials, scoring, steps
 from farss.storage.owned import take
 from farss.training import checkpoints
 
@@ -256,15 +256,15 @@ def test_a_training_goes_on_with_other_passes_and_names_other_settings(
     farss, workshop, initialised, tmp_path, monkeypatch
 ):
     asked = ("train", "--init", initialised, "--set", "train.save_steps=1", "--epochs", "2", "--out", tmp_path / "out")
-    save = steps.save_adapter
+    save = fitting.save_adapter
 
     def broken(*args, **settings):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(steps, "save_adapter", broken)
+    monkeypatch.setattr(fitting, "save_adapter", broken)
     code, _, err = farss(*asked)
     assert code == 1 and "the disk is full" in err
-    monkeypatch.setattr(steps, "save_adapter", save)
+    monkeypatch.setattr(fitting, "save_adapter", save)
     before = everything(tmp_path)
     code, _, err = farss(*asked, "--lr", "3e-3")
     assert code != 0 and "settings.learning_rate: 0.01 -> 0.003" in err and "--fresh" in err

@@ -57,6 +57,18 @@ def mixed_sets(text: str) -> list[dict[str, Any]]:
     return sets
 
 
+def folders(text: str) -> dict[str, str]:
+    """What `--subjects mine=DIR,theirs=DIR` says.
+
+    Raises:
+        ArgumentTypeError: if it is not of that form.
+    """
+    pairs = [entry.partition("=") for entry in text.split(",")]
+    if not all(name.strip() and place.strip() for name, _, place in pairs):
+        raise argparse.ArgumentTypeError("the form is NAME=DIR,NAME=DIR")
+    return {name.strip(): place.strip() for name, _, place in pairs}
+
+
 # flag, recipe key, type, help
 FLAGS: dict[str, tuple[str, Any, str]] = {
     "--model": ("model.name", str, "short name (see `farss models`), folder or hub id"),
@@ -111,6 +123,8 @@ FLAGS: dict[str, tuple[str, Any, str]] = {
     "--knowledge-rows": ("eval.knowledge_rows", int, "questions per knowledge set"),
     "--task-rows": ("eval.task_rows", int, "held-out rows of a task or benchmark that are scored"),
     "--generate-rows": ("eval.generate_rows", int, "held-out rows answered in words"),
+    "--init-from": ("init_from", folders, "methods that start from folders of `farss init`: METHOD=DIR,METHOD=DIR"),
+    "--subjects": ("subjects", folders, "adapters and models trained elsewhere, measured too: NAME=DIR,NAME=DIR"),
 }
 
 ROWS = (

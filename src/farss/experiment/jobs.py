@@ -19,6 +19,8 @@ VARIED = ("data", "init", "train", "match", "budget_params")
 """Parts of a recipe that may differ between its jobs; the model and the questions are what makes them comparable."""
 LISTED = {"train.learning_rate": "learning_rates or method_learning_rates", "train.seed": "seeds or method_seeds"}
 """Settings that have lists of their own."""
+BESIDE_PLAN = ("data", "train")
+"""Parts of a recipe that a training reads beside its plan."""
 LONGEST_SLUG = 60
 """Characters of a variant in a folder's name; what is longer is told apart by a hash."""
 
@@ -176,10 +178,24 @@ def validate(recipe: Recipe) -> None:
     """
     for one in recipes_of(recipe):
         check_training(one.train, aids_of_methods(recipe.methods))
+    _check_given(recipe)
     if not recipe.eval.knowledge:
         raise ConfigError("at least one knowledge set is needed to measure forgetting", where="eval.knowledge")
     if any(scale < 0 for scale in recipe.eval.frontier_scales):
         raise ConfigError("frontier scales cannot be negative", where="eval.frontier_scales")
+
+
+def _check_given(recipe: Recipe) -> None:
+    """Refuse to vary what decides a plan of a method that starts from one; raises ConfigError."""
+    for job in jobs_of(recipe):
+        varied = [key for key, _ in job.overrides if key.partition(".")[0] not in BESIDE_PLAN]
+        if varied and job.method in recipe.init_from:
+            raise ConfigError(
+                "a method that starts from a folder is planned already, so what decides its plan cannot vary",
+                where=f"vary: {job.method}",
+                got=", ".join(varied),
+                do="leave it out of init_from",
+            )
 
 
 def recipes_of(recipe: Recipe) -> list[Recipe]:
@@ -193,13 +209,15 @@ def recipes_of(recipe: Recipe) -> list[Recipe]:
 
 
 def refuse_variants(recipe: Recipe, verb: str) -> None:
-    """Refuse a recipe that varies its methods, for a verb that does not.
+    """Refuse a recipe that varies its methods or takes them from elsewhere, for a verb that does neither.
 
     Raises:
         ConfigError: if it does.
     """
     if recipe.vary:
         raise ConfigError(f"`{verb}` does not vary the settings of a method", where="vary", got=", ".join(recipe.vary))
+    if recipe.init_from or recipe.subjects:
+        raise ConfigError(f"`{verb}` reads no folders of others", where="init_from, subjects", do="use `farss run`")
 
 
 def _said(value: Any) -> str:

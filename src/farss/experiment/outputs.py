@@ -71,6 +71,8 @@ def inputs_on_disk(recipe: Recipe) -> Inputs:
         "the data directory": data.data_dir,
         "the calibration questions": data.knowledge_calibration,
         **{f"the knowledge set {name}": name for name in asked.knowledge},
+        **{f"the start of {name}": folder.partition("@")[0] for name, folder in recipe.init_from.items()},
+        **{f"the model {name}": folder.partition("@")[0] for name, folder in recipe.subjects.items()},
         "the cache": cache_root(),
     }
 

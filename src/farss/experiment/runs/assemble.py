@@ -47,7 +47,7 @@ def assemble(runs: list[FinishedRun], others: Sequence[Measured] = ()) -> dict[s
     Raises:
         DataError: if the runs differ in their model or in what the base answered.
     """
-    first = runs[0]
+    first, others = runs[0], [*_subjects(runs), *others]
     before = Measurement.load(first.folder / "base" / SAMPLES)
     for other in runs[1:]:
         _require_same_questions(first, other, before)
@@ -61,7 +61,7 @@ def assemble(runs: list[FinishedRun], others: Sequence[Measured] = ()) -> dict[s
     settings = first.recipe.eval
     intervals = {"bootstrap": settings.bootstrap, "seed": settings.seed}
     scales = {name: run.recipe.eval.frontier_scales for name, (run, _) in owners.items()}
-    scales |= {other.name: settings.frontier_scales for other in others}
+    scales |= {other.name: other.scales for other in others}
     frontiers = {name: _scaled(place, before, measured[name], scales[name]) for name, place in places.items()}
     elsewhere = {other.name: [other.name] for other in others}
     groups = groups_of(owners, chosen) | elsewhere
@@ -156,6 +156,19 @@ def _named_jobs(runs: list[FinishedRun]) -> dict[str, tuple[FinishedRun, Finishe
                 raise DataError("two run folders have the same name", where=run.folder, do="rename one of them")
             owners.setdefault(name, (run, job))
     return owners
+
+
+def _subjects(runs: Sequence[FinishedRun]) -> list[Measured]:
+    """The models trained elsewhere that the runs measured: one of a name, if it is the same.
+
+    Raises:
+        DataError: if two are called alike.
+    """
+    found: dict[str, Measured] = {}
+    for one in (one for run in runs for one in run.subjects):
+        if found.setdefault(one.name, one).account["key"] != one.account["key"]:
+            raise DataError("two of the compared have the same name", where=one.folder, got=one.name)
+    return list(found.values())
 
 
 def selected_trials(owners: dict[str, tuple[FinishedRun, FinishedJob]], before: Measurement) -> list[str]:
@@ -302,8 +315,8 @@ def _frontier(
 
 
 def _init_costs(method: Method, run: FinishedRun, job: FinishedJob) -> dict[str, Any]:
-    if method.trains == "weights":
-        return {"init_seconds": 0.0, "init_peak_bytes": None}
+    if method.trains == "weights" or job.job.method in run.recipe.init_from:
+        return {"init_seconds": job.trained["apply_seconds"], "init_peak_bytes": None}
     planned, statistics = run.planned, run.statistics_of(job.job)
     seconds = planned["seconds"][job.job.plan_name] + job.trained["apply_seconds"]
     peak = planned["peak_bytes"] if method.needs or isinstance(method, FactorMethod) else None

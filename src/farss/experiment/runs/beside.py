@@ -3,23 +3,22 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from farss.config import Recipe
 from farss.errors import DataError
-from farss.experiment.arithmetic import as_computed_in
-from farss.experiment.fetched import Inputs
 from farss.experiment.measuring import measure_subject
-from farss.experiment.runs.finished import FinishedRun
 from farss.experiment.runs.keys import Keys
 from farss.experiment.stages import check_stage, run_stage, stage_key
 from farss.experiment.subjects import Subject, check_subject
+from farss.experiment.workers import WHOLE, Share
 from farss.model.fingerprints import files_hash
 
 PLACE = "measured"
-"""The folder, in that of a comparison, with one folder for each model that was measured for it."""
+"""The folder, in that of a run or a comparison, with one folder for each model that was measured for it."""
 
 
 @dataclass(frozen=True)
@@ -38,52 +37,49 @@ class Beside:
     folder: Path
     key: str
 
+    def check(self, recipe: Recipe) -> None:
+        """Refuse what cannot be used before anything is loaded.
+
+        Raises:
+            ModelError: if a fine-tuned model is damaged.
+            OutputError: if the folder for the measurement holds somebody's files.
+        """
+        check_subject(recipe, self.subject)
+        check_stage(self.folder, self.key)
+
+    def measure(self, recipe: Recipe, share: Share = WHOLE) -> Measured:
+        """Measured by a recipe, in a process of its own; what is measured already is reused.
+
+        Raises:
+            AdapterError, DataError: if it does not fit the recipe's base.
+        """
+        work = functools.partial(measure_subject, recipe, self.subject)
+        account = run_stage(self.folder, self.key, work, share)
+        return Measured(self.name, self.folder, account, recipe.eval.frontier_scales)
+
 
 @dataclass(frozen=True)
 class Measured:
-    """A model that was trained elsewhere, and the account of its measurement."""
+    """A model that was trained elsewhere, and the account of its measurement, at these scales of its update."""
 
     name: str
     folder: Path
     account: dict[str, Any]
+    scales: tuple[float, ...]
 
 
-def beside(run: FinishedRun, subjects: Mapping[str, Subject], place: Path) -> list[Beside]:
-    """Where and under what key each is measured; folders that cannot be used are refused before anything is loaded.
+def beside(recipe: Recipe, name: str, subject: Subject, place: Path) -> Beside:
+    """Where and under what key a model is measured for a comparison.
 
     Args:
-        run: whose base and questions they are measured by.
-        subjects: by name.
+        recipe: of the run whose base and questions it is measured by.
+        name: that it gets.
+        subject: the model.
         place: folder of the comparison.
-
-    Raises:
-        ModelError: if a fine-tuned model is damaged.
-        OutputError: if a folder for the measurement holds somebody's files.
     """
-    found = []
-    for name, subject in subjects.items():
-        check_subject(run.recipe, subject)
-        one = Beside(name, subject, place / PLACE / name, _key(run, subject))
-        check_stage(one.folder, one.key)
-        found.append(one)
-    return found
-
-
-def measured(run: FinishedRun, found: Sequence[Beside]) -> list[Measured]:
-    """Each measured by the recipe of the run, in a process of its own; what is measured already is reused.
-
-    Raises:
-        AdapterError, DataError: if one does not fit the run's base.
-    """
-    recipe = Inputs.of(as_computed_in(run.folder, run.recipe)) if found else run.recipe
-    return [
-        Measured(
-            one.name,
-            one.folder,
-            run_stage(one.folder, one.key, functools.partial(measure_subject, recipe, one.subject)),
-        )
-        for one in found
-    ]
+    keys = Keys(recipe)
+    key = stage_key(keys.base, keys.asked, str(subject.adapter is None), files_hash(subject.folder))
+    return Beside(name, subject, place / PLACE / name, key)
 
 
 def told_apart(folders: Sequence[Path], taken: Sequence[str]) -> list[str]:
@@ -103,9 +99,3 @@ def told_apart(folders: Sequence[Path], taken: Sequence[str]) -> list[str]:
             raise DataError("two of the compared have the same name", where=folder, got=name, do="rename one of them")
         found.append(name)
     return found
-
-
-def _key(run: FinishedRun, subject: Subject) -> str:
-    keys = Keys(run.recipe)
-    content = files_hash(subject.folder)
-    return stage_key(keys.base, keys.asked, str(subject.adapter is None), content)

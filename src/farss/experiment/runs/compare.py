@@ -7,9 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from farss.errors import DataError
+from farss.experiment.arithmetic import as_computed_in
+from farss.experiment.fetched import Inputs
 from farss.experiment.outputs import check_output, rescued
 from farss.experiment.runs.assemble import assemble
-from farss.experiment.runs.beside import beside, measured, told_apart
+from farss.experiment.runs.beside import beside, told_apart
 from farss.experiment.runs.finished import RECIPE, load_run
 from farss.experiment.subjects import Subject
 from farss.processes import require_one_process
@@ -56,11 +58,18 @@ def compare(folders: Sequence[Path], out: Path) -> dict[str, Any]:
             expected="a run folder among them, whose base and questions they are measured by",
             do="make one: `farss run RECIPE --set methods=[full]` measures the base, and trains what T is relative to",
         )
-    names = told_apart(others, [job.job.id for run in runs for job in run.jobs])
-    found = beside(runs[0], dict(zip(names, filter(None, subjects), strict=True)), place)
+    taken = [job.job.id for run in runs for job in run.jobs] + [name for run in runs for name in run.recipe.subjects]
+    names = told_apart(others, taken)
+    first = runs[0]
+    found = [
+        beside(first.recipe, name, subject, place) for name, subject in zip(names, filter(None, subjects), strict=True)
+    ]
+    for one in found:
+        one.check(first.recipe)
+    recipe = Inputs.of(as_computed_in(first.folder, first.recipe)) if found else first.recipe
     with held(place):
         take(place, VERB)
-        report = assemble(runs, measured(runs[0], found))
+        report = assemble(runs, [one.measure(recipe) for one in found])
         _write(report, place)
     return report
 

@@ -10,6 +10,7 @@ from farss.config import Recipe
 from farss.errors import DataError
 from farss.experiment.jobs import Job, jobs_of
 from farss.experiment.runs import records
+from farss.experiment.runs.beside import PLACE, Measured
 from farss.experiment.runs.keys import Keys
 from farss.experiment.runs.passes import CURVATURE, DataPass
 from farss.experiment.runs.records import account
@@ -36,6 +37,7 @@ class FinishedRun:
     planned: dict[str, Any]
     statistics: list[Statistics]
     jobs: list[FinishedJob]
+    subjects: list[Measured]
 
     def statistics_of(self, job: Job) -> dict[str, dict[str, Any]]:
         """The accounts of the passes that a job's plan is made from, by what evidence they give."""
@@ -75,7 +77,18 @@ def load_run(folder: Path) -> FinishedRun:
             jobs.append(FinishedJob(job, folder / job.id, trained, measured))
     if planned is None or base is None or not jobs:
         raise DataError("the run is not finished", where=folder, do="run its recipe again: it goes on where it stopped")
-    return FinishedRun(recipe, folder, planned, [_statistics(folder, taken) for taken in keys.passes], jobs)
+    statistics = [_statistics(folder, taken) for taken in keys.passes]
+    return FinishedRun(recipe, folder, planned, statistics, jobs, _subjects(recipe, folder, keys))
+
+
+def _subjects(recipe: Recipe, folder: Path, keys: Keys) -> list[Measured]:
+    """The models trained elsewhere that are measured in it."""
+    found = []
+    for name, key in keys.subjects().items():
+        done = account(folder / PLACE / name, key, records.MEASURING)
+        if done is not None:
+            found.append(Measured(name, folder / PLACE / name, done, recipe.eval.frontier_scales))
+    return found
 
 
 def _statistics(folder: Path, taken: DataPass) -> Statistics:

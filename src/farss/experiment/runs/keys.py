@@ -11,6 +11,7 @@ from farss.datasets.formats import template_text
 from farss.errors import ConfigError
 from farss.experiment.initialisation.settling import settles
 from farss.experiment.jobs import Job, jobs_of
+from farss.experiment.pinned import Pinned, start_of, subjects_of
 from farss.experiment.runs.passes import CURVATURE, DataPass, judged_of, named_folders, settling
 from farss.experiment.stages import stage_key
 from farss.methods import get_method, package_of_method
@@ -54,6 +55,8 @@ class Keys:
         """The passes over data that plans are made from, each for all the plans that can share it."""
         shared: dict[str, list[Job]] = {}
         for job in planned_jobs(self.recipe):
+            if start_of(self.recipe, job.method) is not None:
+                continue
             shared.setdefault(self._parts(job).evidence, []).append(job)
         passes = [self._pass(jobs[0].recipe(self.recipe), jobs) for jobs in shared.values()]
         return named_folders(passes or [self._pass(self.recipe, [])])
@@ -71,7 +74,9 @@ class Keys:
     def plans(self) -> str:
         """Of all plans."""
         shared, varied = self._shared, [job for job in planned_jobs(self.recipe) if job.overrides]
-        plain = stage_key(shared.start, sorted(self.recipe.methods), *shared.of_methods(), *shared.budget)
+        starts = sorted((name, Pinned.parse(text).digest) for name, text in self.recipe.init_from.items())
+        given = [starts] if starts else []
+        plain = stage_key(shared.start, sorted(self.recipe.methods), *shared.of_methods(), *shared.budget, *given)
         if not varied:
             return plain
         own = [[job.plan_name, self._start(job), *self._parts(job).own(job.method)] for job in varied]
@@ -88,6 +93,11 @@ class Keys:
     def evaluation(self, job: Job) -> str:
         """Of a job's measurement."""
         return stage_key(self.training(job), self.asked, *_revisions("evaluation"))
+
+    def subjects(self) -> dict[str, str]:
+        """Of the measurements of models that were trained elsewhere, by name."""
+        found = subjects_of(self.recipe)
+        return {name: stage_key(self.base, self.asked, "subject", one.digest) for name, one in found.items()}
 
     def check_comparable(self) -> None:
         """Check that all jobs are asked the same questions, and that every variant is another training.
@@ -114,7 +124,9 @@ class Keys:
 
     def _start(self, job: Job) -> object:
         """What a job's plan depends on: its settings, and what else decides how many rows are read for it."""
-        own = self._parts(job).start
+        own, given = self._parts(job).start, start_of(self.recipe, job.method)
+        if given is not None:
+            return ["init_from", given.digest]
         if "curvature" not in get_method(job.method).needs:
             return own
         judged = next((one.judged for one in self.passes if one.serves(job)), ())

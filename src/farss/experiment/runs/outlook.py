@@ -80,7 +80,7 @@ def work_of(recipe: Recipe) -> dict[str, Passes]:
             learned[job.variant] = _learned_tokens(job.recipe(recipe))
         cost = ADAPTER_PASSES if job.adapts else WEIGHT_PASSES
         found[job.id] = Passes(learned[job.variant] * cost + measured + frontier, 2)
-    return found
+    return found | {name: Passes(measured + frontier) for name in recipe.subjects}
 
 
 def _learned_tokens(recipe: Recipe) -> float:

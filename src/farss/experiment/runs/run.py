@@ -15,8 +15,11 @@ from farss.experiment.fetched import Inputs
 from farss.experiment.jobs import Job, jobs_of, methods_needing, recipes_of, validate
 from farss.experiment.measuring import measure_base, measure_job
 from farss.experiment.outputs import begin_again, check_output, inputs_on_disk, rescued
+from farss.experiment.pinned import pinned, subjects_of
 from farss.experiment.runs.assemble import assemble
+from farss.experiment.runs.beside import PLACE, Beside
 from farss.experiment.runs.finished import load_run
+from farss.experiment.runs.given import say_differences
 from farss.experiment.runs.inputs import inputs_of
 from farss.experiment.runs.keys import Keys
 from farss.experiment.runs.outlook import BASE, PLANS, Remaining
@@ -25,6 +28,7 @@ from farss.experiment.runs.training import train_job
 from farss.experiment.runs.work import collect_statistics, gather_statistics, plan_methods
 from farss.experiment.space import check_space, run_space
 from farss.experiment.stages import check_stage, finished, run_stage
+from farss.experiment.subjects import Subject, check_subject
 from farss.experiment.unchanged import INPUTS, check_unchanged
 from farss.experiment.workers import Share, Task, run_all, shares
 from farss.methods.base import KNOWLEDGE
@@ -61,6 +65,7 @@ def run(
     require_one_process("farss run")
     recipe = Inputs.of(recipe)
     validate(recipe)
+    recipe = pinned(recipe)
     Keys(recipe).check_comparable()
     folder = Path(out or recipe.out or Path("runs") / recipe.name)
     check_output(VERB, folder, inputs_on_disk(recipe), FILES, fresh=fresh)
@@ -69,6 +74,9 @@ def run(
     if not fresh:
         for place, key in _stages(recipe, folder, keys):
             check_stage(place, key)
+    for one in _beside(recipe, folder, keys):
+        check_subject(recipe, one.subject)
+    say_differences(recipe)
     parts = shares(workers)
     for one in recipes_of(recipe):
         materials.check_inputs(one)  # with select: validation, the division of the rows too
@@ -103,11 +111,20 @@ def _stages(recipe: Recipe, folder: Path, keys: Keys) -> Iterator[tuple[Path, st
     for job in jobs_of(recipe):
         yield folder / job.id / "train", keys.training(job)
         yield folder / job.id / "eval", keys.evaluation(job)
+    yield from ((one.folder, one.key) for one in _beside(recipe, folder, keys))
+
+
+def _beside(recipe: Recipe, folder: Path, keys: Keys) -> list[Beside]:
+    """The models trained elsewhere that are measured in the run."""
+    places, found = subjects_of(recipe), keys.subjects()
+    kinds = {name: Subject.in_folder(place.folder) for name, place in places.items()}
+    return [Beside(name, kind, folder / PLACE / name, found[name]) for name, kind in kinds.items() if kind]
 
 
 def _done(recipe: Recipe, folder: Path, keys: Keys) -> list[str]:
     """What an earlier call finished, by the names of `Remaining`."""
     stages = {PLANS: (folder / "plans", keys.plans), BASE: (folder / "base", keys.base)}
+    stages |= {one.name: (one.folder, one.key) for one in _beside(recipe, folder, keys)}
     stages |= {job.id: (folder / job.id / "eval", keys.evaluation(job)) for job in jobs_of(recipe)}
     return [name for name, (place, key) in stages.items() if finished(place, key)]
 
@@ -133,7 +150,8 @@ def _tasks(recipe: Recipe, folder: Path, keys: Keys, remaining: Remaining, worke
         training = Task(functools.partial(_train, recipe, folder, keys, job), (plans,) if job.adapts else ())
         trainings.append(training)
         measurements.append(told(job.id, functools.partial(_measure, recipe, folder, keys, job), (training,)))
-    return [plans, told(BASE, measure), *_lagging(trainings, measurements, 0 if workers == 1 else workers)]
+    others = [told(one.name, functools.partial(one.measure, recipe)) for one in _beside(recipe, folder, keys)]
+    return [plans, told(BASE, measure), *others, *_lagging(trainings, measurements, 0 if workers == 1 else workers)]
 
 
 def _lagging(first: Sequence[Task], then: Sequence[Task], lag: int) -> Iterator[Task]:

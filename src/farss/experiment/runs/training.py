@@ -12,12 +12,14 @@ from torch import nn
 
 from farss.adapters.apply import apply
 from farss.adapters.export import export
+from farss.adapters.files import load_adapter
 from farss.config import Recipe
 from farss.experiment import materials
 from farss.experiment.environment import device, peak_bytes
-from farss.experiment.fitting import Rows, fit, keep_learned, training_account
+from farss.experiment.fitting import ADAPTER, Rows, fit, keep_learned, training_account
 from farss.experiment.initialisation.planning import spectrum_folder
 from farss.experiment.jobs import Job
+from farss.experiment.pinned import start_of
 from farss.methods import get_method
 from farss.model.plan import Plan
 from farss.model.sources import LoadedModel
@@ -62,14 +64,19 @@ def train_job(recipe: Recipe, job: Job, plans: Path, folder: Path) -> dict[str, 
 
 
 def _start(recipe: Recipe, job: Job, loaded: LoadedModel, plans: Path) -> tuple[nn.Module, int]:
-    """The model with the adapter of the job's plan, and how many numbers that trains."""
-    plan = Plan.load(plans / f"{job.plan_name}.json", start=True)
+    """The model with the adapter of the job's plan or of the folder it starts from, and how many numbers it trains."""
+    given, dropout = start_of(recipe, job.method), recipe.train.dropout
+    plan = Plan.load(plans / f"{job.plan_name}.json", start=given is None)
+    if given is not None:
+        folder, known = given.folder / ADAPTER, loaded.fingerprint
+        model = load_adapter(loaded.model, folder, dropout=dropout, trainable=True, fingerprint=known)
+        return model, plan.trainable_parameters
     cache = SpectrumCache(spectrum_folder())
     model = apply(
         loaded.model,
         plan,
         lambda target: cache.get(target, recipe.init.route),
-        dropout=recipe.train.dropout,
+        dropout=dropout,
         seed=job.seed,
         fingerprint=loaded.fingerprint,
     )

@@ -30,6 +30,7 @@ from farss.experiment.initialisation.sharding import take_enough_statistics
 from farss.experiment.initialisation.statistics import STATISTICS, load_statistics, save_statistics
 from farss.experiment.jobs import Job
 from farss.experiment.progress import ProgressLine
+from farss.experiment.runs.given import keep_given
 from farss.experiment.runs.passes import CURVATURE, DataPass
 from farss.methods import get_method
 from farss.methods.base import KNOWLEDGE
@@ -104,7 +105,7 @@ def plan_methods(recipe: Recipe, passes: Sequence[DataPass], run: Path, folder: 
         if not accounts:
             write_json(folder / "spectra.json", spectra_for_report(preparation, taken.jobs))
         accounts.append(found)
-    seconds: dict[str, float] = {}
+    seconds = keep_given(recipe, accounts[0]["model"]["fingerprint"], folder)
     for found in accounts:
         for name, value in found["seconds"].items():  # of what every pass has, the first bore the cost
             seconds[name] = max(value, seconds.get(name, 0.0))
