@@ -21,10 +21,11 @@ from torch import nn
 
 from farss.adapters.apply import apply
 from farss.adapters.gated import constrained_factors
-from farss.config import FarssConfig, ForaConfig, ModelConfig
+from farss.config import FarssConfig, ModelConfig
 from farss.experiment.environment import device, versions
 from farss.maths.stiefel import orthogonality_error
 from farss.methods.fora import top_layers
+from farss.methods.fora_settings import ForaConfig
 from farss.model.plan import Plan, TargetPlan
 from farss.model.sources import LoadedModel, load
 from farss.model.targets import find_targets
@@ -74,7 +75,7 @@ def plan_for(loaded: LoadedModel, fora: ForaConfig, rank: int) -> Plan:
     rows = tuple(
         TargetPlan(t.name, t.layer, "deep", t.shape, min(rank, *t.shape), 1.0) for t in targets if t.layer in layers
     )
-    settings = FarssConfig(rank=rank, fora=fora).to_mapping()
+    settings = FarssConfig(rank=rank, own=(fora,)).to_mapping()
     return Plan("fora", "constrained", "reference", loaded.fingerprint, settings, rows)
 
 

@@ -23,6 +23,7 @@ FLOORS = {
     "yaml_text": 0,
     "config": 0,
     "data_settings": 0,
+    "method_settings": 0,
     "settings": 0,
     "train_settings": 0,
     "storage": 0,

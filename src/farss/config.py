@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, TypeVar
 
 import yaml
 
@@ -23,6 +23,7 @@ from farss.data_settings import (
     Turns,
 )
 from farss.errors import ConfigError
+from farss.method_settings import MethodSettings, registry
 from farss.reading import Document
 from farss.settings import Settings, require
 from farss.train_settings import Precision, TrainConfig
@@ -31,13 +32,10 @@ from farss.yaml_text import parse_yaml
 __all__ = [
     "MOST_ROWS",
     "TEMPLATES",
-    "AdaloraConfig",
     "DataConfig",
     "EvalConfig",
     "FarssConfig",
-    "ForaConfig",
     "HeadConfig",
-    "KasaConfig",
     "Learn",
     "MixedSet",
     "ModelConfig",
@@ -45,13 +43,14 @@ __all__ = [
     "Precision",
     "Recipe",
     "Settings",
-    "StartConfig",
     "TooLong",
     "TrainConfig",
     "Turns",
 ]
 
 RECIPE = Document("recipe", ConfigError, most_bytes=1 << 17)
+
+Owned = TypeVar("Owned", bound=MethodSettings)
 
 Dtype = Literal["auto", "checkpoint", "float32", "bfloat16", "float16", "float64"]
 Budget = Literal["clip", "redistribute"]
@@ -63,9 +62,7 @@ Fisher = Literal["empirical", "sampled"]
 Selection = Literal["method", "low", "high", "low_shallow_high_deep", "rank_rule"]
 Compat = Literal["none", "published-code"]
 Route = Literal["gram", "polar", "gesdd", "auto"]
-CovarianceScale = Literal["trace", "signed_maximum"]
 SampleScale = Literal["none", "signed_maximum"]
-Damping = Literal["doubled", "fixed"]
 Match = Literal["rank", "params"]
 Select = Literal["none", "validation"]
 Device = Literal["auto", "cpu", "cuda"]
@@ -86,108 +83,16 @@ class ModelConfig(Settings):
 
 
 @dataclass(frozen=True)
-class ForaConfig(Settings):
-    """How the method `fora` chooses layers and moves its constrained factor; no other method reads it.
-
-    `rho` is the share of layers that get adapters. `score` divides a layer's squared gradients by the number of its
-    weights ("mean") or not ("sum"). `factor` is the one kept orthonormal: B (`B'B = I`) or A (`AA' = I`). With
-    `optimizer="adamw"` the factor moves as the training's optimiser moves it and is brought back by `retraction`;
-    `cayley_adam` rotates it instead. `rate` multiplies the training's learning rate for the factor; None is 1 with
-    adamw and 5 with cayley_adam (the published 1e-3 beside 2e-4).
-    """
-
-    rho: float = 0.5
-    score: Literal["sum", "mean"] = "sum"
-    factor: Literal["B", "A"] = "B"
-    optimizer: Literal["adamw", "cayley_adam"] = "adamw"
-    retraction: Literal["polar", "qr"] = "polar"
-    rate: float | None = None
-
-    def __post_init__(self) -> None:
-        require(0 < self.rho <= 1, "the share of layers must be in (0, 1]", where="fora.rho", got=self.rho)
-        require(self.rate is None or self.rate > 0, "the rate must be positive", where="fora.rate", got=self.rate)
-
-
-@dataclass(frozen=True)
-class KasaConfig(Settings):
-    """What the method `kasa` drops of the weights, and its regularisers; no other method reads it.
-
-    Of a weight [m, n] with k = min(m, n) components, `drop` takes away the r smallest ("smallest", the publication and
-    PEFT), those from position n - r on ("published", its code: none of a wide weight with n - r >= k), or "nothing", so
-    that training starts at the base. `beta` weighs `||d||^2` and `gamma` `||B'B - I||_F + ||AA' - I||_F`. `normalise`
-    takes their mean over modules, as the published code does, or their sum, as PEFT does.
-    """
-
-    drop: Literal["smallest", "published", "nothing"] = "smallest"
-    beta: float = 1e-4
-    gamma: float = 1e-3
-    normalise: Literal["modules", "sum"] = "modules"
-
-    def __post_init__(self) -> None:
-        require(self.beta >= 0, "a weight cannot be negative", where="kasa.beta", got=self.beta)
-        require(self.gamma >= 0, "a weight cannot be negative", where="kasa.gamma", got=self.gamma)
-
-
-@dataclass(frozen=True)
-class AdaloraConfig(Settings):
-    """How the method `adalora` cuts its ranks; no other method reads it.
-
-    Every module starts with rank `initial_rank` (None: 1.5 times `rank`, rounded up), and `rank` per module remain on
-    average. Ranks are cut every `interval` steps after the first `initial_share` of the training's steps and before
-    the last `final_share`. `beta1` and `beta2` smooth the importance of a triplet and its uncertainty; `orthogonality`
-    weighs the mean of `||P'P - I||_F` and `||QQ' - I||_F` in the loss.
-    """
-
-    initial_rank: int | None = None
-    initial_share: float = 0.1
-    final_share: float = 0.3
-    interval: int = 1
-    beta1: float = 0.85
-    beta2: float = 0.85
-    orthogonality: float = 0.5
-
-    def __post_init__(self) -> None:
-        shares = (self.initial_share, self.final_share)
-        fits = min(shares) >= 0 and sum(shares) < 1
-        require(fits, "the shares leave no steps to cut ranks in", where="adalora", got=shares)
-        require(self.interval >= 1, "the interval must be at least 1", where="adalora.interval", got=self.interval)
-        decays = (self.beta1, self.beta2)
-        require(all(0 < beta < 1 for beta in decays), "decays must be in (0, 1)", where="adalora", got=decays)
-        require(self.orthogonality >= 0, "a weight cannot be negative", where="adalora", got=self.orthogonality)
-
-
-@dataclass(frozen=True)
-class StartConfig(Settings):
-    """Choices of single methods that start from factors of their own.
-
-    `iterations` of the randomised decomposition (pissa-niter). `covariance_scale` and `damping` of CorDA: the second
-    moment of the inputs with trace n, or of samples each divided by its signed maximum as published; 1 % of the mean
-    diagonal added, `doubled` until the inverse is accurate, or `fixed`. `rank_ratio` is the most by which a module of
-    eva may exceed `rank` (1: equal ranks). `gamma` of lora-ga: its factors are `m**0.25 / gamma**0.5` times
-    orthonormal ones.
-    """
-
-    iterations: int = 16
-    covariance_scale: CovarianceScale = "trace"
-    damping: Damping = "doubled"
-    rank_ratio: float = 2.0
-    gamma: float = 16.0
-
-    def __post_init__(self) -> None:
-        require(self.iterations >= 0, "the number of iterations cannot be negative", got=self.iterations)
-        require(self.rank_ratio >= 1, "the rank ratio must be at least 1", got=self.rank_ratio)
-        require(self.gamma > 0, "gamma must be positive", got=self.gamma)
-
-
-@dataclass(frozen=True)
 class FarssConfig(Settings):
     """How an adapter is initialised. The defaults are the paper's, with the choices of `docs/method.md`.
 
     `rank` is R, the rank of deep modules; `r_min`, `r_avg`, `r_max` bound the shallow ones (Eq. 10-12). `alpha` is
     only read by the scales `alpha_over_r` and `rslora`; with `unit` every module's scale is 1. `dtype` is the model's
     during the data pass; `auto` is its own. `route` names how weights are decomposed; `auto` times the routes, once per
-    shape, and what it chose is kept beside the spectra. `fora`, `kasa`, `adalora` and `start` hold the choices of
-    single other methods.
+    shape, and what it chose is kept beside the spectra.
+
+    `own` are the settings that single methods own, where they are not at their defaults; in a recipe each is a part of
+    `init` by the name of its group, and `of` reads them.
     """
 
     rank: int = 128
@@ -212,12 +117,12 @@ class FarssConfig(Settings):
     dtype: Dtype = "auto"
     seed: int = 0
     compat: Compat = "none"
-    fora: ForaConfig = field(default_factory=ForaConfig)
-    kasa: KasaConfig = field(default_factory=KasaConfig)
-    adalora: AdaloraConfig = field(default_factory=AdaloraConfig)
-    start: StartConfig = field(default_factory=StartConfig)
+    own: tuple[MethodSettings, ...] = ()
 
     def __post_init__(self) -> None:
+        changed = {one.group: one for one in self.own if one != type(one)()}
+        # In one order and without defaults, so that configurations that mean the same are equal.
+        object.__setattr__(self, "own", tuple(changed[name] for name in sorted(changed)))
         require(self.rank >= 1, "the rank must be at least 1", where="rank", got=self.rank)
         require(
             1 <= self.r_min <= self.r_avg and (self.r_avg <= self.r_max or self.compat == "published-code"),
@@ -233,6 +138,43 @@ class FarssConfig(Settings):
             got=self.shallow_layers,
         )
         require(self.epsilon > 0, "epsilon must be positive", where="epsilon", got=self.epsilon)
+
+    def of(self, kind: type[Owned]) -> Owned:
+        """The settings of one kind that a method owns."""
+        return next((one for one in self.own if isinstance(one, kind)), None) or kind()
+
+    def shared(self) -> dict[str, Any]:
+        """The settings that no method owns, as plain values."""
+        return {name: value for name, value in self.to_mapping(whole=False).items() if name in self.shared_keys()}
+
+    @classmethod
+    def shared_keys(cls) -> list[str]:
+        """The names of the settings that no method owns."""
+        return [name for name in super().names() if name != "own"]
+
+    @classmethod
+    def kind_of(cls, key: object) -> Any:
+        """The type of a setting that no method owns, or of a group that one does."""
+        if key in cls.shared_keys():
+            return super().kind_of(key)
+        return registry().group_named(key) if isinstance(key, str) else None
+
+    @classmethod
+    def names(cls) -> list[str]:
+        """The settings that no method owns, and the groups of installed methods."""
+        return [*cls.shared_keys(), *registry().group_names()]
+
+    @classmethod
+    def of_parts(cls, parts: dict[str, Any]) -> Self:
+        """Groups are kept together."""
+        shared = {name: parts.pop(name) for name in cls.shared_keys() if name in parts}
+        return cls(**shared, own=tuple(parts.values()))
+
+    def parts(self, *, whole: bool = True) -> dict[str, Any]:
+        """Groups have the names that recipes give them; those of farss itself are there where all is asked for."""
+        found = {name: getattr(self, name) for name in self.shared_keys()}
+        groups = {name: kind() for name, kind in registry().own_groups().items()} if whole else {}
+        return found | groups | {one.group: one for one in self.own}
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import datetime
+import functools
 import math
 import types
 import typing
@@ -39,18 +40,36 @@ class Settings:
         """
         if not isinstance(mapping, dict):
             raise ConfigError("settings must be a mapping", where=where, expected="key: value pairs", got=repr(mapping))
-        hints = typing.get_type_hints(cls)
-        known = {f.name: hints[f.name] for f in dataclasses.fields(cls)}  # type: ignore[arg-type]
         values = {}
         for key, value in mapping.items():
-            if key not in known:
-                raise _unknown_key(key, list(known), where, cls)
-            values[key] = _coerce(value, known[key], f"{where}.{key}")
-        return cls(**values)
+            kind = cls.kind_of(key)
+            if kind is None:
+                raise _unknown_key(key, where, cls)
+            values[key] = _coerce(value, kind, f"{where}.{key}")
+        return cls.of_parts(values)
 
-    def to_mapping(self) -> dict[str, Any]:
+    @classmethod
+    def kind_of(cls, key: object) -> Any:
+        """The type of the part `key`; None where there is no such part."""
+        return _hints(cls).get(key)
+
+    @classmethod
+    def names(cls) -> list[str]:
+        """The names of all parts."""
+        return list(_hints(cls))
+
+    @classmethod
+    def of_parts(cls, parts: dict[str, Any]) -> Self:
+        """The node of parts that have their types."""
+        return cls(**parts)
+
+    def parts(self, *, whole: bool = True) -> dict[str, Any]:
+        """The parts by name; those that stand at their defaults may be missing unless `whole`."""
+        return {name: getattr(self, name) for name in _hints(type(self))}
+
+    def to_mapping(self, *, whole: bool = True) -> dict[str, Any]:
         """The node as plain dictionaries, lists and scalars; `from_mapping` reads it back equal."""
-        return _plain(self)
+        return {name: _plain(value, whole) for name, value in self.parts(whole=whole).items()}
 
     def override(self, assignments: dict[str, Any]) -> Self:
         """A copy with dotted keys replaced, for example `{"train.learning_rate": 1e-3}`.
@@ -58,18 +77,15 @@ class Settings:
         Raises:
             ConfigError: for an unknown key or a value of the wrong type.
         """
-        tree = self.to_mapping()
+        tree = self.to_mapping(whole=False)
         for dotted, value in assignments.items():
-            node, *rest = tree, *dotted.split(".")
-            for key in rest[:-1]:
-                if key not in node:
-                    raise _unknown_key(key, list(node), dotted)
-                if not isinstance(node[key], dict):
-                    raise ConfigError("a dotted key goes through a setting that has no parts", where=dotted)
-                node = node[key]
-            if rest[-1] not in node and not _names_are_free(type(self), rest[:-1]):
-                raise _unknown_key(rest[-1], list(node), dotted, _kind_at(type(self), rest[:-1]))
-            node[rest[-1]] = value
+            *path, last = dotted.split(".")
+            node, kind = tree, type(self)
+            for key in path:
+                node, kind = _part_of(node, kind, key, dotted)
+            if last not in node and _kind_in(kind, last) is None:
+                raise _unknown_key(last, dotted, kind)
+            node[last] = value
         return type(self).from_mapping(tree)
 
     @classmethod
@@ -78,34 +94,53 @@ class Settings:
         return _schema(cls)
 
 
-def _unknown_key(key: object, known: list[str], where: str, kind: Any = Settings) -> ConfigError:
+def _part_of(node: dict[str, Any], kind: Any, key: str, dotted: str) -> tuple[dict[str, Any], Any]:
+    """The mapping in `node` that a dotted key goes through, and its type."""
+    inner = _kind_in(kind, key)
+    if key not in node:
+        if inner is None:
+            raise _unknown_key(key, dotted, kind)
+        if _is_node(inner):
+            node[key] = {}
+    if not isinstance(node.get(key), dict):
+        raise ConfigError("a dotted key goes through a setting that has no parts", where=dotted)
+    return node[key], inner
+
+
+def _kind_in(kind: Any, key: str) -> Any:
+    """The type of a part of a node or of a mapping with the user's own names; None where there is no such part."""
+    if _is_node(kind):
+        return kind.kind_of(key)
+    return get_args(kind)[1] if get_origin(kind) is dict else None
+
+
+def _is_node(kind: Any) -> bool:
+    return isinstance(kind, type) and issubclass(kind, Settings)
+
+
+def _unknown_key(key: object, where: str, kind: Any) -> ConfigError:
     refused = getattr(kind, "REFUSED", {}).get(key) if isinstance(key, str) else None
     if refused is not None:
         return ConfigError(f"`{key}` is not a setting here", where=where, do=refused)
-    key = shortened(key)
+    key, known = shortened(key), kind.names() if _is_node(kind) else []
     hint = did_you_mean(key, known) or f"known keys: {', '.join(known)}"
     return ConfigError(f"unknown key `{key}`", where=where, do=hint)
 
 
-def _names_are_free(settings: Any, path: list[str]) -> bool:
-    """Whether the part at `path` is a mapping whose keys are the user's, not the tree's."""
-    return get_origin(_kind_at(settings, path)) is dict
+@functools.cache
+def _hints(kind: type[Settings]) -> dict[Any, Any]:
+    """The types of a node's fields."""
+    hints = typing.get_type_hints(kind)
+    return {field.name: hints[field.name] for field in dataclasses.fields(kind)}  # type: ignore[arg-type]
 
 
-def _kind_at(settings: Any, path: list[str]) -> Any:
-    """The type of the part at `path`."""
-    for key in path:
-        settings = typing.get_type_hints(settings)[key] if isinstance(settings, type) else None
-    return settings
-
-
-def _plain(value: object) -> Any:
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {f.name: _plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
+def _plain(value: object, whole: bool) -> Any:
+    if isinstance(value, Settings):
+        return value.to_mapping(whole=whole)
     if isinstance(value, (tuple, list)):
-        return [_plain(v) for v in value]
+        return [_plain(v, whole) for v in value]
     if isinstance(value, dict):
-        return {k: _plain(v) for k, v in value.items()}
+        return {k: _plain(v, whole) for k, v in value.items()}
     return value
 
 
@@ -180,10 +215,8 @@ def _coerce_beside_words(value: object, hints: list[Any], where: str) -> Any:
 
 def _schema(hint: Any) -> dict[str, Any]:
     origin, args = get_origin(hint), get_args(hint)
-    if isinstance(hint, type) and issubclass(hint, Settings):
-        hints = typing.get_type_hints(hint)
-        names = [f.name for f in dataclasses.fields(hint)]  # type: ignore[arg-type]
-        properties = {name: _schema(hints[name]) for name in names}
+    if _is_node(hint):
+        properties = {name: _schema(hint.kind_of(name)) for name in hint.names()}
         return {"type": "object", "additionalProperties": False, "properties": properties}
     if origin in (Union, types.UnionType):
         return {"anyOf": [_schema(a) for a in args]}

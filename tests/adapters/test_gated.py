@@ -17,9 +17,10 @@ from farss.adapters.layers import lora_layers
 from farss.adapters.sides import GatedDown
 from farss.adapters.trained import trained_updates
 from farss.adapters.update import scaled_update
-from farss.config import FarssConfig, ForaConfig
+from farss.config import FarssConfig
 from farss.errors import AdapterError, PlanError
 from farss.maths.stiefel import orthogonality_error
+from farss.methods.fora_settings import ForaConfig
 
 SAME = 1e-5
 LAYOUTS = ("gpt2", "llama", "qwen2")
@@ -31,7 +32,7 @@ def plan(kit):
 
     def make(model, factor="B"):
         made = kit.plan(model, initialisation="constrained", scale=2.0)
-        settings = FarssConfig(fora=ForaConfig(factor=factor)).to_mapping()
+        settings = FarssConfig(own=(ForaConfig(factor=factor),)).to_mapping()
         return dataclasses.replace(made, settings=settings)
 
     return make

@@ -17,10 +17,10 @@ from farss.adapters.layers import lora_layers
 from farss.adapters.trained import trained_updates
 from farss.adapters.update import scaled_update
 from farss.config import FarssConfig
-from farss.config import KasaConfig as Settings
 from farss.errors import PlanError
 from farss.maths.spectrum import decompose
 from farss.methods import Evidence, get_method
+from farss.methods.kasa_settings import KasaConfig as Settings
 from farss.model.plan import Plan
 from farss.model.sources import fingerprint
 from farss.model.targets import find_targets, weight_matrix

@@ -10,13 +10,16 @@ import pytest
 import torch
 from torch import nn
 
-from farss.config import AdaloraConfig, FarssConfig, ForaConfig, KasaConfig
+from farss.config import FarssConfig
 from farss.errors import ConfigError, NumericalError, PlanError
 from farss.maths.ranks import allocate
 from farss.maths.spectrum import decompose
 from farss.methods import METHODS, Evidence, get_method
+from farss.methods.adalora_settings import AdaloraConfig
 from farss.methods.base import FROM_DATA, KNOWLEDGE, STATISTICS, RankCapWarning
 from farss.methods.fora import top_layers
+from farss.methods.fora_settings import ForaConfig
+from farss.methods.kasa_settings import KasaConfig
 from farss.model.plan import Plan
 from farss.model.start import factors_digest
 from farss.model.targets import Target, weight_matrix
@@ -240,7 +243,7 @@ def test_how_much_kasa_drops_of_tall_square_wider_and_wide_weights(evidence, dro
         Target(f"layers.0.{i}", nn.Linear(n, m, bias=False), 0, "q_proj", (m, n), False, False)
         for i, (m, n) in enumerate(shapes)
     ]
-    plan = get_method("kasa").plan(targets, evidence, FarssConfig(rank=5, kasa=KasaConfig(drop=drop)))
+    plan = get_method("kasa").plan(targets, evidence, FarssConfig(rank=5, own=(KasaConfig(drop=drop),)))
     expected = [tuple(range(min(shape) - count, min(shape))) for shape, count in zip(shapes, dropped, strict=True)]
     assert [row.indices for row in plan.targets] == expected
     assert {row.rank for row in plan.targets} == {5}
@@ -253,10 +256,10 @@ def test_adalora_starts_all_modules_alike_with_more_than_remains(targets, eviden
             for row in get_method("adalora").plan(targets, evidence, dataclasses.replace(CONFIG, **changes)).targets
         }
 
-    assert ranks(rank=3) == {5} and ranks(rank=3, adalora=AdaloraConfig(initial_rank=7)) == {7}
+    assert ranks(rank=3) == {5} and ranks(rank=3, own=(AdaloraConfig(initial_rank=7),)) == {7}
     with pytest.warns(RankCapWarning, match="adalora: 16 of 16"):
         assert ranks(rank=6) == {8}
-    for changes in ({"rank": 8}, {"rank": 3, "adalora": AdaloraConfig(initial_rank=3)}):
+    for changes in ({"rank": 8}, {"rank": 3, "own": (AdaloraConfig(initial_rank=3),)}):
         with pytest.raises(PlanError, match="nothing to cut"):
             ranks(**changes)
     for wrong in ({"initial_share": 0.7}, {"interval": 0}, {"beta1": 1.0}, {"orthogonality": -1.0}):
@@ -369,7 +372,7 @@ def test_unknown_method_names_the_nearest():
 
 
 def fora(**settings) -> FarssConfig:
-    return dataclasses.replace(CONFIG, fora=ForaConfig(**settings))
+    return dataclasses.replace(CONFIG, own=(ForaConfig(**settings),))
 
 
 @pytest.mark.parametrize(

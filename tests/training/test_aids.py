@@ -10,10 +10,11 @@ import torch
 from transformers import Trainer, TrainerCallback, TrainingArguments
 
 from farss.adapters.apply import apply
-from farss.config import FarssConfig, KasaConfig
+from farss.config import FarssConfig
 from farss.errors import AdapterError, ConfigError, StorageError
 from farss.maths.spectrum import decompose
 from farss.methods import Evidence, get_method
+from farss.methods.kasa_settings import KasaConfig
 from farss.model.sources import fingerprint
 from farss.model.targets import find_targets, weight_matrix
 from farss.training.aids import TrainingAid
@@ -253,7 +254,7 @@ def stock(model, rows, folder, *, kinds=None, resume=None, optimizer=None, **opt
 
 def kasa(model, **changes):
     evidence = Evidence(fingerprint(model), lambda target: decompose(weight_matrix(target)))
-    config = FarssConfig(rank=3, kasa=KasaConfig(**changes))
+    config = FarssConfig(rank=3, own=(KasaConfig(**changes),))
     return apply(model, get_method("kasa").plan(find_targets(model), evidence, config))
 
 

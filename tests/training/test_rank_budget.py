@@ -16,9 +16,10 @@ from farss.adapters.provenance import remember
 from farss.adapters.trained import trained_updates
 from farss.adapters.triplets import remaining
 from farss.adapters.update import scaled_update
-from farss.config import AdaloraConfig, FarssConfig
+from farss.config import FarssConfig
 from farss.errors import AdapterError, ConfigError, StorageError
 from farss.methods import Evidence, get_method
+from farss.methods.adalora_settings import AdaloraConfig
 from farss.model.sources import fingerprint
 from farss.model.targets import find_targets
 from farss.training.rank_budget import RankBudget
@@ -31,7 +32,7 @@ MODULES, INITIAL, FINAL = 21, 6, 4
 
 
 def adapted(model, dropout: float = 0.0, **settings):
-    config = FarssConfig(rank=FINAL, scale="alpha_over_r", alpha=12.0, adalora=AdaloraConfig(**settings))
+    config = FarssConfig(rank=FINAL, scale="alpha_over_r", alpha=12.0, own=(AdaloraConfig(**settings),))
     plan = get_method("adalora").plan(find_targets(model), Evidence(fingerprint(model)), config)
     return apply(model, plan, dropout=dropout)
 

@@ -11,11 +11,12 @@ import torch
 from farss.adapters.apply import apply
 from farss.adapters.layers import DEFAULT, lora_layers
 from farss.adapters.provenance import remember
-from farss.config import FarssConfig, KasaConfig
+from farss.config import FarssConfig
 from farss.errors import AdapterError
 from farss.maths.spectrum import decompose
 from farss.maths.stiefel import row_skewness
 from farss.methods import Evidence, get_method
+from farss.methods.kasa_settings import KasaConfig
 from farss.model.sources import fingerprint
 from farss.model.targets import find_targets, weight_matrix
 from farss.training.aids import aids_of
@@ -29,7 +30,7 @@ STRONG = KasaConfig(beta=0.5, gamma=0.3)
 
 def adapted(model, settings: KasaConfig = STRONG):
     evidence = Evidence(fingerprint(model), lambda target: decompose(weight_matrix(target)))
-    return apply(model, get_method("kasa").plan(find_targets(model), evidence, FarssConfig(rank=3, kasa=settings)))
+    return apply(model, get_method("kasa").plan(find_targets(model), evidence, FarssConfig(rank=3, own=(settings,))))
 
 
 def test_it_is_zero_for_orthonormal_factors_and_no_diagonal():

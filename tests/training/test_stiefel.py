@@ -11,9 +11,10 @@ from torch import nn
 from farss.adapters.apply import DEFAULT, apply
 from farss.adapters.gated import Constrained, constrained_factors
 from farss.adapters.layers import lora_layers
-from farss.config import FarssConfig, ForaConfig
+from farss.config import FarssConfig
 from farss.errors import AdapterError, NumericalError
 from farss.maths import stiefel
+from farss.methods.fora_settings import ForaConfig
 from farss.model.plan import Plan, TargetPlan
 from farss.model.sources import fingerprint
 from farss.training import stiefel as home
@@ -43,7 +44,7 @@ def constrained_model(model, fora=None, dropout: float = 0.0, seed: int = 0):
     for layer in range(3):
         for kind, shape in (("up_proj", (64, 32)), ("down_proj", (32, 64))):
             rows.append(TargetPlan(f"model.layers.{layer}.mlp.{kind}", layer, "deep", shape, 3, 2.0))
-    settings = FarssConfig(fora=fora or ForaConfig()).to_mapping()
+    settings = FarssConfig(own=(fora or ForaConfig(),)).to_mapping()
     plan = Plan("fora", "constrained", "reference", fingerprint(model), settings, tuple(rows))
     return apply(model, plan, dropout=dropout, seed=seed)
 

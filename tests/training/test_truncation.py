@@ -9,9 +9,10 @@ import pytest
 import torch
 
 from farss.adapters.apply import apply
-from farss.config import FarssConfig, KasaConfig
+from farss.config import FarssConfig
 from farss.maths.spectrum import decompose
 from farss.methods import Evidence, get_method
+from farss.methods.kasa_settings import KasaConfig
 from farss.model.sources import fingerprint
 from farss.model.targets import find_targets, weight_matrix
 from farss.training.kasa import KasaAid, StartWarning
@@ -30,7 +31,7 @@ def learned(tiny_llama, tiny_tokenizer, rows, settings):
 
 def adapted(model, method: str = "kasa", rank: int = 12, **changes):
     evidence = Evidence(fingerprint(model), lambda target: decompose(weight_matrix(target)))
-    config = FarssConfig(rank=rank, kasa=KasaConfig(**changes))
+    config = FarssConfig(rank=rank, own=(KasaConfig(**changes),))
     return apply(model, get_method(method).plan(find_targets(model), evidence, config))
 
 

@@ -16,9 +16,9 @@ from torch import Tensor, nn
 from farss.adapters.layers import DEFAULT, lora_layers, trained_adapter
 from farss.adapters.provenance import provenance_of
 from farss.adapters.sides import GatedDown, TruncatedDown
-from farss.config import ForaConfig
 from farss.errors import AdapterError, PlanError
 from farss.maths.stiefel import orthonormal
+from farss.methods.fora_settings import ForaConfig
 from farss.model.plan import Plan
 
 if TYPE_CHECKING:

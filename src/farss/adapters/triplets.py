@@ -14,8 +14,8 @@ from torch import nn
 from farss.adapters.configs import RankAndScale, target_modules, task_type
 from farss.adapters.factors import Factors
 from farss.adapters.layers import DEFAULT, lora_layers
-from farss.config import AdaloraConfig
 from farss.errors import AdapterError
+from farss.methods.adalora_settings import AdaloraConfig
 from farss.model.plan import Plan
 
 if TYPE_CHECKING:

@@ -23,6 +23,7 @@ from farss.experiment.jobs import Job
 from farss.methods import get_method
 from farss.methods.base import KNOWLEDGE, SpectralMethod
 from farss.methods.factored import FactorMethod
+from farss.methods.start_settings import StartConfig
 from farss.model.blocks import BlockChain
 from farss.model.calibration import Batch
 from farss.model.checkpoint import check_folder, stored_numbers
@@ -112,7 +113,7 @@ def spectra_bytes(targets: Sequence[Target], dtype: torch.dtype) -> int:
 
 def statistics_bytes(seen: Outlook, needs: frozenset[str], config: FarssConfig) -> Parts:
     """Of the files of statistics that methods with these needs are planned from, where the model is in memory."""
-    copies = 2 if config.start.covariance_scale == "signed_maximum" else 1
+    copies = 2 if config.of(StartConfig).covariance_scale == "signed_maximum" else 1
     kinds = len(needs & {"input_covariance", KNOWLEDGE})
     return {
         "second moments": curvature_bytes(seen.targets, seen.dtype) if "curvature" in needs else 0,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from farss.errors import ConfigError, did_you_mean
+from farss.method_settings import MethodSettings
 from farss.methods import plugins
 from farss.methods.adalora import ADALORA
 from farss.methods.all_high import ALL_HIGH
@@ -34,6 +35,7 @@ __all__ = [
     "Evidence",
     "Look",
     "Method",
+    "MethodSettings",
     "SpectralMethod",
     "all_methods",
     "get_method",

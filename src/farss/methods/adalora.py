@@ -9,7 +9,9 @@ from typing import Literal
 
 from farss.config import FarssConfig
 from farss.errors import PlanError
-from farss.methods.base import Evidence, adapter_scale, warn_capped
+from farss.method_settings import MethodSettings
+from farss.methods.adalora_settings import AdaloraConfig
+from farss.methods.base import Evidence, adapter_scale, plan_settings, warn_capped
 from farss.methods.compat import published_code_config
 from farss.methods.look import Look
 from farss.model.plan import Plan, TargetPlan
@@ -32,6 +34,7 @@ class Adalora:
     needs: frozenset[str] = frozenset()
     trains: Literal["adapter", "weights"] = "adapter"
     look: Look | None = None
+    settings: tuple[type[MethodSettings], ...] = (AdaloraConfig,)
 
     def largest_rank(self, targets: Sequence[Target]) -> int:
         """The largest R there is something to cut down to: below what the smallest module can start with."""
@@ -44,7 +47,7 @@ class Adalora:
             PlanError: if that is not above R, so that there is nothing to cut.
         """
         config = published_code_config(config)
-        asked = config.adalora.initial_rank or math.ceil(INITIAL_PER_FINAL * config.rank)
+        asked = config.of(AdaloraConfig).initial_rank or math.ceil(INITIAL_PER_FINAL * config.rank)
         rank = min([asked, *(min(target.shape) for target in targets)])
         if rank <= config.rank:
             raise PlanError(
@@ -62,7 +65,7 @@ class Adalora:
             initialisation="triplets",
             base="reference",  # e = 0: there is nothing to subtract in either form
             model_fingerprint=evidence.model_fingerprint,
-            settings=config.to_mapping(),
+            settings=plan_settings(self, config),
             targets=planned,
         )
 

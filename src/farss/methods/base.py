@@ -21,6 +21,7 @@ from farss.maths.ranks import allocate
 from farss.maths.scores import DirectionScores, default_shallow_layers, score_directions
 from farss.maths.selection import Direction, select
 from farss.maths.spectrum import Spectrum
+from farss.method_settings import MethodSettings, registry
 from farss.methods.compat import RANK_RULE_THRESHOLD, published_code_config, published_importance
 from farss.methods.look import Look
 from farss.model.plan import Plan, Region, TargetPlan
@@ -182,6 +183,18 @@ class Method(Protocol):
         ...
 
 
+def settings_of_method(method: object) -> tuple[type[MethodSettings], ...]:
+    """The groups of `init` that a method owns, alone or with methods like it: its `settings`, if it has any."""
+    return getattr(method, "settings", ())
+
+
+def plan_settings(method: object, config: FarssConfig) -> dict[str, Any]:
+    """What a plan records of the settings that it was made with: those of farss, and what the method owns beside."""
+    known = [*config.shared_keys(), *registry().own_groups()]
+    farss = {name: value for name, value in config.to_mapping().items() if name in known}
+    return farss | {kind.group: config.of(kind).to_mapping() for kind in settings_of_method(method)}
+
+
 @dataclass(frozen=True)
 class SpectralMethod:
     """A method that starts its adapters from chosen singular directions of the weights.
@@ -198,6 +211,7 @@ class SpectralMethod:
             keep it, whatever the recipe says to the others.
         always_split: record shallow and deep regions even where both are treated alike.
         look: its label, colour and mark in tables and figures; made from the name if it has none.
+        settings: the groups of `init` that it reads and methods like it do not.
     """
 
     name: str
@@ -209,6 +223,7 @@ class SpectralMethod:
     selectable: bool = False
     always_split: bool = False
     look: Look | None = None
+    settings: tuple[type[MethodSettings], ...] = ()
 
     @property
     def needs(self) -> frozenset[str]:
@@ -251,7 +266,7 @@ class SpectralMethod:
             initialisation="spectral",
             base=config.base,
             model_fingerprint=evidence.model_fingerprint,
-            settings=config.to_mapping(),
+            settings=plan_settings(self, config),
             targets=planned,
             data=(evidence.curvature_data or evidence.data) if fisher else None,
             factor_scaling="published" if fisher and config.compat == "published-code" else "divided",

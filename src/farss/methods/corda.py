@@ -11,6 +11,7 @@ from farss.config import FarssConfig
 from farss.maths.contexts import context_components, damped, unit_trace
 from farss.methods.base import Evidence
 from farss.methods.factored import FactorMethod, balanced, exact_weight
+from farss.methods.start_settings import StartConfig
 from farss.model.start import Factors
 from farss.model.targets import Target
 from farss.statistics.inputs import InputMoments
@@ -36,12 +37,12 @@ class Corda(FactorMethod):
         """The components at one end."""
         weight = exact_weight(target)
         moment = covariance(self.moments(target, evidence), target, config).to(weight.device)
-        whole, inverse = damped(moment, config.start.damping)
+        whole, inverse = damped(moment, config.of(StartConfig).damping)
         return balanced(*context_components(weight, whole, inverse, rank, self.end))
 
 
 def covariance(moments: InputMoments, target: Target, config: FarssConfig) -> Tensor:
-    """C, [n, n] float64, under `config.start.covariance_scale`."""
-    if config.start.covariance_scale == "signed_maximum":
+    """C, [n, n] float64, under `init.start.covariance_scale`."""
+    if config.of(StartConfig).covariance_scale == "signed_maximum":
         return moments.scaled_second_moment(target)
     return unit_trace(moments.second_moment(target))

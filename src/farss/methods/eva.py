@@ -10,6 +10,7 @@ from farss.config import FarssConfig
 from farss.methods.base import Evidence, adapter_scale
 from farss.methods.factored import FactorMethod
 from farss.methods.look import Look
+from farss.methods.start_settings import StartConfig
 from farss.model.start import Factors
 from farss.model.targets import Target
 
@@ -26,10 +27,10 @@ class Eva(FactorMethod):
     def ranks(self, targets: Sequence[Target], evidence: Evidence, config: FarssConfig) -> list[int]:
         """`R` per module on average, given to the directions that explain most of their module's variance.
 
-        A module gets from 1 to `config.start.rank_ratio * R`, never more than it has directions.
+        A module gets from 1 to `init.start.rank_ratio * R`, never more than it has directions.
         """
         shares = [self._explained(target, evidence) for target in targets]
-        most = [min(int(config.start.rank_ratio * config.rank), self.limit(target)) for target in targets]
+        most = [min(int(config.of(StartConfig).rank_ratio * config.rank), self.limit(target)) for target in targets]
         budget = sum(min(config.rank, self.limit(target)) for target in targets)
         ranks = [1] * len(targets)
         further = [

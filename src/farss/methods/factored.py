@@ -12,9 +12,11 @@ from torch import Tensor
 
 from farss.config import FarssConfig
 from farss.errors import NumericalError
-from farss.methods.base import Evidence, adapter_scale, warn_capped
+from farss.method_settings import MethodSettings
+from farss.methods.base import Evidence, adapter_scale, plan_settings, warn_capped
 from farss.methods.compat import published_code_config
 from farss.methods.look import Look
+from farss.methods.start_settings import StartConfig
 from farss.model.plan import Frozen, Plan, TargetPlan
 from farss.model.start import Factors, adapter_dtype, factors_digest
 from farss.model.targets import Target, weight_matrix
@@ -38,6 +40,8 @@ class FactorMethod(ABC):
     needs: frozenset[str] = frozenset()
     frozen: Frozen = "none"
     look: Look | None = None
+
+    settings: ClassVar[tuple[type[MethodSettings], ...]] = (StartConfig,)
 
     divided: ClassVar[bool] = False
     """Whether the factors are divided by the root of the scale, so that `scale * B0 A0` is what `factors` returns."""
@@ -84,7 +88,7 @@ class FactorMethod(ABC):
         Args:
             targets: in model order.
             evidence: must hold what `needs` names.
-            config: rank, scale, form, and the choices of `config.start`.
+            config: rank, scale, form, and the choices of `init.start`.
 
         Returns:
             Plan with initialisation "factors", the factors in it in the dtype of adapters.
@@ -107,7 +111,7 @@ class FactorMethod(ABC):
             initialisation="factors",
             base=config.base,
             model_fingerprint=evidence.model_fingerprint,
-            settings=config.to_mapping(),
+            settings=plan_settings(self, config),
             targets=tuple(rows),
             data=self.data(evidence),
             frozen=self.frozen,

@@ -10,8 +10,10 @@ from typing import Literal
 
 from farss.config import FarssConfig
 from farss.errors import PlanError
-from farss.methods.base import Evidence, adapter_scale, warn_capped
+from farss.method_settings import MethodSettings
+from farss.methods.base import Evidence, adapter_scale, plan_settings, warn_capped
 from farss.methods.compat import published_code_config
+from farss.methods.fora_settings import ForaConfig
 from farss.methods.look import Look
 from farss.model.plan import Plan, TargetPlan
 from farss.model.targets import Target
@@ -26,6 +28,7 @@ class Fora:
     needs: frozenset[str] = frozenset({"layer_fisher"})
     trains: Literal["adapter", "weights"] = "adapter"
     look: Look | None = None
+    settings: tuple[type[MethodSettings], ...] = (ForaConfig,)
 
     def plan(self, targets: Sequence[Target], evidence: Evidence, config: FarssConfig) -> Plan:
         """Rank R, or the module's size where that is smaller, for every target of the chosen layers.
@@ -40,7 +43,7 @@ class Fora:
         """
         config = published_code_config(config)
         scores = _scores(targets, evidence, config)
-        layers = top_layers(scores, config.fora.rho)
+        layers = top_layers(scores, config.of(ForaConfig).rho)
         chosen = [target for target in targets if target.layer in layers]
         ranks = [min(config.rank, *target.shape) for target in chosen]
         planned = tuple(
@@ -53,7 +56,7 @@ class Fora:
             initialisation="constrained",
             base="reference",  # the gate starts at zero: there is nothing to subtract in either form
             model_fingerprint=evidence.model_fingerprint,
-            settings=config.to_mapping(),
+            settings=plan_settings(self, config),
             targets=planned,
             data=evidence.data,
             layer_scores={str(layer): score for layer, score in scores.items()},
@@ -92,7 +95,7 @@ def _scores(targets: Sequence[Target], evidence: Evidence, config: FarssConfig) 
             got=f"{len(outside)} such modules",
             do="list them under `exclude`",
         )
-    return evidence.layer_fisher.scores(targets, config.fora.score)
+    return evidence.layer_fisher.scores(targets, config.of(ForaConfig).score)
 
 
 FORA = Fora(look=Look("FoRA", "#086a73", "dome"))

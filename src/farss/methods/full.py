@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from farss.config import FarssConfig
-from farss.methods.base import Evidence
+from farss.methods.base import Evidence, plan_settings
 from farss.methods.compat import published_code_config
 from farss.methods.look import Look
 from farss.model.plan import Plan
@@ -31,7 +31,7 @@ class Full:
             initialisation="none",
             base="reference",
             model_fingerprint=evidence.model_fingerprint,
-            settings=published_code_config(config).to_mapping(),
+            settings=plan_settings(self, published_code_config(config)),
             targets=(),
         )
 

@@ -8,8 +8,10 @@ from typing import Literal
 
 from farss.config import FarssConfig
 from farss.errors import PlanError
-from farss.methods.base import Evidence, adapter_scale, quantiles, warn_capped
+from farss.method_settings import MethodSettings
+from farss.methods.base import Evidence, adapter_scale, plan_settings, quantiles, warn_capped
 from farss.methods.compat import published_code_config
+from farss.methods.kasa_settings import KasaConfig
 from farss.methods.look import Look
 from farss.model.plan import Plan, TargetPlan
 from farss.model.targets import Target
@@ -31,6 +33,7 @@ class Kasa:
     needs: frozenset[str] = frozenset({"spectrum"})
     trains: Literal["adapter", "weights"] = "adapter"
     look: Look | None = None
+    settings: tuple[type[MethodSettings], ...] = (KasaConfig,)
 
     def plan(self, targets: Sequence[Target], evidence: Evidence, config: FarssConfig) -> Plan:
         """Rank R for every target, or what its size allows, one direction at least being left; what is dropped.
@@ -46,7 +49,7 @@ class Kasa:
             initialisation="truncated",
             base="reference",  # what is dropped is subtracted by an adapter, whatever the recipe's form
             model_fingerprint=evidence.model_fingerprint,
-            settings=config.to_mapping(),
+            settings=plan_settings(self, config),
             targets=planned,
         )
 
@@ -54,7 +57,7 @@ class Kasa:
         sigma = evidence.sigma(target)
         k = len(sigma)
         rank = min(config.rank, k)
-        if _dropped(target.shape, rank, config.kasa.drop) == k:
+        if _dropped(target.shape, rank, config.of(KasaConfig).drop) == k:
             rank -= 1
         if rank < 1:
             raise PlanError(
@@ -70,7 +73,7 @@ class Kasa:
             shape=target.shape,
             rank=rank,
             scale=adapter_scale(rank, config),
-            indices=tuple(range(k - _dropped(target.shape, rank, config.kasa.drop), k)),
+            indices=tuple(range(k - _dropped(target.shape, rank, config.of(KasaConfig).drop), k)),
             log_score_quantiles=quantiles(sigma.log()),
         )
 

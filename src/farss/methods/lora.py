@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from farss.config import FarssConfig, Scale
-from farss.methods.base import Evidence, adapter_scale, warn_capped
+from farss.methods.base import Evidence, adapter_scale, plan_settings, warn_capped
 from farss.methods.compat import published_code_config
 from farss.methods.look import Look
 from farss.model.plan import Initialisation, Plan, TargetPlan
@@ -46,7 +46,7 @@ class Lora:
             initialisation=self.initialisation,
             base="reference",  # B0 = 0: there is nothing to subtract in either form
             model_fingerprint=evidence.model_fingerprint,
-            settings=config.to_mapping(),
+            settings=plan_settings(self, config),
             targets=planned,
         )
 

@@ -10,6 +10,7 @@ from farss.maths.spectrum import rank_tolerance
 from farss.methods.base import Evidence
 from farss.methods.factored import FactorMethod
 from farss.methods.look import Look
+from farss.methods.start_settings import StartConfig
 from farss.model.start import Factors
 from farss.model.targets import Target
 
@@ -41,7 +42,7 @@ class LoraGa(FactorMethod):
                 do="exclude this module, or use more calibration rows",
             )
         rank = min(rank, solid // 2)
-        size = target.shape[0] ** 0.25 / config.start.gamma**0.5
+        size = target.shape[0] ** 0.25 / config.of(StartConfig).gamma ** 0.5
         return Factors(size * left[:, rank : 2 * rank], size * right[:rank])
 
 

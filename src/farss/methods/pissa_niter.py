@@ -8,6 +8,7 @@ from farss.maths.randomised import leading_components
 from farss.methods.base import Evidence
 from farss.methods.factored import FactorMethod, balanced
 from farss.methods.look import Look
+from farss.methods.start_settings import StartConfig
 from farss.model.start import Factors
 from farss.model.targets import Target, weight_matrix
 
@@ -18,12 +19,14 @@ class PissaNiter(FactorMethod):
     divided = True
 
     def factors(self, target: Target, rank: int, evidence: Evidence, config: FarssConfig) -> Factors:
-        """The components that `config.start.iterations` of randomised subspace iteration find.
+        """The components that `init.start.iterations` of randomised subspace iteration find.
 
         Raises:
             NumericalError: if the weight is zero.
         """
-        left, sigma, right = leading_components(weight_matrix(target), rank, config.start.iterations, config.seed)
+        left, sigma, right = leading_components(
+            weight_matrix(target), rank, config.of(StartConfig).iterations, config.seed
+        )
         solid = sigma > 0  # a component of zero gives A = B = 0, which training never leaves
         if not bool(solid.any()):
             raise NumericalError("every singular value is zero", where=target.name, do="exclude this module")

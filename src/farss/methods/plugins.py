@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import re
 from importlib import metadata
 from importlib.metadata import EntryPoint
 from typing import Any, cast
 
+from farss.config import FarssConfig
 from farss.errors import ConfigError, FarssError
+from farss.method_settings import MethodSettings
 from farss.methods.base import FROM_DATA, KNOWLEDGE, Method
 from farss.methods.look import Look
+from farss.methods.start_settings import StartConfig
 
 GROUP = "farss.methods"
 """The group of entry points: name of the method = module:object."""
@@ -121,8 +125,26 @@ def _mistakes(method: Any, name: str) -> list[str]:
         found.append("`summary` is no text, or `plan` cannot be called")
     if not isinstance(getattr(method, "look", None), Look | None):
         found.append(f"its `look` is {method.look!r}, not a farss.methods.Look")
+    found += _mistakes_in_settings(getattr(method, "settings", ()), name)
     if method.trains not in ("adapter", "weights"):
         found.append(f"it trains {method.trains!r}, neither adapter nor weights")
     if not isinstance(method.needs, frozenset) or not method.needs <= EVIDENCE:
         found.append(f"`needs` is {method.needs!r}, not a frozenset of {', '.join(sorted(EVIDENCE))}")
+    return found
+
+
+def _mistakes_in_settings(groups: Any, name: str) -> list[str]:
+    """What keeps groups of settings from being those of a method of this name in another package."""
+    if not isinstance(groups, tuple) or not all(isinstance(kind, type) for kind in groups):
+        return [f"its `settings` is {groups!r}, not a tuple of classes"]
+    found = []
+    for kind in groups:
+        if not issubclass(kind, MethodSettings) or not dataclasses.is_dataclass(kind):
+            found.append(f"{kind.__name__} is no dataclass of farss.methods.MethodSettings")
+        elif kind is not StartConfig and getattr(kind, "group", None) != name:
+            found.append(f"the group of {kind.__name__} is not {name!r}")
+        elif any(f.default is f.default_factory is dataclasses.MISSING for f in dataclasses.fields(kind)):
+            found.append(f"a setting of {kind.__name__} has no default")
+    if groups and name in FarssConfig.shared_keys():
+        found.append("`init` has a setting of that name")
     return found

@@ -12,8 +12,8 @@ from farss.adapters.gated import truncates
 from farss.adapters.layers import lora_layers, trained_adapter
 from farss.adapters.provenance import settings_of
 from farss.adapters.update import scaled_update
-from farss.config import KasaConfig
 from farss.maths.stiefel import row_skewness
+from farss.methods.kasa_settings import KasaConfig
 from farss.training.aids import Beginning, Pass, TrainingAid
 
 ROWS = 4

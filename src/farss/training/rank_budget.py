@@ -12,9 +12,10 @@ from transformers import TrainerCallback
 from farss.adapters.layers import DEFAULT, lora_layers, trained_adapter
 from farss.adapters.provenance import settings_of
 from farss.adapters.triplets import has_triplets, remaining
-from farss.config import AdaloraConfig, TrainConfig
+from farss.config import TrainConfig
 from farss.errors import AdapterError, ConfigError
 from farss.maths.stiefel import row_skewness
+from farss.methods.adalora_settings import AdaloraConfig
 from farss.training.aids import Pass, TrainingAid
 
 METHOD = "adalora"

@@ -15,6 +15,7 @@ from farss.experiment.initialisation.planning import reached, resolved
 from farss.maths.choice import Choice
 from farss.methods import get_method
 from farss.methods.base import FROM_DATA, KNOWLEDGE
+from farss.methods.start_settings import StartConfig
 from farss.model.blocks import BlockChain
 from farss.model.calibration import Batch
 from farss.model.cost import (
@@ -170,7 +171,9 @@ def for_method(seen: Outlook, method: str | None, config: FarssConfig) -> Outloo
     """
     needs = frozenset[str]() if method is None else get_method(method).needs
     moments = seen.resident.moments if "curvature" in needs else 0
-    scaled = config.start.covariance_scale == "signed_maximum"  # sums of sequences as they are and scaled are both kept
+    scaled = (
+        config.of(StartConfig).covariance_scale == "signed_maximum"
+    )  # sums of sequences as they are and scaled are both kept
     kinds = len(needs & {"input_covariance", KNOWLEDGE})
     moments += input_moment_bytes(seen.targets, seen.dtype, kinds * (2 if scaled else 1))
     if "gradient" in needs:

@@ -18,6 +18,7 @@ from farss.experiment.initialisation.budget import budget_of, plan_for
 from farss.methods import get_method
 from farss.methods.base import KNOWLEDGE, STATISTICS, Evidence, SpectralMethod, shallow_layer_count
 from farss.methods.compat import published_batches, published_code_config
+from farss.methods.start_settings import StartConfig
 from farss.model.calibration import Batch, Example, batches, pad_token
 from farss.model.coverage import Coverage, say_what_is_left
 from farss.model.plan import Plan
@@ -275,7 +276,7 @@ def gather(
         raise DataError("the method needs knowledge questions, and none are given", do="pass batches as `knowledge`")
     if kind == "gradient":
         return collect_gradients(model, queue, targets, max_batches=config.max_batches, progress=progress)
-    scaled = config.start.covariance_scale == "signed_maximum"
+    scaled = config.of(StartConfig).covariance_scale == "signed_maximum"
     return collect_inputs(
         model,
         queue,

@@ -15,14 +15,13 @@ from farss.experiment.pinned import Pinned, start_of, subjects_of
 from farss.experiment.runs.passes import CURVATURE, DataPass, judged_of, named_folders, settling
 from farss.experiment.stages import stage_key
 from farss.methods import get_method, package_of_method
-from farss.methods.base import KNOWLEDGE, STATISTICS
+from farss.methods.base import KNOWLEDGE, STATISTICS, settings_of_method
 from farss.methods.factored import FactorMethod
+from farss.methods.start_settings import StartConfig
 
 FRONTIER = {"frontier_scales", "frontier_rows"}
 REPORTED = {"bootstrap"}
 """Settings that only the report uses; it is written anew by every call."""
-OWN_SETTINGS = {"fora", "kasa", "adalora"}
-"""Groups of `init` that only the method of the same name reads."""
 LATER = {"turns", "columns", "subset", "split", "test", "test_split", "held_out", "on_bad_row", "date"}
 LATER |= {"learn", "end_of_turn", "too_long", "mix", "calibration_order"}
 """Settings of the data that there were not always."""
@@ -145,15 +144,15 @@ class _Parts:
         self.rows = _without(data, CALIBRATION)
         self.asked = _without(asked, REPORTED)
         self._questions = [data["knowledge_calibration"], *(asked[name] for name in ASKED)]
-        self._settings = recipe.init.start.to_mapping()
+        self._scale = recipe.init.of(StartConfig).covariance_scale
         held_out = _without(data, CALIBRATION | {"train_rows", "seed"})
         self.base = stage_key(self.model, held_out, _without(self.asked, FRONTIER), *_revisions("evaluation"))
         # Nothing stands for a setting that is not used, so that a recipe without it keeps its keys.
         self.division = [] if recipe.select == "none" else [recipe.select, recipe.validation_rows]
         self.budget = [] if recipe.match == "rank" else [recipe.match, recipe.budget_params]
-        init = recipe.init.to_mapping()
+        init = recipe.init.shared()
         rows = _without(data, {"knowledge_calibration"})
-        planned = [_without(init, OWN_SETTINGS | {"start"}), *self.division]
+        planned = [init, *self.division]
         self.start = stage_key(self.model, rows, *planned, *_revisions("statistics", "plans"))
         read = [{name: init[name] for name in READ}, *self.division]
         self.read = stage_key(self.model, rows, *read, *_revisions("statistics"))
@@ -163,7 +162,7 @@ class _Parts:
 
     def gathered(self, kind: str, read: str) -> str:
         """Of a pass for statistics beside the curvature, for which `read` stands for rows and settings."""
-        scale = None if kind == "gradient" else self._settings["covariance_scale"]
+        scale = None if kind == "gradient" else self._scale
         questions = self._questions if kind == KNOWLEDGE else None
         return stage_key(read, kind, scale, questions)
 
@@ -177,12 +176,11 @@ class _Parts:
         return [part for method in sorted(self.recipe.methods) for part in self.own(method)]
 
     def _settings_of(self, method: str) -> list[object]:
-        if method in OWN_SETTINGS:
-            return [self.recipe.init.to_mapping()[method]]
-        if isinstance(get_method(method), FactorMethod):
-            needs = get_method(method).needs
-            return [self._settings, *(self.gathered(kind, self.start) for kind in STATISTICS if kind in needs)]
-        return []
+        found = get_method(method)
+        own = [self.recipe.init.of(kind).to_mapping() for kind in settings_of_method(found)]
+        if not isinstance(found, FactorMethod):
+            return own
+        return [*own, *(self.gathered(kind, self.start) for kind in STATISTICS if kind in found.needs)]
 
 
 def _revisions(*stages: str) -> list[object]:
