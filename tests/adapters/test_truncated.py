@@ -81,7 +81,7 @@ def test_what_is_dropped_has_the_documented_norm_in_tall_and_wide_modules(model)
 
 def test_dropping_nothing_starts_at_the_base(model, kit, tmp_path):
     original, ids = copy.deepcopy(model), kit.tokens()
-    made = planned(model, kasa=Settings(drop="nothing"))
+    made = planned(model, own=(Settings(drop="nothing"),))
     assert {row.indices for row in made.targets} == {()} and {row.rank for row in made.targets} == {4}
     made.save(tmp_path / "plan.json")
     assert Plan.load(tmp_path / "plan.json") == made
@@ -99,7 +99,7 @@ def test_dropping_nothing_starts_at_the_base(model, kit, tmp_path):
 def test_the_published_code_drops_less_of_wide_weights(model, kit):
     """It keeps the first n - r singular vectors of a weight [m, n], all of them where n - r is at least m."""
     rank, truncated, ids = 11, copy.deepcopy(model), kit.tokens()
-    made = planned(model, rank=rank, kasa=Settings(drop="published"))
+    made = planned(model, rank=rank, own=(Settings(drop="published"),))
     for target in find_targets(truncated):
         left, sigma, right = torch.linalg.svd(weight_matrix(target).detach().double(), full_matrices=False)
         keep = target.shape[1] - rank
@@ -237,7 +237,7 @@ def test_at_least_one_direction_stays(llama):
         ranks = {row.rank for row in planned(llama, rank=99).targets}
     assert ranks == {min(target.shape) - 1 for target in find_targets(llama)}
     with pytest.warns(UserWarning, match="kasa"):
-        whole = planned(llama, rank=99, kasa=Settings(drop="nothing")).targets
+        whole = planned(llama, rank=99, own=(Settings(drop="nothing"),)).targets
     assert all(row.rank == min(row.shape) for row in whole)
     with pytest.raises(PlanError, match="one index per unit of rank"):
         made = planned(llama)

@@ -18,6 +18,7 @@ from farss.maths.spectrum import decompose
 from farss.methods import Evidence, get_method
 from farss.methods.base import RankCapWarning
 from farss.methods.factored import FactorMethod
+from farss.methods.start_settings import StartConfig
 from farss.model.plan import Plan
 from farss.model.start import Factors
 from farss.model.targets import Target, find_targets, weight_matrix
@@ -148,8 +149,8 @@ def test_olora_is_orthonormal_times_triangular(targets, evidence):
 @pytest.mark.parametrize(("name", "end"), [("corda-kpm", slice(-5, None)), ("corda-ipm", slice(0, 5))])
 @pytest.mark.parametrize("scale", ["trace", "signed_maximum"])
 def test_corda_is_its_definition(targets, evidence, rows, name, end, scale):
-    start = dataclasses.replace(CONFIG.start, covariance_scale=scale)
-    made = plan(name, targets, evidence, start=start)
+    start = (StartConfig(covariance_scale=scale),)
+    made = plan(name, targets, evidence, own=start)
     for target in targets:
         x = rows[target.name]
         x = x if scale == "trace" else x / x.max().abs()
@@ -184,9 +185,9 @@ def test_unscaled_moments_are_not_taken_for_scaled_ones(targets, evidence):
     plain = dataclasses.replace(
         evidence.inputs, sums={k: s for k, s in evidence.inputs.sums.items() if k.startswith("h/")}
     )
-    start = dataclasses.replace(CONFIG.start, covariance_scale="signed_maximum")
+    start = (StartConfig(covariance_scale="signed_maximum"),)
     with pytest.raises(DataError, match="sample by sample"):
-        plan("corda-ipm", targets, Evidence("abc", inputs=plain), start=start)
+        plan("corda-ipm", targets, Evidence("abc", inputs=plain), own=start)
 
 
 def test_lora_null_hardly_sees_the_samples(targets, evidence, rows):
@@ -216,15 +217,15 @@ def test_eva_gives_ranks_to_the_directions_that_explain_most(targets, evidence, 
     evidence.inputs.sums[f"h/{targets[0].name}"].add(loud)
     ranks = [row.rank for row in plan("eva", targets, evidence).targets]
     assert sum(ranks) == 3 * 5 and ranks[0] == 1 and max(ranks) <= 10
-    equal = dataclasses.replace(CONFIG.start, rank_ratio=1.0)
-    assert [row.rank for row in plan("eva", targets[1:], evidence, start=equal).targets] == [5, 5]
+    equal = (StartConfig(rank_ratio=1.0),)
+    assert [row.rank for row in plan("eva", targets[1:], evidence, own=equal).targets] == [5, 5]
     scales = {row.scale for row in plan("eva", targets, evidence, scale="alpha_over_r", alpha=10.0).targets}
     assert scales == {2.0}
 
 
 @pytest.mark.parametrize("gamma", [16.0, 4.0])
 def test_lora_ga_is_its_definition(targets, evidence, gamma):
-    made = plan("lora-ga", targets, evidence, start=dataclasses.replace(CONFIG.start, gamma=gamma))
+    made = plan("lora-ga", targets, evidence, own=(StartConfig(gamma=gamma),))
     for target in targets:
         left, _, right = torch.linalg.svd(evidence.gradients.sums[target.name], full_matrices=False)
         size = target.shape[0] ** 0.25 / gamma**0.5
@@ -269,7 +270,7 @@ def test_damping_is_what_the_recipe_names(targets, evidence, monkeypatch):
         return damped(moment, rule)
 
     monkeypatch.setattr("farss.methods.corda.damped", watched)
-    plan("corda-ipm", targets, evidence, start=dataclasses.replace(CONFIG.start, damping="fixed"))
+    plan("corda-ipm", targets, evidence, own=(StartConfig(damping="fixed"),))
     assert asked == ["fixed"] * 3
 
 

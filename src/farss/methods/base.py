@@ -212,6 +212,7 @@ class SpectralMethod:
         always_split: record shallow and deep regions even where both are treated alike.
         look: its label, colour and mark in tables and figures; made from the name if it has none.
         settings: the groups of `init` that it reads and methods like it do not.
+        aids: classes of `farss.training.aids.TrainingAid`, of what it adds to training.
     """
 
     name: str
@@ -224,6 +225,7 @@ class SpectralMethod:
     always_split: bool = False
     look: Look | None = None
     settings: tuple[type[MethodSettings], ...] = ()
+    aids: tuple[Any, ...] = ()
 
     @property
     def needs(self) -> frozenset[str]:

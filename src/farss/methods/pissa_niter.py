@@ -24,9 +24,8 @@ class PissaNiter(FactorMethod):
         Raises:
             NumericalError: if the weight is zero.
         """
-        left, sigma, right = leading_components(
-            weight_matrix(target), rank, config.of(StartConfig).iterations, config.seed
-        )
+        iterations = config.of(StartConfig).iterations
+        left, sigma, right = leading_components(weight_matrix(target), rank, iterations, config.seed)
         solid = sigma > 0  # a component of zero gives A = B = 0, which training never leaves
         if not bool(solid.any()):
             raise NumericalError("every singular value is zero", where=target.name, do="exclude this module")

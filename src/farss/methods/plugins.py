@@ -126,6 +126,9 @@ def _mistakes(method: Any, name: str) -> list[str]:
     if not isinstance(getattr(method, "look", None), Look | None):
         found.append(f"its `look` is {method.look!r}, not a farss.methods.Look")
     found += _mistakes_in_settings(getattr(method, "settings", ()), name)
+    aids = getattr(method, "aids", ())
+    if not isinstance(aids, tuple) or not all(hasattr(kind, "check_settings") for kind in aids):
+        found.append(f"its `aids` is {aids!r}, not a tuple of classes of farss.training.aids.TrainingAid")
     if method.trains not in ("adapter", "weights"):
         found.append(f"it trains {method.trains!r}, neither adapter nor weights")
     if not isinstance(method.needs, frozenset) or not method.needs <= EVIDENCE:

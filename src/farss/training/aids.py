@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from farss.adapters.provenance import provenance_of
 from farss.config import TrainConfig
 from farss.errors import ConfigError
 from farss.storage import read_tensors, write_tensors
@@ -148,26 +149,40 @@ class TrainingAid:
 
 
 def aids_of(model: nn.Module) -> list[TrainingAid]:
-    """The aids of the method that `model` was made by; none for most.
+    """The aids of the method that `model` was made by, and of the form of its adapter; none for most.
 
     Args:
         model: a PEFT model made by `apply` or `load_adapter`, or any other model.
 
     Raises:
         AdapterError: if the adapter needs one and its plan, which has its settings, is not known.
+        ConfigError: if the method is not installed.
     """
+    from farss.methods import get_method
     from farss.training.kasa import KasaAid
     from farss.training.rank_budget import RankBudget
     from farss.training.stiefel import HeldFactors
 
-    return [kind(model) for kind in (RankBudget, KasaAid, HeldFactors) if kind.serves(model)]
+    of_form = [kind for kind in (RankBudget, KasaAid, HeldFactors) if kind.serves(model)]
+    made = provenance_of(model)
+    return [kind(model) for kind in (*of_form, *(() if made is None else aids_of_method(get_method(made.plan.method))))]
 
 
 def aids_of_methods(methods: Iterable[str]) -> list[type[TrainingAid]]:
     """The kinds of aids that trainings of these methods will have, as far as settings have to suit them."""
+    from farss.methods import get_method
     from farss.training.rank_budget import METHOD, RankBudget
 
-    return [RankBudget for method in methods if method == METHOD]
+    return [
+        kind
+        for method in methods
+        for kind in (*([RankBudget] if method == METHOD else []), *aids_of_method(get_method(method)))
+    ]
+
+
+def aids_of_method(method: object) -> tuple[type[TrainingAid], ...]:
+    """The kinds of aids that a method brings itself: its `aids`, if it has any."""
+    return getattr(method, "aids", ())
 
 
 def add_gradients_(aids: Iterable[TrainingAid], step: int, scale: float = 1.0) -> None:

@@ -35,7 +35,7 @@ from farss.experiment.stages import check_stage, finished, run_stage, stage_key
 from farss.experiment.unchanged import INPUTS, check_unchanged, model_input, requested
 from farss.experiment.workers import Share, Task, run_all, shares
 from farss.methods import get_method, package_of_method
-from farss.methods.base import KNOWLEDGE
+from farss.methods.base import KNOWLEDGE, plan_settings
 from farss.model.calibration import pad_token
 from farss.model.classification import LabelledExample, encode_texts, labelled_batches, labels_fingerprint
 from farss.model.devices import place
@@ -107,7 +107,7 @@ class GlueJob:
             recipe.model.to_mapping(),
             [data.data_dir, data.train_rows, data.calibration_rows, data.max_length, data.seed],
             *([] if data.calibration_order == "random" else [data.calibration_order]),
-            [recipe.init.to_mapping(), recipe.match, recipe.budget_params],
+            [plan_settings(get_method(self.job.method), recipe.init), recipe.match, recipe.budget_params],
             recipe.train.decisive(),
             recipe.eval.task_rows,
             *([package] if (package := package_of_method(self.job.method)) else []),

@@ -171,9 +171,8 @@ def for_method(seen: Outlook, method: str | None, config: FarssConfig) -> Outloo
     """
     needs = frozenset[str]() if method is None else get_method(method).needs
     moments = seen.resident.moments if "curvature" in needs else 0
-    scaled = (
-        config.of(StartConfig).covariance_scale == "signed_maximum"
-    )  # sums of sequences as they are and scaled are both kept
+    # Sums of sequences as they are and scaled are both kept.
+    scaled = config.of(StartConfig).covariance_scale == "signed_maximum"
     kinds = len(needs & {"input_covariance", KNOWLEDGE})
     moments += input_moment_bytes(seen.targets, seen.dtype, kinds * (2 if scaled else 1))
     if "gradient" in needs:
