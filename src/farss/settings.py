@@ -216,7 +216,7 @@ def _coerce_beside_words(value: object, hints: list[Any], where: str) -> Any:
 def _schema(hint: Any) -> dict[str, Any]:
     origin, args = get_origin(hint), get_args(hint)
     if _is_node(hint):
-        properties = {name: _schema(hint.kind_of(name)) for name in hint.names()}
+        properties = {name: _schema(kind) for name in hint.names() if (kind := hint.kind_of(name)) is not None}
         return {"type": "object", "additionalProperties": False, "properties": properties}
     if origin in (Union, types.UnionType):
         return {"anyOf": [_schema(a) for a in args]}

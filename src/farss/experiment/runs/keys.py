@@ -177,7 +177,7 @@ class _Parts:
 
     def _settings_of(self, method: str) -> list[object]:
         found = get_method(method)
-        own = [self.recipe.init.of(kind).to_mapping() for kind in settings_of_method(found)]
+        own: list[object] = [self.recipe.init.of(kind).to_mapping() for kind in settings_of_method(found)]
         if not isinstance(found, FactorMethod):
             return own
         return [*own, *(self.gathered(kind, self.start) for kind in STATISTICS if kind in found.needs)]
