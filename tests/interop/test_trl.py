@@ -13,8 +13,13 @@ from farss.adapters.export import export
 from farss.adapters.files import load_adapter
 from farss.config import FarssConfig
 from farss.experiment.initialisation.planning import plan as make_plan
-from farss.methods import METHODS
+from farss.maths.spectrum import decompose
+from farss.methods import METHODS, Evidence, get_method
+from farss.methods.kasa_settings import KasaConfig
 from farss.model.calibration import Batch
+from farss.model.sources import fingerprint
+from farss.model.targets import find_targets, weight_matrix
+from farss.training.elsewhere import callbacks_for
 
 trl = pytest.importorskip("trl")
 
@@ -29,7 +34,7 @@ def tokenizer() -> PreTrainedTokenizerFast:
     return PreTrainedTokenizerFast(tokenizer_object=inner, pad_token="<pad>", eos_token="<eos>", unk_token="<unk>")
 
 
-def trainer(model, tokenizer, folder, steps):
+def trainer(model, tokenizer, folder, steps, callbacks=None):
     rows = [{"prompt": f"w{i} w{i + 1}", "completion": f" w{i + 2} w{i + 3} w{i + 4}"} for i in range(16)]
     settings = trl.SFTConfig(
         output_dir=str(folder),
@@ -50,7 +55,22 @@ def trainer(model, tokenizer, folder, steps):
         args=settings,
         train_dataset=Dataset.from_list(rows),
         processing_class=tokenizer,
+        callbacks=callbacks,
     )
+
+
+def test_what_a_method_adds_to_training_is_there_in_sft_trainer(llama, tmp_path, tokenizer):
+    def sizes(added: bool) -> float:
+        evidence = Evidence(fingerprint(llama), lambda target: decompose(weight_matrix(target)))
+        settings = KasaConfig(drop="nothing", beta=50.0)
+        model = copy.deepcopy(llama)
+        plan = get_method("kasa").plan(find_targets(model), evidence, FarssConfig(rank=3, own=(settings,)))
+        wrapped = apply(model, plan)
+        trainer(wrapped, tokenizer, tmp_path / str(added), 3, callbacks_for(wrapped) if added else None).train()
+        gates = [part for name, part in wrapped.named_parameters() if name.endswith(".gate")]
+        return sum(float(part.detach().square().sum()) for part in gates)
+
+    assert sizes(True) < 0.99 * sizes(False)
 
 
 def test_sft_trainer_trains_saves_and_its_checkpoint_exports(llama, kit, tmp_path, tokenizer):
