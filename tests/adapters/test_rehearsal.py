@@ -9,9 +9,9 @@ from tests.families import FAMILIES, make
 import farss
 from farss.adapters.rehearsal import check_followed
 from farss.errors import ModelError
-from farss.model import observing
 from farss.model.coverage import LeftOutWarning, coverage
 from farss.model.targets import find_targets
+from farss.statistics import observing
 
 REFUSED = {"DeepSeek-V3": "gate_proj", "Qwen3-Next": "gate_proj", "Mamba": "out_proj"}
 EXPERTS = ["Mixtral", "Qwen2-MoE", "Qwen3-MoE", "OLMoE", "Granite-MoE", "GPT-OSS", "DeepSeek-V3", "Qwen3-Next"]
