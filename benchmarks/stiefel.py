@@ -24,13 +24,13 @@ from farss.adapters.gated import constrained_factors
 from farss.config import FarssConfig, ModelConfig
 from farss.experiment.environment import device, versions
 from farss.maths.stiefel import orthogonality_error
-from farss.methods.fora import top_layers
-from farss.methods.fora_settings import ForaConfig
+from farss.methods.fora.aid import hold_factors_
+from farss.methods.fora.method import top_layers
+from farss.methods.fora.settings import ForaConfig
 from farss.model.plan import Plan, TargetPlan
 from farss.model.sources import LoadedModel, load
 from farss.model.targets import find_targets
 from farss.storage import write_json
-from farss.training.stiefel import hold_factors_
 
 CASES = {
     "polar": ForaConfig(retraction="polar"),

@@ -33,14 +33,14 @@ FLOORS = {
     "model": 2,
     "datasets": 2,
     "statistics": 3,
-    "methods": 3,
     "adapters": 4,
     "training": 4,
     "evaluation": 4,
     "pruning": 4,
-    "report": 5,
-    "experiment": 5,
-    "cli": 5,
+    "methods": 5,
+    "report": 6,
+    "experiment": 6,
+    "cli": 6,
 }
 HEAVY = {"accelerate", "datasets", "lm_eval", "peft", "transformers", "trl"}
 LIGHT_FLOORS = (0, 1)

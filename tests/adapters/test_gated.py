@@ -20,7 +20,7 @@ from farss.adapters.update import scaled_update
 from farss.config import FarssConfig
 from farss.errors import AdapterError, PlanError
 from farss.maths.stiefel import orthogonality_error
-from farss.methods.fora_settings import ForaConfig
+from farss.methods.fora.settings import ForaConfig
 
 SAME = 1e-5
 LAYOUTS = ("gpt2", "llama", "qwen2")

@@ -20,7 +20,7 @@ from farss.config import FarssConfig
 from farss.errors import PlanError
 from farss.maths.spectrum import decompose
 from farss.methods import Evidence, get_method
-from farss.methods.kasa_settings import KasaConfig as Settings
+from farss.methods.kasa.settings import KasaConfig as Settings
 from farss.model.plan import Plan
 from farss.model.sources import fingerprint
 from farss.model.targets import find_targets, weight_matrix

@@ -226,8 +226,8 @@ def test_what_is_no_settings_or_no_aid_is_refused_by_name(installed, tmp_path, w
 
 
 def test_settings_that_mean_the_same_are_equal():
-    from farss.methods.fora_settings import ForaConfig
-    from farss.methods.kasa_settings import KasaConfig
+    from farss.methods.fora.settings import ForaConfig
+    from farss.methods.kasa.settings import KasaConfig
 
     one, other = KasaConfig(beta=0.5), ForaConfig(rho=0.25)
     assert FarssConfig(own=(one, other)) == FarssConfig(own=(other, one)) != FarssConfig(own=(one,))

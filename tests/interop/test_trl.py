@@ -15,7 +15,7 @@ from farss.config import FarssConfig
 from farss.experiment.initialisation.planning import plan as make_plan
 from farss.maths.spectrum import decompose
 from farss.methods import METHODS, Evidence, get_method
-from farss.methods.kasa_settings import KasaConfig
+from farss.methods.kasa.settings import KasaConfig
 from farss.model.calibration import Batch
 from farss.model.sources import fingerprint
 from farss.model.targets import find_targets, weight_matrix

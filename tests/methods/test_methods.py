@@ -15,11 +15,11 @@ from farss.errors import ConfigError, NumericalError, PlanError
 from farss.maths.ranks import allocate
 from farss.maths.spectrum import decompose
 from farss.methods import METHODS, Evidence, get_method
-from farss.methods.adalora_settings import AdaloraConfig
+from farss.methods.adalora.settings import AdaloraConfig
 from farss.methods.base import FROM_DATA, KNOWLEDGE, STATISTICS, RankCapWarning
-from farss.methods.fora import top_layers
-from farss.methods.fora_settings import ForaConfig
-from farss.methods.kasa_settings import KasaConfig
+from farss.methods.fora.method import top_layers
+from farss.methods.fora.settings import ForaConfig
+from farss.methods.kasa.settings import KasaConfig
 from farss.model.plan import Plan
 from farss.model.start import factors_digest
 from farss.model.targets import Target, weight_matrix

@@ -10,8 +10,9 @@ import pytest
 import torch
 
 from farss.config import TrainConfig
+from farss.methods.aids import aids_of
 from farss.model.calibration import Example
-from farss.training.aids import Pass, aids_of
+from farss.training.aids import Pass
 
 
 @pytest.fixture

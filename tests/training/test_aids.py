@@ -14,7 +14,7 @@ from farss.config import FarssConfig
 from farss.errors import AdapterError, ConfigError, StorageError
 from farss.maths.spectrum import decompose
 from farss.methods import Evidence, get_method
-from farss.methods.kasa_settings import KasaConfig
+from farss.methods.kasa.settings import KasaConfig
 from farss.model.sources import fingerprint
 from farss.model.targets import find_targets, weight_matrix
 from farss.training.aids import TrainingAid

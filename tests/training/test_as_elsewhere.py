@@ -9,8 +9,8 @@ import torch
 from transformers import TrainerCallback
 
 from farss.errors import ConfigError
+from farss.methods.aids import aids_of_methods
 from farss.train_settings import BY_VALIDATION, OPTIMISERS, SCHEDULES
-from farss.training.aids import aids_of_methods
 from farss.training.readiness import check_classifier_training, check_training
 from farss.training.sft import train
 from farss.training.trainer import SupervisedTrainer

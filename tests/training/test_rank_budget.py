@@ -19,10 +19,10 @@ from farss.adapters.update import scaled_update
 from farss.config import FarssConfig
 from farss.errors import AdapterError, ConfigError, StorageError
 from farss.methods import Evidence, get_method
-from farss.methods.adalora_settings import AdaloraConfig
+from farss.methods.adalora.aid import RankBudget
+from farss.methods.adalora.settings import AdaloraConfig
 from farss.model.sources import fingerprint
 from farss.model.targets import find_targets
-from farss.training.rank_budget import RankBudget
 from farss.training.sft import train
 
 from .conftest import added_loss, largest_difference, weights

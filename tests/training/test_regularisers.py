@@ -16,11 +16,11 @@ from farss.errors import AdapterError
 from farss.maths.spectrum import decompose
 from farss.maths.stiefel import row_skewness
 from farss.methods import Evidence, get_method
-from farss.methods.kasa_settings import KasaConfig
+from farss.methods.aids import aids_of
+from farss.methods.kasa.aid import regularisers
+from farss.methods.kasa.settings import KasaConfig
 from farss.model.sources import fingerprint
 from farss.model.targets import find_targets, weight_matrix
-from farss.training.aids import aids_of
-from farss.training.kasa import regularisers
 from farss.training.sft import train
 
 from .conftest import added_loss, largest_difference, weights

@@ -14,12 +14,12 @@ from farss.adapters.layers import lora_layers
 from farss.config import FarssConfig
 from farss.errors import AdapterError, NumericalError
 from farss.maths import stiefel
-from farss.methods.fora_settings import ForaConfig
+from farss.methods.fora import aid as home
+from farss.methods.fora.aid import hold_factors_
+from farss.methods.fora.settings import ForaConfig
 from farss.model.plan import Plan, TargetPlan
 from farss.model.sources import fingerprint
-from farss.training import stiefel as home
 from farss.training.sft import train
-from farss.training.stiefel import hold_factors_
 
 from .conftest import largest_difference, weights
 

@@ -12,10 +12,10 @@ from farss.adapters.apply import apply
 from farss.config import FarssConfig
 from farss.maths.spectrum import decompose
 from farss.methods import Evidence, get_method
-from farss.methods.kasa_settings import KasaConfig
+from farss.methods.kasa.aid import KasaAid, StartWarning
+from farss.methods.kasa.settings import KasaConfig
 from farss.model.sources import fingerprint
 from farss.model.targets import find_targets, weight_matrix
-from farss.training.kasa import KasaAid, StartWarning
 from farss.training.sft import train
 
 from .conftest import largest_difference, weights

@@ -18,7 +18,7 @@ from farss.adapters.provenance import provenance_of
 from farss.adapters.sides import GatedDown, TruncatedDown
 from farss.errors import AdapterError, PlanError
 from farss.maths.stiefel import orthonormal
-from farss.methods.fora_settings import ForaConfig
+from farss.method_settings import registry
 from farss.model.plan import Plan
 
 if TYPE_CHECKING:
@@ -114,7 +114,7 @@ def truncates(layer: Any, adapter: str = DEFAULT) -> bool:
     return adapter in layer.lora_A and isinstance(layer.lora_A[adapter], TruncatedDown)
 
 
-def training_settings(model: nn.Module) -> ForaConfig:
+def training_settings(model: nn.Module) -> Any:
     """How the constrained factors of `model` are moved.
 
     Raises:
@@ -129,7 +129,7 @@ def training_settings(model: nn.Module) -> ForaConfig:
     return fora_settings(provenance.plan)
 
 
-def fora_settings(plan: Plan) -> ForaConfig:
+def fora_settings(plan: Plan) -> Any:
     """The group `fora` of the settings a plan was made with.
 
     Raises:
@@ -142,4 +142,4 @@ def fora_settings(plan: Plan) -> ForaConfig:
             expected="the group `fora` of the init settings",
             do="make the plan again with `farss init`",
         )
-    return ForaConfig.from_mapping(plan.settings["fora"], "settings.fora")
+    return registry().group_named("fora").from_mapping(plan.settings["fora"], "settings.fora")

@@ -15,7 +15,7 @@ from farss.adapters.configs import RankAndScale, target_modules, task_type
 from farss.adapters.factors import Factors
 from farss.adapters.layers import DEFAULT, lora_layers
 from farss.errors import AdapterError
-from farss.methods.adalora_settings import AdaloraConfig
+from farss.method_settings import registry
 from farss.model.plan import Plan
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ def triplet_config(model: nn.Module, plan: Plan, dropout: float) -> AdaLoraConfi
     from peft import AdaLoraConfig
     from transformers.pytorch_utils import Conv1D
 
-    settings = AdaloraConfig.from_mapping(plan.settings["adalora"], "settings.adalora")
+    settings = registry().group_named("adalora").from_mapping(plan.settings["adalora"], "settings.adalora")
     names, first = [row.name for row in plan.targets], plan.targets[0]
     return AdaLoraConfig(
         task_type=task_type(model),

@@ -12,7 +12,7 @@ from typing import Any
 from farss.config import Recipe
 from farss.errors import ConfigError
 from farss.methods import get_method
-from farss.training.aids import aids_of_methods
+from farss.methods.aids import aids_of_methods
 from farss.training.readiness import check_training
 
 VARIED = ("data", "init", "train", "match", "budget_params")

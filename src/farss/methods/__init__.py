@@ -5,7 +5,7 @@ from __future__ import annotations
 from farss.errors import ConfigError, did_you_mean
 from farss.method_settings import MethodSettings
 from farss.methods import plugins
-from farss.methods.adalora import ADALORA
+from farss.methods.adalora.method import ADALORA
 from farss.methods.all_high import ALL_HIGH
 from farss.methods.base import Evidence, Method, SpectralMethod
 from farss.methods.compat import published_batches, published_code_config
@@ -16,9 +16,9 @@ from farss.methods.eva import EVA
 from farss.methods.farss import FARSS
 from farss.methods.farss_init import FARSS_INIT
 from farss.methods.fixed_rank import FIXED_RANK
-from farss.methods.fora import FORA
+from farss.methods.fora.method import FORA
 from farss.methods.full import FULL
-from farss.methods.kasa import KASA
+from farss.methods.kasa.method import KASA
 from farss.methods.look import Look, look_of
 from farss.methods.lora import LORA
 from farss.methods.lora_ga import LORA_GA

@@ -21,15 +21,17 @@ from farss.maths.ranks import allocate
 from farss.maths.scores import DirectionScores, default_shallow_layers, score_directions
 from farss.maths.selection import Direction, select
 from farss.maths.spectrum import Spectrum
-from farss.method_settings import MethodSettings, registry
+from farss.method_settings import MethodSettings
 from farss.methods.compat import RANK_RULE_THRESHOLD, published_code_config, published_importance
 from farss.methods.look import Look
+from farss.methods.owned import plan_settings
 from farss.model.plan import Plan, Region, TargetPlan
 from farss.model.targets import Target, layer_count, weight_matrix
 from farss.statistics.curvature import Curvature
 from farss.statistics.gradients import Gradients
 from farss.statistics.inputs import InputMoments
 from farss.statistics.layer_fisher import LayerFisher
+from farss.training.aids import TrainingAid
 
 KNOWLEDGE = "knowledge_covariance"
 
@@ -183,18 +185,6 @@ class Method(Protocol):
         ...
 
 
-def settings_of_method(method: object) -> tuple[type[MethodSettings], ...]:
-    """The groups of `init` that a method owns, alone or with methods like it: its `settings`, if it has any."""
-    return getattr(method, "settings", ())
-
-
-def plan_settings(method: object, config: FarssConfig) -> dict[str, Any]:
-    """What a plan records of the settings that it was made with: those of farss, and what the method owns beside."""
-    known = [*config.shared_keys(), *registry().own_groups()]
-    farss = {name: value for name, value in config.to_mapping().items() if name in known}
-    return farss | {kind.group: config.of(kind).to_mapping() for kind in settings_of_method(method)}
-
-
 @dataclass(frozen=True)
 class SpectralMethod:
     """A method that starts its adapters from chosen singular directions of the weights.
@@ -225,7 +215,7 @@ class SpectralMethod:
     always_split: bool = False
     look: Look | None = None
     settings: tuple[type[MethodSettings], ...] = ()
-    aids: tuple[Any, ...] = ()
+    aids: tuple[type[TrainingAid], ...] = ()
 
     @property
     def needs(self) -> frozenset[str]:

@@ -13,9 +13,10 @@ from torch import Tensor
 from farss.config import FarssConfig
 from farss.errors import NumericalError
 from farss.method_settings import MethodSettings
-from farss.methods.base import Evidence, adapter_scale, plan_settings, warn_capped
+from farss.methods.base import Evidence, adapter_scale, warn_capped
 from farss.methods.compat import published_code_config
 from farss.methods.look import Look
+from farss.methods.owned import plan_settings
 from farss.methods.start_settings import StartConfig
 from farss.model.plan import Frozen, Plan, TargetPlan
 from farss.model.start import Factors, adapter_dtype, factors_digest

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from typing import Literal
 
 from farss.config import FarssConfig
-from farss.methods.base import Evidence, plan_settings
+from farss.methods.base import Evidence
 from farss.methods.compat import published_code_config
 from farss.methods.look import Look
+from farss.methods.owned import plan_settings
 from farss.model.plan import Plan
 from farss.model.targets import Target
 

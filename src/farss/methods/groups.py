@@ -6,7 +6,7 @@ import functools
 
 from farss.method_settings import MethodSettings
 from farss.methods import METHODS, get_method, plugins
-from farss.methods.base import settings_of_method
+from farss.methods.owned import settings_of_method
 
 
 @functools.cache

@@ -7,9 +7,10 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from farss.config import FarssConfig, Scale
-from farss.methods.base import Evidence, adapter_scale, plan_settings, warn_capped
+from farss.methods.base import Evidence, adapter_scale, warn_capped
 from farss.methods.compat import published_code_config
 from farss.methods.look import Look
+from farss.methods.owned import plan_settings
 from farss.model.plan import Initialisation, Plan, TargetPlan
 from farss.model.targets import Target
 

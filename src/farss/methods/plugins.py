@@ -15,6 +15,7 @@ from farss.method_settings import MethodSettings
 from farss.methods.base import FROM_DATA, KNOWLEDGE, Method
 from farss.methods.look import Look
 from farss.methods.start_settings import StartConfig
+from farss.training.aids import TrainingAid
 
 GROUP = "farss.methods"
 """The group of entry points: name of the method = module:object."""
@@ -127,7 +128,9 @@ def _mistakes(method: Any, name: str) -> list[str]:
         found.append(f"its `look` is {method.look!r}, not a farss.methods.Look")
     found += _mistakes_in_settings(getattr(method, "settings", ()), name)
     aids = getattr(method, "aids", ())
-    if not isinstance(aids, tuple) or not all(hasattr(kind, "check_settings") for kind in aids):
+    if not isinstance(aids, tuple) or not all(
+        isinstance(kind, type) and issubclass(kind, TrainingAid) for kind in aids
+    ):
         found.append(f"its `aids` is {aids!r}, not a tuple of classes of farss.training.aids.TrainingAid")
     if method.trains not in ("adapter", "weights"):
         found.append(f"it trains {method.trains!r}, neither adapter nor weights")

@@ -8,6 +8,7 @@ aids through `farss.training.elsewhere`.
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -18,13 +19,16 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from farss.adapters.provenance import provenance_of
 from farss.config import TrainConfig
 from farss.errors import ConfigError
 from farss.storage import read_tensors, write_tensors
 
 if TYPE_CHECKING:
     from transformers import TrainerCallback
+
+
+REGISTRY = "farss.methods.aids"
+"""The module that knows the aids of all methods; methods stand above training, so it is asked for those of a model."""
 
 
 @dataclass(frozen=True)
@@ -80,6 +84,11 @@ class TrainingAid:
 
     def __init__(self, model: nn.Module) -> None:
         self.model: Any = model
+
+    @classmethod
+    def serves(cls, model: nn.Module) -> bool:
+        """Whether the adapter of `model` needs it, whoever made it; asked of the aids of farss's own methods."""
+        return False
 
     @classmethod
     def check_settings(cls, config: TrainConfig) -> None:
@@ -149,7 +158,7 @@ class TrainingAid:
 
 
 def aids_of(model: nn.Module) -> list[TrainingAid]:
-    """The aids of the method that `model` was made by, and of the form of its adapter; none for most.
+    """The aids of the method that `model` was made by; none for most.
 
     Args:
         model: a PEFT model made by `apply` or `load_adapter`, or any other model.
@@ -158,31 +167,8 @@ def aids_of(model: nn.Module) -> list[TrainingAid]:
         AdapterError: if the adapter needs one and its plan, which has its settings, is not known.
         ConfigError: if the method is not installed.
     """
-    from farss.methods import get_method
-    from farss.training.kasa import KasaAid
-    from farss.training.rank_budget import RankBudget
-    from farss.training.stiefel import HeldFactors
-
-    of_form = [kind for kind in (RankBudget, KasaAid, HeldFactors) if kind.serves(model)]
-    made = provenance_of(model)
-    return [kind(model) for kind in (*of_form, *(() if made is None else aids_of_method(get_method(made.plan.method))))]
-
-
-def aids_of_methods(methods: Iterable[str]) -> list[type[TrainingAid]]:
-    """The kinds of aids that trainings of these methods will have, as far as settings have to suit them."""
-    from farss.methods import get_method
-    from farss.training.rank_budget import METHOD, RankBudget
-
-    return [
-        kind
-        for method in methods
-        for kind in (*([RankBudget] if method == METHOD else []), *aids_of_method(get_method(method)))
-    ]
-
-
-def aids_of_method(method: object) -> tuple[type[TrainingAid], ...]:
-    """The kinds of aids that a method brings itself: its `aids`, if it has any."""
-    return getattr(method, "aids", ())
+    found: list[TrainingAid] = importlib.import_module(REGISTRY).aids_of(model)
+    return found
 
 
 def add_gradients_(aids: Iterable[TrainingAid], step: int, scale: float = 1.0) -> None:

@@ -35,7 +35,9 @@ from farss.experiment.stages import check_stage, finished, run_stage, stage_key
 from farss.experiment.unchanged import INPUTS, check_unchanged, model_input, requested
 from farss.experiment.workers import Share, Task, run_all, shares
 from farss.methods import get_method, package_of_method
-from farss.methods.base import KNOWLEDGE, plan_settings
+from farss.methods.aids import aids_of_methods
+from farss.methods.base import KNOWLEDGE
+from farss.methods.owned import plan_settings
 from farss.model.calibration import pad_token
 from farss.model.classification import LabelledExample, encode_texts, labelled_batches, labels_fingerprint
 from farss.model.devices import place
@@ -47,7 +49,6 @@ from farss.processes import require_one_process
 from farss.report.glue import markdown
 from farss.storage import held, write_atomically, write_json
 from farss.storage.owned import take, writing
-from farss.training.aids import aids_of_methods
 from farss.training.head import release_head_, warm_up_head_
 from farss.training.readiness import check_classifier_training
 from farss.training.sft import TrainReport

@@ -15,8 +15,9 @@ from farss.experiment.pinned import Pinned, start_of, subjects_of
 from farss.experiment.runs.passes import CURVATURE, DataPass, judged_of, named_folders, settling
 from farss.experiment.stages import stage_key
 from farss.methods import get_method, package_of_method
-from farss.methods.base import KNOWLEDGE, STATISTICS, settings_of_method
+from farss.methods.base import KNOWLEDGE, STATISTICS
 from farss.methods.factored import FactorMethod
+from farss.methods.owned import settings_of_method
 from farss.methods.start_settings import StartConfig
 
 FRONTIER = {"frontier_scales", "frontier_rows"}

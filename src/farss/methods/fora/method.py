@@ -11,12 +11,15 @@ from typing import Literal
 from farss.config import FarssConfig
 from farss.errors import PlanError
 from farss.method_settings import MethodSettings
-from farss.methods.base import Evidence, adapter_scale, plan_settings, warn_capped
+from farss.methods.base import Evidence, adapter_scale, warn_capped
 from farss.methods.compat import published_code_config
-from farss.methods.fora_settings import ForaConfig
+from farss.methods.fora.aid import HeldFactors
+from farss.methods.fora.settings import ForaConfig
 from farss.methods.look import Look
+from farss.methods.owned import plan_settings
 from farss.model.plan import Plan, TargetPlan
 from farss.model.targets import Target
+from farss.training.aids import TrainingAid
 
 
 @dataclass(frozen=True)
@@ -29,6 +32,7 @@ class Fora:
     trains: Literal["adapter", "weights"] = "adapter"
     look: Look | None = None
     settings: tuple[type[MethodSettings], ...] = (ForaConfig,)
+    aids: tuple[type[TrainingAid], ...] = (HeldFactors,)
 
     def plan(self, targets: Sequence[Target], evidence: Evidence, config: FarssConfig) -> Plan:
         """Rank R, or the module's size where that is smaller, for every target of the chosen layers.

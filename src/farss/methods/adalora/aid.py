@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
-from transformers import TrainerCallback
 
 from farss.adapters.layers import DEFAULT, lora_layers, trained_adapter
 from farss.adapters.provenance import settings_of
@@ -15,15 +14,18 @@ from farss.adapters.triplets import has_triplets, remaining
 from farss.config import TrainConfig
 from farss.errors import AdapterError, ConfigError
 from farss.maths.stiefel import row_skewness
-from farss.methods.adalora_settings import AdaloraConfig
+from farss.methods.adalora.settings import AdaloraConfig
 from farss.training.aids import Pass, TrainingAid
 
 METHOD = "adalora"
+if TYPE_CHECKING:
+    from transformers import TrainerCallback
+
 LEAST_STEPS = 2
 """Steps up to the last cut: importances have to be seen once before ranks are cut by them."""
 
 
-class RankBudget(TrainingAid, TrainerCallback):
+class RankBudget(TrainingAid):
     """Tells the allocator when a step is done; gradients are still there, and PEFT reads importances off them.
 
     In the loss is `orthogonality` times the mean of `||P'P - I||_F` and `||QQ' - I||_F` over all factors.
@@ -47,8 +49,8 @@ class RankBudget(TrainingAid, TrainerCallback):
         layers: Any = lora_layers(model).values()
         self.pairs = [(layer.lora_B[adapter], layer.lora_A[adapter]) for layer in layers]
 
-    @staticmethod
-    def serves(model: nn.Module) -> bool:
+    @classmethod
+    def serves(cls, model: nn.Module) -> bool:
         """Whether the adapter of `model` is AdaLoRA's."""
         return has_triplets(model)
 
@@ -74,8 +76,10 @@ class RankBudget(TrainingAid, TrainerCallback):
             )
 
     def callbacks(self) -> Sequence[TrainerCallback]:
-        """Itself."""
-        return [self]
+        """Itself, at the beginning and at every step."""
+        from farss.training.calling import Calls
+
+        return [Calls(on_train_begin=self.on_train_begin, on_optimizer_step=self.on_optimizer_step)]
 
     def loss(self, at: Pass) -> Tensor:
         """This pass's share of the orthogonality of all factors."""

@@ -9,12 +9,15 @@ from typing import Literal
 from farss.config import FarssConfig
 from farss.errors import PlanError
 from farss.method_settings import MethodSettings
-from farss.methods.base import Evidence, adapter_scale, plan_settings, quantiles, warn_capped
+from farss.methods.base import Evidence, adapter_scale, quantiles, warn_capped
 from farss.methods.compat import published_code_config
-from farss.methods.kasa_settings import KasaConfig
+from farss.methods.kasa.aid import KasaAid
+from farss.methods.kasa.settings import KasaConfig
 from farss.methods.look import Look
+from farss.methods.owned import plan_settings
 from farss.model.plan import Plan, TargetPlan
 from farss.model.targets import Target
+from farss.training.aids import TrainingAid
 
 
 @dataclass(frozen=True)
@@ -34,6 +37,7 @@ class Kasa:
     trains: Literal["adapter", "weights"] = "adapter"
     look: Look | None = None
     settings: tuple[type[MethodSettings], ...] = (KasaConfig,)
+    aids: tuple[type[TrainingAid], ...] = (KasaAid,)
 
     def plan(self, targets: Sequence[Target], evidence: Evidence, config: FarssConfig) -> Plan:
         """Rank R for every target, or what its size allows, one direction at least being left; what is dropped.

@@ -69,8 +69,8 @@ class HeldFactors(TrainingAid):
 
     name = "held_factors"
 
-    @staticmethod
-    def serves(model: nn.Module) -> bool:
+    @classmethod
+    def serves(cls, model: nn.Module) -> bool:
         """Whether the adapter of `model` has factors that are to stay orthonormal."""
         return bool(constrained_factors(model))
 

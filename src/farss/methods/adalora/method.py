@@ -10,12 +10,15 @@ from typing import Literal
 from farss.config import FarssConfig
 from farss.errors import PlanError
 from farss.method_settings import MethodSettings
-from farss.methods.adalora_settings import AdaloraConfig
-from farss.methods.base import Evidence, adapter_scale, plan_settings, warn_capped
+from farss.methods.adalora.aid import RankBudget
+from farss.methods.adalora.settings import AdaloraConfig
+from farss.methods.base import Evidence, adapter_scale, warn_capped
 from farss.methods.compat import published_code_config
 from farss.methods.look import Look
+from farss.methods.owned import plan_settings
 from farss.model.plan import Plan, TargetPlan
 from farss.model.targets import Target
+from farss.training.aids import TrainingAid
 
 INITIAL_PER_FINAL = 1.5
 """Initial ranks as a multiple of the final average, as published."""
@@ -35,6 +38,7 @@ class Adalora:
     trains: Literal["adapter", "weights"] = "adapter"
     look: Look | None = None
     settings: tuple[type[MethodSettings], ...] = (AdaloraConfig,)
+    aids: tuple[type[TrainingAid], ...] = (RankBudget,)
 
     def largest_rank(self, targets: Sequence[Target]) -> int:
         """The largest R there is something to cut down to: below what the smallest module can start with."""

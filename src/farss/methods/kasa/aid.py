@@ -13,7 +13,7 @@ from farss.adapters.layers import lora_layers, trained_adapter
 from farss.adapters.provenance import settings_of
 from farss.adapters.update import scaled_update
 from farss.maths.stiefel import row_skewness
-from farss.methods.kasa_settings import KasaConfig
+from farss.methods.kasa.settings import KasaConfig
 from farss.training.aids import Beginning, Pass, TrainingAid
 
 ROWS = 4
@@ -42,8 +42,8 @@ class KasaAid(TrainingAid):
             if truncates(layer, adapter)
         ]
 
-    @staticmethod
-    def serves(model: nn.Module) -> bool:
+    @classmethod
+    def serves(cls, model: nn.Module) -> bool:
         """Whether the adapter of `model` is KaSA's."""
         adapter = trained_adapter(model)
         return any(truncates(layer, adapter) for layer in lora_layers(model).values())

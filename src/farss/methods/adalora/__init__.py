@@ -1,0 +1,1 @@
+"""AdaLoRA: its method, its settings, and what it adds to training."""

@@ -1,0 +1,1 @@
+"""FoRA: its method, its settings, and what it adds to training."""

@@ -1,0 +1,1 @@
+"""KaSA: its method, its settings, and what it adds to training."""
