@@ -9,6 +9,7 @@ import functools
 import math
 import types
 import typing
+from collections.abc import Collection
 from typing import Any, ClassVar, Literal, Self, Union, get_args, get_origin
 
 from farss.errors import ConfigError, did_you_mean
@@ -84,7 +85,7 @@ class Settings:
             for key in path:
                 node, kind = _part_of(node, kind, key, dotted)
             if last not in node and _kind_in(kind, last) is None:
-                raise _unknown_key(last, dotted, kind)
+                raise _unknown_key(last, dotted, kind, node)
             node[last] = value
         return type(self).from_mapping(tree)
 
@@ -98,11 +99,10 @@ def _part_of(node: dict[str, Any], kind: Any, key: str, dotted: str) -> tuple[di
     """The mapping in `node` that a dotted key goes through, and its type."""
     inner = _kind_in(kind, key)
     if key not in node:
-        if inner is None:
-            raise _unknown_key(key, dotted, kind)
-        if _is_node(inner):
-            node[key] = {}
-    if not isinstance(node.get(key), dict):
+        if not _is_node(inner):
+            raise _unknown_key(key, dotted, kind, node)
+        node[key] = {}
+    if not isinstance(node[key], dict):
         raise ConfigError("a dotted key goes through a setting that has no parts", where=dotted)
     return node[key], inner
 
@@ -118,11 +118,11 @@ def _is_node(kind: Any) -> bool:
     return isinstance(kind, type) and issubclass(kind, Settings)
 
 
-def _unknown_key(key: object, where: str, kind: Any) -> ConfigError:
+def _unknown_key(key: object, where: str, kind: Any, beside: Collection[str] = ()) -> ConfigError:
     refused = getattr(kind, "REFUSED", {}).get(key) if isinstance(key, str) else None
     if refused is not None:
         return ConfigError(f"`{key}` is not a setting here", where=where, do=refused)
-    key, known = shortened(key), kind.names() if _is_node(kind) else []
+    key, known = shortened(key), kind.names() if _is_node(kind) else beside
     hint = did_you_mean(key, known) or f"known keys: {', '.join(known)}"
     return ConfigError(f"unknown key `{key}`", where=where, do=hint)
 

@@ -180,6 +180,11 @@ def test_an_aid_refuses_settings_before_anything_is_written(made, tiny_tokenizer
     assert not list(tmp_path.iterdir())
 
 
+def test_two_aids_of_one_name_are_refused(made, tiny_tokenizer, rows, settings):
+    with pytest.raises(ConfigError, match="one name"):
+        after(made(), tiny_tokenizer, rows, settings(), Growing, Growing)
+
+
 def beside(rows, per_step=3, weight=0.5):
     collator = LEARNED.collator(0)
     return lambda model: Beside(model, rows, per_step=per_step, weight=weight, collator=collator)

@@ -9,6 +9,7 @@ aids through `farss.training.elsewhere`.
 from __future__ import annotations
 
 import importlib
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -209,6 +210,17 @@ def load_aids(aids: Iterable[TrainingAid], folder: Path) -> None:
     """
     for aid in filter(_has_state, aids):
         aid.load_state(read_tensors(_file(aid, folder))[0])
+
+
+def refuse_twins(aids: Iterable[TrainingAid]) -> None:
+    """Refuse aids of one name, whose states would be one file.
+
+    Raises:
+        ConfigError: naming them.
+    """
+    names = Counter(aid.name for aid in aids)
+    if twins := [name for name, count in names.items() if count > 1]:
+        raise ConfigError("two training aids have one name", got=", ".join(twins), do="give one of the classes another")
 
 
 def refuse_sharding(aids: Iterable[TrainingAid]) -> None:

@@ -50,6 +50,10 @@ class RowsBeside(TrainingAid):
         """How much of a row the loss is a mean over: labels, or 1 for a mean over rows."""
         return 1
 
+    def identity(self) -> dict[str, Any]:
+        """How many rows, how often, how strongly and in what order; a subclass adds what they are."""
+        return {"rows": len(self.rows), "per_step": self.per_step, "weight": self.weight, "seed": self.seed}
+
     def of_step(self, step: int) -> list[Any]:
         """The rows beside those of a step."""
         count = len(self.rows)

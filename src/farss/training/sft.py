@@ -19,7 +19,7 @@ from farss.model.arithmetic import require_float16, trains_in_bfloat16, warn_if_
 from farss.model.calibration import pad_token
 from farss.processes import require_one_process
 from farss.storage.owned import writing
-from farss.training.aids import Beginning, TrainingAid, account_of, aids_of, load_aids
+from farss.training.aids import Beginning, TrainingAid, account_of, aids_of, load_aids, refuse_twins
 from farss.training.arguments import arguments, total_steps
 from farss.training.checkpoints import LOGS, claim, learned_weights, load_learned_, state_of, weights_digest
 from farss.training.memory import PeakMemory
@@ -110,6 +110,7 @@ def train(
     task.check(examples)
     _check(model)
     aids = [*aids_of(model), *aids]
+    refuse_twins(aids)
     _check_settings(model, config, aids, len(examples), out, validation)
     if config.eval_steps is not None:
         task.check(validation)
