@@ -25,7 +25,7 @@ SEEDS = {"methods": ["lora", "farss"], "learning_rates": [1e-3], "method_seeds":
 def owners(folder: str = "run", **changes: Any) -> dict[str, tuple[FinishedRun, FinishedJob]]:
     """The finished jobs of a recipe, named as in a joint report."""
     recipe = Recipe().override({**SEEDS, **changes})
-    run = FinishedRun(recipe, Path(folder), {}, {}, [])
+    run = FinishedRun(recipe, Path(folder), {}, [], [], [])
     run.jobs.extend(FinishedJob(job, Path(folder) / job.id, {}, {}) for job in jobs_of(recipe))
     return {(done.job.id if folder == "run" else f"{done.job.id}@{folder}"): (run, done) for done in run.jobs}
 

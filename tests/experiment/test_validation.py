@@ -147,7 +147,7 @@ def finished(folder: Path, losses: dict[tuple[str, float, int], float], prompt: 
         job = Job(name, rate, seed)
         Measurement(task=[sample(prompt)]).save(folder / job.id / "eval" / VALIDATION)
         done.append(FinishedJob(job, folder / job.id, {"key": job.id}, {"validation_loss": loss}))
-    run = FinishedRun(chosen, folder, {}, {}, done)
+    run = FinishedRun(chosen, folder, {}, [], done, [])
     return {job.job.id: (run, job) for job in done}
 
 
