@@ -11,7 +11,7 @@ from farss.errors import DataError
 from farss.evaluation.frontier import frontier_points
 from farss.evaluation.records import KnowledgeSample, Measurement, TaskSample
 from farss.evaluation.scores import compare_runs, compare_to_base, summarise
-from farss.maths.metrics import harmonic, knowledge_kept, probability_kept
+from farss.maths.metrics import harmonic, knowledge_kept
 
 SETS = ("facts", "cloze")
 LIKELIHOOD = ("K_p", "T_l", "KT_l")
@@ -119,8 +119,6 @@ def test_probability_kept_is_over_answer_tokens():
         [KnowledgeSample("s", str(i), "", "", -2.0 - d, t, False) for i, (t, d) in enumerate(((1, 0), (3, 1)))]
     )
     assert compare_to_base(after, before)["K_p"]["value"] == pytest.approx(math.exp(-3 / 4))
-    tokens = probability_kept([-2.0, -3.0, -3.0, -3.0], [-2.0] * 4)  # one entry per token
-    assert compare_to_base(after, before)["K_p"]["value"] == pytest.approx(tokens)
 
 
 def test_the_base_keeps_everything_and_gains_nothing():

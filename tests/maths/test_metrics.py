@@ -13,7 +13,6 @@ from farss.maths.metrics import (
     harmonic,
     knowledge_kept,
     knowledge_kept_clipped,
-    probability_kept,
     ratios,
     task_gained,
     task_share_gained,
@@ -73,15 +72,6 @@ def test_undefined_replicates_are_nan():
     shares = task_share_gained(np.array([2.0, 2.0]), np.array([1.5, 1.5]), np.array([2.0, 1.0]))
     assert math.isnan(shares[0]) and shares[1] == 0.5
     assert math.isnan(harmonic(shares, np.ones(2))[0])
-
-
-def test_probability_kept_is_a_geometric_mean_ratio():
-    before, after = np.log([0.5, 0.2]), np.log([0.25, 0.2])
-    assert probability_kept(after, before) == pytest.approx(math.sqrt(0.5))
-    with pytest.raises(ShapeError):
-        probability_kept(after, before[:1])
-    with pytest.raises(NumericalError):
-        probability_kept([-math.inf], [0.0])
 
 
 def test_task_share_gained():

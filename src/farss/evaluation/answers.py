@@ -5,14 +5,11 @@ from __future__ import annotations
 import re
 import string
 from collections.abc import Iterable
-from fractions import Fraction
 
 from farss.evaluation.quantities import Quantity, cleaned, quantities
 
 ANSWER_MARK = "The answer is:"
 """What precedes the final answer in MetaMathQA's responses, and so in what a model trained on them writes."""
-GSM8K_MARK = "####"
-"""What precedes the final answer in GSM8K's own solutions; read from reference solutions only."""
 
 _QUOTES = "\u2018\u2019\u00b4"  # what TriviaQA's script counts as punctuation besides ASCII's
 _PUNCTUATION = str.maketrans(dict.fromkeys(string.punctuation + _QUOTES, " "))
@@ -73,26 +70,6 @@ def begins_with(text: str, accepted: Iterable[str]) -> bool:
 def _words(text: str) -> list[str]:
     text = _INSIDE_NUMBER["point"].sub(_JOINED, _INSIDE_NUMBER["comma"].sub("", text))
     return normalise(_SIGN.sub(_MINUS, text)).split()
-
-
-def final_number(text: str, mark: str = ANSWER_MARK) -> Fraction | None:
-    """The number after the last `mark` in a response; None if there is no mark or no number after it.
-
-    Everything up to the last mark is ignored, and the first number after it counts. There is no fall-back to another
-    mark or to the last number in the text.
-    """
-    _, found, after = text.rpartition(mark)
-    return parse_number(after) if found else None
-
-
-def parse_number(text: str) -> Fraction | None:
-    """The first number in a text, as a reader takes it: "$1,234.50." -> 1234.5; None if there is none.
-
-    Separators, currency signs and LaTeX are understood, and fractions, mixed numbers, powers of ten and number words.
-    A minus is a sign only where a digit follows at once: "- 18" in a list is 18.
-    """
-    found = quantities(cleaned(text))
-    return found[0].value if found else None
 
 
 def only_number(text: str) -> Quantity | None:

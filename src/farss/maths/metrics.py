@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
 from farss.errors import NumericalError, ShapeError
 
@@ -73,30 +73,6 @@ def harmonic(first: Score, second: Score) -> Score:
     undefined = np.isnan(a) | np.isnan(b)
     total = np.where(positive, a + b, 1.0)
     return _plain(np.where(undefined, np.nan, np.where(positive, 2 * a * b / total, 0.0)))
-
-
-def probability_kept(log_after: ArrayLike, log_before: ArrayLike) -> float:
-    """The geometric mean, over the gold answer tokens of one set, of their probability after over before.
-
-    `K_p` is the mean of this over sets. For intervals, take `exp` of the resampled means of the differences.
-
-    Args:
-        log_after: [N], log probability of each gold answer token, in nats, after fine-tuning.
-        log_before: [N], the same of the base model, same tokens in the same order.
-
-    Returns:
-        exp of the mean difference; 1 means unchanged.
-
-    Raises:
-        ShapeError: if the lengths differ or there is no token.
-        NumericalError: if a log probability is NaN or infinite.
-    """
-    after, before = np.asarray(log_after, dtype=np.float64), np.asarray(log_before, dtype=np.float64)
-    if after.shape != before.shape or after.ndim != 1 or after.size == 0:
-        raise ShapeError("paired tokens are needed", expected=before.shape, got=after.shape)
-    if not (np.isfinite(after).all() and np.isfinite(before).all()):
-        raise NumericalError("a log probability is NaN or infinite")
-    return float(np.exp((after - before).mean()))
 
 
 def task_share_gained(loss_before: Score, loss_method: Score, loss_full: Score) -> Score:
