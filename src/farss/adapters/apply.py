@@ -10,24 +10,19 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from farss.adapters import factors as initial
-from farss.adapters.configs import RankAndScale, check_injected, lora_config
-from farss.adapters.factors import Factors
-from farss.adapters.forms import Form, form_of_plan, mark_
-from farss.adapters.gated import constrain_, draw_diagonals_
+from farss.adapters.configs import RankAndScale, check_injected
+from farss.adapters.factors import Factors, check_targets
+from farss.adapters.forms import adapter_form
 from farss.adapters.layers import DEFAULT, lora_layers, refuse_adapters, set_mode
-from farss.adapters.magnitude import check_norms, start_magnitudes_
 from farss.adapters.provenance import Provenance, remember
-from farss.adapters.sides import Started, TruncatedDown
-from farss.adapters.trained import subtract_
-from farss.adapters.triplets import check_alike, refuse_another_, triplet_config
+from farss.adapters.sides import Side
 from farss.errors import AdapterError, PlanError
 from farss.model import sources
-from farss.model.plan import BY_INDEX, Plan
+from farss.model.plan import Plan
 from farss.model.targets import Target
 
 if TYPE_CHECKING:
-    from peft import PeftModel
+    from peft import PeftConfig, PeftModel
 
     from farss.maths.spectrum import Spectrum
 
@@ -50,10 +45,9 @@ def apply(
     holds the trainable A and B beside the A0 and B0 it started from. To PEFT it is one ordinary LoRA of twice the rank,
     which it may merge, save, copy or rename. With "residual" the published form is made: **the weights of `model`
     change** to `W - s B0 A0`, computed in float32 and cast once, and the adapter adds `s B A`. Where B0 is zero there
-    is nothing to subtract, and the adapter is a plain one. A constrained plan (FoRA) gives an adapter on untouched
-    weights, with a gate of zero. A plan of magnitudes (DoRA) gives PEFT's DoRA on untouched weights. A truncated plan
-    (KaSA) starts from the base without the dropped directions, which the adapter subtracts. A plan of triplets gives
-    PEFT's AdaLoRA. What training adds for FoRA, KaSA and AdaLoRA, `farss.training.elsewhere` adds in other trainers.
+    is nothing to subtract, and the adapter is a plain one. What the
+    form of a method is instead (DoRA, KaSA, AdaLoRA, FoRA), its folder says; what such a method adds to training,
+    `farss.training.elsewhere` adds in other trainers.
     As with any PEFT model, `model` itself now contains the adapter layers.
 
     Args:
@@ -73,53 +67,31 @@ def apply(
     """
     check_plan(model, plan, fingerprint)
     refuse_adapters(model)
-    if plan.initialisation == "magnitude":
-        check_norms(model, plan)
-    elif plan.initialisation == "triplets":
-        check_alike(plan)
-    start = _start(model, plan, spectra, factors)
+    form = adapter_form(plan)
+    form.check(model, plan)
+    start = form.start(model, plan, spectra, factors)
     training = model.training
     drawn_from = int(plan.settings.get("seed", 0)) if seed is None else seed
-    form = form_of_plan(plan, subtracts=start is not None and any(bool(part.up.any()) for part in start.values()))
-    wrapped = _wrap(model, plan, form, dropout, drawn_from)
+    shape = form.shape(plan, subtracts=start is not None and any(bool(part.up.any()) for part in start.values()))
+    wrapped = _wrap(model, form.config(model, plan, shape, dropout), form.ranks(plan, shape), drawn_from)
     layers = lora_layers(wrapped)
     for name, part in (start or {}).items():
         layer = layers[name]
         _begin_(layer.lora_A[DEFAULT], part.down)
         _begin_(layer.lora_B[DEFAULT], part.up)
-    if form.kind == "residual":
-        subtract_(wrapped)
-    if plan.initialisation == "truncated":
-        draw_diagonals_(wrapped, drawn_from)
-    elif plan.initialisation == "constrained":
-        constrain_(wrapped, plan, drawn_from)
-    elif plan.initialisation == "magnitude":
-        start_magnitudes_(wrapped)
+    form.join_(wrapped)
+    form.begin_(wrapped, plan, drawn_from)
     remember(wrapped, Provenance(replace(plan, start=None)))
     set_mode(wrapped, training)
     return wrapped
 
 
 def _begin_(side: nn.Module, factor: Tensor) -> None:
-    """Start one side from `factor`, in its own dtype; of KaSA's it is what is dropped."""
-    if isinstance(side, (Started, TruncatedDown)):
+    """Start one side from `factor`, in its own dtype."""
+    if isinstance(side, Side):
         side.begin_(factor)
     else:
         side.weight.data = factor.clone()  # type: ignore[union-attr]  # a linear map
-
-
-def _start(
-    model: nn.Module,
-    plan: Plan,
-    spectra: Callable[[Target], Spectrum] | None,
-    factors: Mapping[str, Factors] | None,
-) -> dict[str, Factors] | None:
-    """What the adapter starts from, or what is dropped of the weights; None where B is zero or gated."""
-    if plan.initialisation == "factors" or (plan.initialisation in BY_INDEX and factors is not None):
-        return initial.given_factors(model, plan, factors)
-    if factors is not None:
-        raise PlanError("a plan without start factors is given some", expected="factors=None", got=plan.initialisation)
-    return initial.initial_factors(model, plan, spectra) if plan.initialisation in BY_INDEX else None
 
 
 def check_plan(model: nn.Module, plan: Plan, fingerprint: str | None = None) -> None:
@@ -129,12 +101,12 @@ def check_plan(model: nn.Module, plan: Plan, fingerprint: str | None = None) -> 
         AdapterError: if the plan trains all weights.
         PlanError: saying what differs between plan and model.
     """
-    if plan.initialisation == "none":
+    if not adapter_form(plan).adapts:
         raise AdapterError(
             f"the method `{plan.method}` trains all weights and has no adapter",
             do="train the model itself, or choose another method",
         )
-    initial.check_targets(model, plan)
+    check_targets(model, plan)
     actual = sources.fingerprint(model) if fingerprint is None else fingerprint
     if actual != plan.model_fingerprint:
         raise PlanError(
@@ -145,22 +117,12 @@ def check_plan(model: nn.Module, plan: Plan, fingerprint: str | None = None) -> 
         )
 
 
-def _wrap(model: nn.Module, plan: Plan, form: Form, dropout: float, seed: int) -> PeftModel:
+def _wrap(model: nn.Module, config: PeftConfig, ranks: Mapping[str, RankAndScale], seed: int) -> PeftModel:
     from peft import get_peft_model
 
-    if plan.initialisation == "triplets":
-        # Here PEFT keeps alpha itself as the "scaling", and divides by the rank in the forward pass.
-        modules = {row.name: RankAndScale(row.rank, row.scale * row.rank) for row in plan.targets}
-        config = triplet_config(model, plan, dropout)
-    else:
-        modules = {row.name: RankAndScale(form.width(row.rank), row.scale) for row in plan.targets}
-        magnitudes = plan.initialisation == "magnitude"
-        config = mark_(lora_config(model, modules, dropout=dropout, magnitudes=magnitudes), form)
     with _random_state(seed):
         wrapped = get_peft_model(model, config)  # type: ignore[arg-type]  # any nn.Module will do
-    check_injected(wrapped, modules, DEFAULT)
-    if plan.initialisation == "triplets":
-        refuse_another_(wrapped)
+    check_injected(wrapped, ranks, DEFAULT)
     return wrapped  # type: ignore[return-value]  # not a mixed model
 
 

@@ -7,7 +7,7 @@ import re
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
@@ -40,7 +40,7 @@ def lora_config(
     *,
     dropout: float = 0.0,
     inference: bool = False,
-    magnitudes: bool = False,
+    **further: Any,
 ) -> LoraConfig:
     """The configuration that gives every named module its rank and scale, and touches no other module.
 
@@ -53,7 +53,7 @@ def lora_config(
         modules: rank and scale per module name.
         dropout: probability of dropping an input entry of the adapter.
         inference: whether the adapter loads frozen.
-        magnitudes: whether the norms of the weight's rows are trained too (DoRA).
+        further: settings of PEFT's.
 
     Raises:
         AdapterError: if a pattern does not hit exactly its module.
@@ -71,12 +71,12 @@ def lora_config(
         alpha_pattern={pattern(name): entry.alpha for name, entry in modules.items() if entry.alpha != alpha},
         target_modules=target_modules(model, list(modules)),
         lora_dropout=dropout,
-        use_dora=magnitudes,
         bias="none",
         fan_in_fan_out=any(isinstance(model.get_submodule(name), Conv1D) for name in modules),
         init_lora_weights=True,
         inference_mode=inference,
         base_model_name_or_path=getattr(model, "name_or_path", None) or None,
+        **further,
     )
     _check_patterns(config, modules)
     return config

@@ -239,7 +239,7 @@ def _write_dora(model: PeftModel, original: nn.Module, folder: Path) -> _Written
         if name in norms
     }
     modules = {name: RankAndScale(update.rank, update.scale) for name, update in updates.items()}
-    config = lora_config(original, modules, inference=True, magnitudes=True)
+    config = lora_config(original, modules, inference=True, use_dora=True)
     factors = {name: update.factors for name, update in updates.items()}
     write_lora_folder(folder, config, factors, _fingerprint(model), norms)
     return _Written(max(entry.rank for entry in modules.values()))

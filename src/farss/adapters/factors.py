@@ -55,13 +55,13 @@ def initial_factors(
 
     Args:
         model: the base model.
-        plan: a plan whose initialisation is one of `farss.model.plan.BY_INDEX`.
+        plan: a plan that names directions.
         spectra: the decomposition of a target, for example `SpectrumCache.get`; None decomposes each weight here.
 
     Returns:
         Per module name, `up` [m, r] and `down` [r, n] in `adapter_dtype`, with `scale * up @ down` equal to the chosen
-        part of the weight (`factor_scaling` "divided") or `up @ down` equal to it ("published"). Of a truncated plan
-        it is the part that is dropped, which may be zero or of a lower rank: r then counts columns of zeros too.
+        part of the weight (`factor_scaling` "divided") or `up @ down` equal to it ("published"). Where it
+        is dropped, it may be zero or of a lower rank: r then counts columns of zeros too.
 
     Raises:
         PlanError: if a chosen direction has singular value zero, from which training could never move.
@@ -81,7 +81,7 @@ def given_factors(model: nn.Module, plan: Plan, given: Mapping[str, Factors] | N
 
     Args:
         model: the base model.
-        plan: a plan with initialisation "factors", or one of `farss.model.plan.BY_INDEX`.
+        plan: a plan with factors of its own, or one that names directions.
         given: the factors of all modules the plan was made for; None takes those the plan holds.
 
     Returns:
@@ -132,7 +132,7 @@ def _factors(row: TargetPlan, weight: Tensor, spectrum: Spectrum, plan: Plan) ->
         return Factors(*zeros)
     left, sigma, right = directions(spectrum, weight, row.indices)
     dead = [index for index, value in zip(row.indices, sigma.tolist(), strict=True) if not value > 0]
-    if dead and plan.initialisation != "truncated":
+    if dead and not plan.form.drops:
         raise PlanError(
             "the plan chooses directions whose singular value is zero",
             where=row.name,

@@ -20,12 +20,12 @@ from farss.adapters.apply import check_plan
 from farss.adapters.base_starts import check_start, with_start
 from farss.adapters.factors import Factors
 from farss.adapters.foreign_config import CONFIGURATION, check_config, check_patterns, check_sizes
-from farss.adapters.forms import Form, form_of_plan, form_of_tensors, mark_
+from farss.adapters.forms import DRAWN, AdapterForm, adapter_form, own_forms
 from farss.adapters.layers import refuse_adapters, set_mode, trained_adapter
 from farss.adapters.older import REFERENCE, Stored, upgraded
 from farss.adapters.provenance import Provenance, provenance_of, remember
-from farss.adapters.trained import subtract_
-from farss.adapters.triplets import KIND, has_triplets, refuse_another_, uncut
+from farss.adapters.shapes import Pair, Shape, mark_, marks_of
+from farss.adapters.triplets import KIND, has_triplets, uncut
 from farss.errors import AdapterError, PlanError, StorageError
 from farss.foreign import foreign
 from farss.model import sources
@@ -160,17 +160,18 @@ def load_adapter(
     check_vocabulary(base, folder, stored.tensors)
     with foreign(AdapterError, UNUSABLE, where=folder):
         stored = stored if plan is not None else with_start(base, stored)
-    form = _form(folder, plan, stored)
+    form = DRAWN if plan is None else adapter_form(plan)
+    shape = _shape(stored) if plan is None else _planned_shape(folder, form, plan, stored)
     if dropout is not None:
         stored.config.lora_dropout = dropout
     training, before = base.training, weight_sums(base)
-    ours = plan is not None or form != Form("plain")
+    ours = plan is not None or shape != Shape()
     with foreign(AdapterError, UNUSABLE, where=folder):
-        model = _wrap(base, stored, form, trainable) if ours else _foreign(base, folder, stored.config, trainable)
+        model = _wrap(base, stored, shape, trainable) if ours else _foreign(base, folder, stored.config, trainable)
     check_accounted(model, folder, stored.tensors)
     note_changes(model, before)
-    if form.kind == "residual":
-        subtract_(model)
+    if ours:
+        form.join_(model)
     set_mode(model, training)
     if plan is not None:
         remember(model, Provenance(plan))
@@ -186,18 +187,22 @@ def _read(folder: Path) -> Stored:
     return upgraded(folder, stored, lambda part: tensors_of(part)[0])
 
 
-def _form(folder: Path, plan: Plan | None, stored: Stored) -> Form:
-    """The form of a saved adapter, by its plan and its tensors.
+def _shape(stored: Stored) -> Shape:
+    """The shape of a saved adapter without a plan, by its tensors."""
+    shapes = [shape for form in own_forms() for shape in form.shapes]
+    marks = marks_of(stored.tensors, shapes)
+    return next((shape() for shape in shapes if shape.marks == marks), Shape())
+
+
+def _planned_shape(folder: Path, form: AdapterForm, plan: Plan, stored: Stored) -> Shape:
+    """The shape of a saved adapter by its plan and its tensors.
 
     Raises:
         AdapterError: if the plan subtracts a start that is not in the file.
     """
-    found = form_of_tensors(stored.tensors)
-    if plan is None:
-        return found or Form("plain")
-    form = form_of_plan(plan, subtracts=found is not None and found.kind == "pair")
-    lacks = form.kind == "plain" and plan.initialisation == "spectral"
-    if lacks or (form.kind in ("gated", "truncated") and (found is None or found.kind != form.kind)):
+    found = marks_of(stored.tensors, [shape for each in (*own_forms(), form) for shape in each.shapes])
+    shape = form.shape(plan, subtracts=found == Pair.marks)
+    if form.lacks_start(shape) or (shape.marks and shape.marks != found):
         raise AdapterError(
             "the folder holds the trained half of its adapter alone: what it started from is not there",
             where=folder,
@@ -205,7 +210,7 @@ def _form(folder: Path, plan: Plan | None, stored: Stored) -> Form:
             got="a plain LoRA",
             do="use the folder as it was written; it cannot be put together again from this half",
         )
-    return form
+    return shape
 
 
 def _foreign(base: nn.Module, folder: Path, config: PeftConfig, trainable: bool) -> PeftModel:
@@ -214,16 +219,14 @@ def _foreign(base: nn.Module, folder: Path, config: PeftConfig, trainable: bool)
     return PeftModel.from_pretrained(base, str(folder), config=config, is_trainable=trainable)  # type: ignore[arg-type]
 
 
-def _wrap(base: nn.Module, stored: Stored, form: Form, trainable: bool) -> PeftModel:
-    """`base` with the stored adapter, as `PeftModel.from_pretrained` makes it; only the form is ours."""
+def _wrap(base: nn.Module, stored: Stored, shape: Shape, trainable: bool) -> PeftModel:
+    """`base` with the stored adapter, as `PeftModel.from_pretrained` makes it; only the shape is ours."""
     from peft import get_peft_model, set_peft_model_state_dict
 
     stored.config.inference_mode = not trainable
-    config = mark_(stored.config, form) if stored.config.peft_type == "LORA" else stored.config
+    config = mark_(stored.config, shape) if stored.config.peft_type == "LORA" else stored.config
     model = get_peft_model(base, config)  # type: ignore[arg-type]  # any nn.Module will do
     set_peft_model_state_dict(model, stored.tensors)
-    if has_triplets(model):
-        refuse_another_(model)  # type: ignore[arg-type]  # not a mixed model
     return model  # type: ignore[return-value]
 
 

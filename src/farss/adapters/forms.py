@@ -1,118 +1,179 @@
-"""What the adapter of a plan is made of, and how PEFT is told: one mark on the configuration."""
+"""What an adapter is of each `initialisation` of plans, said by one object each; nothing else knows them by name.
+
+Methods bring forms of their own as the attribute `form`. A form is asked, in this order: whether plan and model suit it;
+what the adapter starts from; of what shape its sides are and what PEFT is told; and what is begun once it is made.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, ClassVar
 
-import torch
 from torch import nn
 
-from farss.adapters.sides import (
-    GatedDown,
-    PairedDown,
-    PairedUp,
-    ResidualDown,
-    ResidualUp,
-    TruncatedDown,
-    TruncatedUp,
-    held,
-)
-from farss.model.plan import Frozen, Plan
+from farss.adapters.configs import RankAndScale, lora_config
+from farss.adapters.factors import Factors, given_factors, initial_factors
+from farss.adapters.shapes import Pair, Residual, Shape, mark_
+from farss.adapters.trained import is_residual, subtract_
+from farss.errors import PlanError
+from farss.model.plan import Plan
+from farss.model.plan_forms import PlanForm, registry
+from farss.model.targets import Target
 
 if TYPE_CHECKING:
-    from peft import LoraConfig
+    from peft import PeftConfig, PeftModel
 
-Kind = Literal["plain", "pair", "residual", "gated", "truncated"]
-
-# Kept on the configuration object, which PEFT hands to every layer; it is no field, so no file and no copy with other
-# ranks (PEFT's combinations of adapters, which are plain) has it.
-_ATTRIBUTE = "farss_form"
+    from farss.maths.spectrum import Spectrum
 
 
-@dataclass(frozen=True)
-class Form:
-    """How the sides of an adapter are made.
+class AdapterForm(PlanForm):
+    """The adapters of one kind of plan: LoRA layers of PEFT, ordinary ones unless a subclass says otherwise."""
 
-    Attributes:
-        kind: "plain" is a product BA; "pair" subtracts what it started from; "residual" stands beside a base from
-            which that was taken; "gated" has a number before A (FoRA); "truncated" a diagonal, and a part of the
-            weight that it drops (KaSA).
-        frozen: the side that stays as it starts.
-    """
+    adapts: ClassVar[bool] = True
+    """Whether there is an adapter at all."""
 
-    kind: Kind
-    frozen: Frozen = "none"
+    shapes: ClassVar[tuple[type[Shape], ...]] = ()
+    """Shapes of its own that its sides may have."""
 
-    def width(self, rank: int) -> int:
-        """The rank of the ordinary LoRA that an adapter of this form is to others, if `rank` is trained."""
-        return rank if self.kind in ("plain", "gated") else 2 * rank
+    def check(self, model: nn.Module, plan: Plan) -> None:
+        """Refuse what it cannot be put on, before anything is changed.
 
-    def shape_(self, layer: Any, adapter: str) -> None:
-        """Turn one adapter that PEFT has just made, of the rank that is trained, into this form."""
-        a, b = layer.lora_A[adapter], layer.lora_B[adapter]
-        down, up = a.weight.detach(), b.weight.detach()
-        if self.kind == "pair":
-            a, b = PairedDown(down), PairedUp(up)
-        elif self.kind == "residual":
-            a, b = ResidualDown(down), ResidualUp(up)
-        elif self.kind == "gated":
-            a = GatedDown(down, torch.zeros(1, 1).to(down))
-            nn.init.normal_(b.weight, std=len(up) ** -0.5)  # behind a closed gate a zero would stay
-        elif self.kind == "truncated":
-            a = TruncatedDown(down, torch.ones(len(down), 1).to(down), layer.lora_dropout[adapter])
-            b, layer.lora_dropout[adapter] = TruncatedUp(up), nn.Identity()
-        if self.frozen != "none":
-            a, b = (_keep(a), b) if self.frozen == "down" else (a, _keep(b))
-        layer.lora_A[adapter], layer.lora_B[adapter] = a, b
+        Raises:
+            AdapterError: naming what does not suit it.
+        """
+
+    def start(
+        self,
+        model: nn.Module,
+        plan: Plan,
+        spectra: Callable[[Target], Spectrum] | None = None,
+        factors: Mapping[str, Factors] | None = None,
+    ) -> dict[str, Factors] | None:
+        """B0 and A0 of every module; None where B starts at zero.
+
+        Args:
+            model: the base model, which is only read.
+            plan: of this form.
+            spectra: decomposition of a target; None decomposes the weights here.
+            factors: those that were made before, in place of the weights.
+
+        Raises:
+            PlanError: if factors are given and it starts from none, or they are not the plan's.
+        """
+        if factors is not None:
+            raise PlanError("a plan without start factors is given some", expected="factors=None", got=self.name)
+        return None
+
+    def shape(self, plan: Plan, *, subtracts: bool) -> Shape:
+        """How its sides are made.
+
+        Args:
+            plan: of this form.
+            subtracts: whether it starts from factors whose product is not zero.
+        """
+        kind = Shape if not subtracts else Residual if plan.base == "residual" else Pair
+        return kind(plan.frozen)
+
+    def ranks(self, plan: Plan, shape: Shape) -> dict[str, RankAndScale]:
+        """What PEFT has as rank and scaling of every module."""
+        return {row.name: RankAndScale(row.rank * shape.share, row.scale) for row in plan.targets}
+
+    def config(self, model: nn.Module, plan: Plan, shape: Shape, dropout: float) -> PeftConfig:
+        """What PEFT is told.
+
+        Args:
+            model: the base model.
+            plan: of this form.
+            shape: of its sides.
+            dropout: probability of dropping an input entry while training.
+        """
+        return mark_(lora_config(model, self.ranks(plan, shape), dropout=dropout), shape)
+
+    def begin_(self, model: PeftModel, plan: Plan, seed: int) -> None:
+        """Begin what is not drawn by PEFT and not given by factors.
+
+        Args:
+            model: with the new adapter "default", its factors in place.
+            plan: of this form.
+            seed: of everything that is drawn.
+        """
+
+    def join_(self, model: PeftModel) -> None:
+        """What is done whenever the adapter comes onto a base model, new or loaded."""
+        if is_residual(model):
+            subtract_(model)
+
+    def lacks_start(self, shape: Shape) -> bool:
+        """Whether a saved adapter whose file shows this shape is without what the plan says it started from."""
+        return False
 
 
-def form_of_plan(plan: Plan, *, subtracts: bool) -> Form:
-    """The form of the adapter of `plan`.
+class Drawn(AdapterForm):
+    """A random, B zero: LoRA's start."""
 
-    Args:
-        plan: of a method that trains an adapter.
-        subtracts: whether it starts from factors whose product is not zero.
-    """
-    if plan.initialisation == "truncated":
-        kind: Kind = "truncated"
-    elif plan.initialisation == "constrained":
-        kind = "gated"
-    elif subtracts:
-        kind = "residual" if plan.base == "residual" else "pair"
-    else:
-        kind = "plain"
-    return Form(kind, plan.frozen)
+    name = "random"
+    shapes = (Pair,)
 
 
-def form_of_tensors(tensors: Iterable[str]) -> Form | None:
-    """The form of a saved adapter by the names of its tensors; None for an ordinary LoRA."""
-    endings = {name.partition(".lora_")[2] for name in tensors}
-    kinds: dict[tuple[bool, bool], Kind] = {(True, False): "pair", (False, True): "gated", (True, True): "truncated"}
-    kind = kinds.get(("A.start" in endings, "A.gate" in endings))
-    return None if kind is None else Form(kind)
+class Chosen(AdapterForm):
+    """B0 and A0 are the singular directions that the plan names."""
+
+    name = "spectral"
+    indexed = True
+
+    def start(
+        self,
+        model: nn.Module,
+        plan: Plan,
+        spectra: Callable[[Target], Spectrum] | None = None,
+        factors: Mapping[str, Factors] | None = None,
+    ) -> dict[str, Factors] | None:
+        """The chosen part of every weight, or the factors that were made of it before."""
+        if factors is not None:
+            return given_factors(model, plan, factors)
+        return initial_factors(model, plan, spectra)
+
+    def lacks_start(self, shape: Shape) -> bool:
+        """A chosen part is never zero, so a plain adapter is without it."""
+        return not shape.marks
 
 
-def mark_(config: LoraConfig, form: Form) -> LoraConfig:
-    """`config`, whose adapters will have `form`; a plain adapter of which nothing is frozen stays PEFT's own."""
-    from transformers.pytorch_utils import Conv1D
+class Given(AdapterForm):
+    """B0 and A0 are the method's own, kept beside the plan."""
 
-    from farss.adapters.started import StartedLinear
+    name = "factors"
+    keeps_factors = True
 
-    if form != Form("plain"):
-        setattr(config, _ATTRIBUTE, form)
-        config._register_custom_module({nn.Linear: StartedLinear, Conv1D: StartedLinear})
-    return config
+    def start(
+        self,
+        model: nn.Module,
+        plan: Plan,
+        spectra: Callable[[Target], Spectrum] | None = None,
+        factors: Mapping[str, Factors] | None = None,
+    ) -> dict[str, Factors] | None:
+        """The factors that are given, or those the plan holds."""
+        return given_factors(model, plan, factors)
 
 
-def form_of(config: object) -> Form | None:
-    """The form that a configuration is marked with; None where its adapters are PEFT's own."""
-    return getattr(config, _ATTRIBUTE, None)
+class Whole(AdapterForm):
+    """All weights are trained, without an adapter."""
+
+    name = "none"
+    adapts = False
 
 
-def _keep(side: nn.Module) -> nn.Module:
-    if isinstance(side, nn.Linear):
-        return held(side)
-    side.held = True  # type: ignore[assignment]  # a flag of our sides
-    return side
+DRAWN = Drawn()
+ORDINARY: tuple[AdapterForm, ...] = (DRAWN, Chosen(), Given(), Whole())
+"""The forms that no method owns alone."""
+
+
+def adapter_form(plan: Plan) -> AdapterForm:
+    """The form of the adapter of a plan."""
+    found: AdapterForm = registry().form_named(plan.initialisation, plan.method)
+    return found
+
+
+def own_forms() -> tuple[AdapterForm, ...]:
+    """The forms of farss itself and of its own methods."""
+    found: tuple[AdapterForm, ...] = tuple(registry().own_forms().values())
+    return found

@@ -59,6 +59,10 @@ class Side(nn.Module):
         """The part of the weight that is trained, [r, n] or [m, r], without what it started from."""
         return self.trained
 
+    def begin_(self, factor: Tensor) -> None:
+        """Start from `factor`."""
+        self.factor.data = factor.clone()
+
     @property
     def trained(self) -> Tensor:
         """The factor, which passes gradients unless this side is held."""

@@ -7,24 +7,24 @@ from typing import Any
 from peft.tuners.lora import Linear
 from torch import Tensor
 
-from farss.adapters.forms import form_of
+from farss.adapters.shapes import shape_of
 from farss.adapters.sides import HeldLinear, Side
 
 
 class StartedLinear(Linear):
-    """A LoRA layer whose adapters have the form that their configuration is marked with, or PEFT's own.
+    """A LoRA layer whose adapters have the shape that their configuration is marked with, or PEFT's own.
 
     An adapter that is added with the marked configuration of another, as TRL does for the reference of a preference
-    training, gets the same form, so that its parameters can be copied by name.
+    training, gets the same shape, so that its parameters can be copied by name.
     """
 
     def update_layer(self, adapter_name: str, r: int, lora_alpha: float, config: Any, **kwargs: Any) -> None:
-        """Add an adapter of rank `r` as PEFT does, and give it its form."""
-        form = form_of(config)
-        share = 1 if form is None else form.width(1)
+        """Add an adapter of rank `r` as PEFT does, and give it its shape."""
+        shape = shape_of(config)
+        share = 1 if shape is None else shape.share
         super().update_layer(adapter_name, r // share, lora_alpha / share, config, **kwargs)  # type: ignore[arg-type]  # a float is as good
-        if form is not None:
-            form.shape_(self, adapter_name)
+        if shape is not None:
+            shape.shape_(self, adapter_name)
             self.r[adapter_name], self.lora_alpha[adapter_name] = r, lora_alpha  # type: ignore[assignment]
             self.scaling[adapter_name] = lora_alpha / (r**0.5 if config.use_rslora else r)
             self._freeze_starts()

@@ -11,7 +11,7 @@ from farss.methods.base import Evidence, Method, SpectralMethod
 from farss.methods.compat import published_batches, published_code_config
 from farss.methods.corda_ipm import CORDA_IPM
 from farss.methods.corda_kpm import CORDA_KPM
-from farss.methods.dora import DORA
+from farss.methods.dora.method import DORA
 from farss.methods.eva import EVA
 from farss.methods.farss import FARSS
 from farss.methods.farss_init import FARSS_INIT

@@ -6,12 +6,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from farss.adapters.forms import DRAWN, AdapterForm
 from farss.config import FarssConfig, Scale
 from farss.methods.base import Evidence, adapter_scale, warn_capped
 from farss.methods.compat import published_code_config
 from farss.methods.look import Look
 from farss.methods.owned import plan_settings
-from farss.model.plan import Initialisation, Plan, TargetPlan
+from farss.model.plan import Plan, TargetPlan
 from farss.model.targets import Target
 
 
@@ -21,7 +22,7 @@ class Lora:
 
     Attributes:
         scale: replaces the configuration's, for variants that are named after theirs.
-        initialisation: "random", or "magnitude" for DoRA.
+        form: of its adapters, for variants with one of their own that starts at the base model.
     """
 
     name: str = "lora"
@@ -30,7 +31,7 @@ class Lora:
     trains: Literal["adapter", "weights"] = "adapter"
     look: Look | None = None
     scale: Scale | None = None
-    initialisation: Initialisation = "random"
+    form: AdapterForm = DRAWN
 
     def plan(self, targets: Sequence[Target], evidence: Evidence, config: FarssConfig) -> Plan:
         """Rank R, or the module's size where that is smaller, for every target; the base weights stay as they are."""
@@ -44,7 +45,7 @@ class Lora:
         warn_capped(self.name, [config.rank] * len(targets), planned)
         return Plan(
             method=self.name,
-            initialisation=self.initialisation,
+            initialisation=self.form.name,
             base="reference",  # B0 = 0: there is nothing to subtract in either form
             model_fingerprint=evidence.model_fingerprint,
             settings=plan_settings(self, config),

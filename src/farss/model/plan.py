@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Literal, Self
 
 from farss.errors import PlanError
+from farss.model.plan_forms import PlanForm, registry
 from farss.model.plan_types import PLAN, check_plan_types
 from farss.model.start import Factors, factors_path, read_start, write_start
 from farss.storage import write_json
@@ -19,11 +20,7 @@ from farss.storage import write_json
 SCHEMA_VERSION = 1
 
 Region = Literal["shallow", "deep"]
-Initialisation = Literal["spectral", "factors", "random", "constrained", "magnitude", "truncated", "triplets", "none"]
 Frozen = Literal["none", "up", "down"]
-
-BY_INDEX: tuple[Initialisation, ...] = ("spectral", "truncated")
-"""The initialisations that name singular directions of the weights."""
 
 
 @dataclass(frozen=True)
@@ -37,8 +34,8 @@ class TargetPlan:
         shape: (m, n), out-features by in-features.
         rank: adapter rank, 1 to min(m, n).
         scale: the factor in front of BA.
-        indices: ascending positions in the descending spectrum of W, `rank` of them ("truncated": at most so many,
-            those that are dropped); None unless the initialisation is one of `BY_INDEX`.
+        indices: ascending positions in the descending spectrum of W, `rank` of them (where they are
+            dropped, at most so many); None unless the initialisation names directions.
         importance: Eq. 8, or None where it was not measured.
         log_score_quantiles: natural logarithm of the 0, 25, 50, 75, 100 % quantiles of the scores, or None.
     """
@@ -60,12 +57,9 @@ class Plan:
 
     Attributes:
         method: registry name.
-        initialisation: "spectral" (B0 A0 = chosen part of W / scale), "factors" (B0 and A0 are the method's own,
-            kept beside the plan), "random" (LoRA: B0 = 0), "constrained" (FoRA: one factor orthonormal, a gate of zero
-            in front), "magnitude" (DoRA: random, and the norm of every row of the weight is trained), "truncated" (KaSA
-            starts random, with a trained diagonal, on W without the indexed directions), "triplets" (AdaLoRA: a
-            diagonal of zeros between random factors; training cuts the rank) or "none" (all weights are trained, no
-            adapter).
+        initialisation: the word of a form: "spectral" (B0 A0 = chosen part of W / scale), "factors" (B0 and A0 are the
+            method's own, kept beside the plan), "random" (LoRA: B0 = 0), "none" (all weights are trained, no adapter),
+            or that of a method with an adapter of its own (`farss.adapters.forms`).
         base: "reference" (base untouched, B0 A0 subtracted by the adapter) or "residual" (subtracted from W).
         factor_scaling: "divided" makes `scale * B0 A0` the chosen part of W; "published" takes sqrt(sigma) as is, so
             that `scale` times the chosen part is subtracted (methods of the published code).
@@ -83,7 +77,7 @@ class Plan:
     """
 
     method: str
-    initialisation: Initialisation
+    initialisation: str
     base: Literal["reference", "residual"]
     model_fingerprint: str
     settings: dict[str, Any]
@@ -101,32 +95,37 @@ class Plan:
     start: Mapping[str, Factors] | None = field(default=None, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        if (self.factors_digest is not None) != (self.initialisation == "factors"):
+        if (self.factors_digest is not None) != self.form.keeps_factors:
             raise PlanError(
                 "a plan with factors of its own names their digest, and no other plan does",
                 expected="initialisation: factors, with factors_digest",
                 got=f"{self.initialisation}, {self.factors_digest}",
             )
         for target in self.targets:
-            _check_target(target, self.initialisation)
+            _check_target(target, self.form)
         names = [t.name for t in self.targets]
         if len(set(names)) != len(names):
             raise PlanError("a module is planned twice", got=sorted({n for n in names if names.count(n) > 1}))
 
     @property
+    def form(self) -> PlanForm:
+        """What its `initialisation` makes of it.
+
+        Raises:
+            PlanError: if there is no form of that word.
+        """
+        found: PlanForm = registry().form_named(self.initialisation, self.method)
+        return found
+
+    @property
     def trainable_parameters(self) -> int:
         """Number of adapter parameters that training will update.
 
-        The sum of rank * (m + n), less a frozen side, and what the initialisation adds: a gate, m
-        magnitudes or a diagonal per module.
+        The sum of rank * (m + n), less a frozen side, and what the form adds, such as a gate per module.
         """
         sides = slice(1 if self.frozen == "up" else 0, 1 if self.frozen == "down" else 2)
-        return sum(t.rank * sum(t.shape[sides]) + self._further(t) for t in self.targets)
-
-    def _further(self, target: TargetPlan) -> int:
-        """Trained parameters of a module beside B and A."""
-        m, rank = target.shape[0], target.rank
-        return {"constrained": 1, "magnitude": m, "truncated": rank, "triplets": rank}.get(self.initialisation, 0)
+        form = self.form
+        return sum(t.rank * sum(t.shape[sides]) + form.further_parameters(t.shape, t.rank) for t in self.targets)
 
     def to_mapping(self) -> dict[str, Any]:
         """The plan as JSON-ready dictionaries, without the factors in memory."""
@@ -175,7 +174,7 @@ class Plan:
             PlanError: if it is missing, not JSON, or not a possible plan, or its factors are asked for and missing.
         """
         plan = cls.from_mapping(PLAN.read_json(path), where=path)
-        if not start or plan.initialisation != "factors":
+        if not start or not plan.form.keeps_factors:
             return plan
         return dataclasses.replace(plan, start=read_start(factors_path(path)))
 
@@ -184,18 +183,18 @@ def _with_tuples(row: dict[str, Any]) -> dict[str, Any]:
     return {key: tuple(value) if isinstance(value, list) else value for key, value in row.items()}
 
 
-def _check_target(target: TargetPlan, initialisation: Initialisation) -> None:
+def _check_target(target: TargetPlan, form: PlanForm) -> None:
     limit = min(target.shape)
     if not 1 <= target.rank <= limit:
         raise PlanError("impossible rank", where=target.name, expected=f"1 to {limit}", got=target.rank)
     if not target.scale > 0:
         raise PlanError("the scale must be positive", where=target.name, got=target.scale)
-    if initialisation not in BY_INDEX:
+    if not form.indexed:
         return
-    chosen, drops = target.indices, initialisation == "truncated"
+    chosen, drops = target.indices, form.drops
     if chosen is None or (len(chosen) > target.rank if drops else len(chosen) != target.rank):
         raise PlanError(
-            f"a {initialisation} plan needs {'at most ' if drops else ''}one index per unit of rank",
+            f"a {form.name} plan needs {'at most ' if drops else ''}one index per unit of rank",
             where=target.name,
             expected=f"{'0 to ' if drops else ''}{target.rank} indices",
             got=None if chosen is None else len(chosen),

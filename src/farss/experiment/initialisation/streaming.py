@@ -24,7 +24,7 @@ from farss.model.calibration import Batch
 from farss.model.checkpoint import load_tokenizer
 from farss.model.fingerprints import fingerprint_of
 from farss.model.lazy import RESIDENT, LazyWeights, skeleton
-from farss.model.plan import BY_INDEX, Plan
+from farss.model.plan import Plan
 from farss.model.sources import arithmetic_of, name_model, resolve
 from farss.model.spectra import SpectrumCache
 from farss.model.targets import Target, find_targets
@@ -52,7 +52,7 @@ def _of_the_weights(method: str) -> str | None:
     found = get_method(method)
     if isinstance(found, FactorMethod):
         return "start factors of the weights"
-    return "norms of the weights" if isinstance(found, Lora) and found.initialisation == "magnitude" else None
+    return "norms of the weights" if isinstance(found, Lora) and found.form.name == "magnitude" else None
 
 
 def check_streamable(method: str) -> None:
@@ -218,7 +218,7 @@ class StreamedModel:
             raise PlanError("the residual form changes the base's weights, which are not in memory", do=RESIDENT)
         if plan.initialisation == "magnitude":
             raise PlanError("magnitudes start from the norms of weights, which are not in memory", do=RESIDENT)
-        if plan.initialisation not in BY_INDEX:
+        if not plan.form.indexed:
             return None
         route = plan.settings.get("route", "gram")
         rows = {row.name: row for row in plan.targets}

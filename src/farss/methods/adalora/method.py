@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
+from farss.adapters.forms import AdapterForm
 from farss.config import FarssConfig
 from farss.errors import PlanError
 from farss.method_settings import MethodSettings
 from farss.methods.adalora.aid import RankBudget
+from farss.methods.adalora.form import Triplets
 from farss.methods.adalora.settings import AdaloraConfig
 from farss.methods.base import Evidence, adapter_scale, warn_capped
 from farss.methods.compat import published_code_config
@@ -39,6 +41,7 @@ class Adalora:
     look: Look | None = None
     settings: tuple[type[MethodSettings], ...] = (AdaloraConfig,)
     aids: tuple[type[TrainingAid], ...] = (RankBudget,)
+    form: AdapterForm = field(default_factory=Triplets)
 
     def largest_rank(self, targets: Sequence[Target]) -> int:
         """The largest R there is something to cut down to: below what the smallest module can start with."""
@@ -66,7 +69,7 @@ class Adalora:
         warn_capped(self.name, [asked] * len(targets), planned)
         return Plan(
             method=self.name,
-            initialisation="triplets",
+            initialisation=self.form.name,
             base="reference",  # e = 0: there is nothing to subtract in either form
             model_fingerprint=evidence.model_fingerprint,
             settings=plan_settings(self, config),

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import Literal
 
+from farss.adapters.forms import AdapterForm
 from farss.config import FarssConfig
 from farss.errors import PlanError
 from farss.method_settings import MethodSettings
 from farss.methods.base import Evidence, adapter_scale, warn_capped
 from farss.methods.compat import published_code_config
 from farss.methods.fora.aid import HeldFactors
+from farss.methods.fora.form import Constrained
 from farss.methods.fora.settings import ForaConfig
 from farss.methods.look import Look
 from farss.methods.owned import plan_settings
@@ -33,6 +35,7 @@ class Fora:
     look: Look | None = None
     settings: tuple[type[MethodSettings], ...] = (ForaConfig,)
     aids: tuple[type[TrainingAid], ...] = (HeldFactors,)
+    form: AdapterForm = field(default_factory=Constrained)
 
     def plan(self, targets: Sequence[Target], evidence: Evidence, config: FarssConfig) -> Plan:
         """Rank R, or the module's size where that is smaller, for every target of the chosen layers.
@@ -57,7 +60,7 @@ class Fora:
         warn_capped(self.name, [config.rank] * len(chosen), planned)
         return Plan(
             method=self.name,
-            initialisation="constrained",
+            initialisation=self.form.name,
             base="reference",  # the gate starts at zero: there is nothing to subtract in either form
             model_fingerprint=evidence.model_fingerprint,
             settings=plan_settings(self, config),

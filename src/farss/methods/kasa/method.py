@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
+from farss.adapters.forms import AdapterForm
 from farss.config import FarssConfig
 from farss.errors import PlanError
 from farss.method_settings import MethodSettings
 from farss.methods.base import Evidence, adapter_scale, quantiles, warn_capped
 from farss.methods.compat import published_code_config
 from farss.methods.kasa.aid import KasaAid
+from farss.methods.kasa.form import Dropping
 from farss.methods.kasa.settings import KasaConfig
 from farss.methods.look import Look
 from farss.methods.owned import plan_settings
@@ -38,6 +40,7 @@ class Kasa:
     look: Look | None = None
     settings: tuple[type[MethodSettings], ...] = (KasaConfig,)
     aids: tuple[type[TrainingAid], ...] = (KasaAid,)
+    form: AdapterForm = field(default_factory=Dropping)
 
     def plan(self, targets: Sequence[Target], evidence: Evidence, config: FarssConfig) -> Plan:
         """Rank R for every target, or what its size allows, one direction at least being left; what is dropped.
@@ -50,7 +53,7 @@ class Kasa:
         warn_capped(self.name, [config.rank] * len(targets), planned)
         return Plan(
             method=self.name,
-            initialisation="truncated",
+            initialisation=self.form.name,
             base="reference",  # what is dropped is subtracted by an adapter, whatever the recipe's form
             model_fingerprint=evidence.model_fingerprint,
             settings=plan_settings(self, config),

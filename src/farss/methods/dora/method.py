@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from farss.methods.dora.form import Magnitudes
 from farss.methods.look import Look
 from farss.methods.lora import Lora
 
@@ -9,7 +10,7 @@ DORA = Lora(
     name="dora",
     summary="LoRA on the directions of the weight's rows, their norms trained beside it; needs no data",
     look=Look("DoRA", "#1f4192", "right"),
-    initialisation="magnitude",
+    form=Magnitudes(),
 )
 """DoRA: Weight-Decomposed Low-Rank Adaptation (ICML 2024), `W' = m * (W + s B A) / ||W + s B A||`, norms over rows.
 

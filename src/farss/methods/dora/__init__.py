@@ -1,0 +1,1 @@
+"""DoRA: its method and its adapter form."""
