@@ -1,7 +1,7 @@
 """What an adapter is of each `initialisation` of plans, said by one object each; nothing else knows them by name.
 
-Methods bring forms of their own as the attribute `form`. A form is asked, in this order: whether plan and model suit it;
-what the adapter starts from; of what shape its sides are and what PEFT is told; and what is begun once it is made.
+Methods bring forms of their own as the attribute `form`. A form is asked, in this order: whether plan and model suit
+it; what the adapter starts from; of what shape its sides are and what PEFT is told; what is begun once it is made.
 """
 
 from __future__ import annotations

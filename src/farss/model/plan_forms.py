@@ -24,6 +24,9 @@ class PlanForm:
     keeps_factors: ClassVar[bool] = False
     """Whether the adapter starts from factors that the method made, which are kept beside the plan."""
 
+    reads_norms: ClassVar[bool] = False
+    """Whether it begins from the norms of whole weights, so that these must be in memory together."""
+
     def further_parameters(self, shape: tuple[int, int], rank: int) -> int:
         """How many parameters of a module are trained beside B and A.
 

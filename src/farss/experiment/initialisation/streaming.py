@@ -216,8 +216,10 @@ class StreamedModel:
         """
         if plan.base == "residual":
             raise PlanError("the residual form changes the base's weights, which are not in memory", do=RESIDENT)
-        if plan.initialisation == "magnitude":
-            raise PlanError("magnitudes start from the norms of weights, which are not in memory", do=RESIDENT)
+        if plan.form.reads_norms:
+            raise PlanError(
+                f"{plan.form.name} plans start from the norms of weights, which are not in memory", do=RESIDENT
+            )
         if not plan.form.indexed:
             return None
         route = plan.settings.get("route", "gram")

@@ -17,9 +17,10 @@ if TYPE_CHECKING:
 
 
 class Magnitudes(AdapterForm):
-    """`W' = m * (W + s B A) / ||W + s B A||` on untouched weights, norms over rows; B = 0 and m their norms at first."""
+    """`W' = m * (W + s B A) / ||W + s B A||` on untouched weights, row by row; B = 0 and m the norms at first."""
 
     name = "magnitude"
+    reads_norms = True
 
     def further_parameters(self, shape: tuple[int, int], rank: int) -> int:
         """The m magnitudes."""
