@@ -47,7 +47,8 @@ def score_directions(spectrum: Spectrum, first: Tensor, second: Tensor, shape: t
         shape: (m, n) of the weight.
 
     Returns:
-        DirectionScores; the logarithm is taken before multiplying, scores span more than 20 decades.
+        DirectionScores on the CPU, computed where the moments are; the logarithm is taken before multiplying, scores
+        span more than 20 decades.
 
     Raises:
         ShapeError: if the moments are not k x k or the spectrum is of another shape.
@@ -62,7 +63,7 @@ def score_directions(spectrum: Spectrum, first: Tensor, second: Tensor, shape: t
         if not bool(torch.isfinite(moment).all()):
             raise NumericalError(f"the {name} moment holds NaN or Inf", do="check the calibration data and the dtype")
     first, second = first.to(torch.float64), second.to(torch.float64)
-    basis, sigma = spectrum.basis.to(torch.float64), spectrum.sigma.to(torch.float64)
+    basis, sigma = spectrum.basis.to(first.device).to(torch.float64), spectrum.sigma.to(torch.float64)
     along_first, along_second = _quadratic(basis, first), _quadratic(basis, second)
     solid = sigma > 0
     log_s = torch.where(solid, along_first.log() + along_second.log(), torch.full_like(sigma, -torch.inf))
@@ -81,5 +82,5 @@ def default_shallow_layers(layers: int) -> int:
 
 
 def _quadratic(basis: Tensor, moment: Tensor) -> Tensor:
-    """[k] values b_i' M b_i; a second moment is positive semidefinite, so negative values are rounding."""
-    return ((moment @ basis) * basis).sum(dim=0).clamp_min(0.0)
+    """[k] values b_i' M b_i on the CPU; a second moment is positive semidefinite, so negative values are rounding."""
+    return ((moment @ basis) * basis).sum(dim=0).clamp_min(0.0).cpu()

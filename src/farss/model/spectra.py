@@ -52,25 +52,27 @@ class SpectrumCache:
             NumericalError: if the weight holds NaN or Inf.
             StorageError: if a new spectrum cannot be written.
         """
-        named = self._noted(target) if route == "auto" else route
-        key = spectrum_key(target, named)
+        weight = weight_matrix(target)
+        content = weight_hash(weight)
+        named = self._noted(target, content) if route == "auto" else route
+        key = spectrum_key(content, named)
         if self._memo is not None and key in self._memo:
             return self._memo[key]
         spectrum = self._read(key, target)
         if spectrum is None:
-            spectrum = decompose(weight_matrix(target), named)
+            spectrum = decompose(weight, named)
             self.decomposed += 1
             self._write(key, spectrum)
         if self._memo is not None:
             self._memo[key] = spectrum
         return spectrum
 
-    def _noted(self, target: Target) -> Route:
+    def _noted(self, target: Target, content: str) -> Route:
         """The route that "auto" means for this weight, noted on disk where there is a folder."""
         weight = weight_matrix(target)
         if self.folder is None:
             return named_route("auto", weight)
-        note = self.folder / f"{spectrum_key(target, 'auto')}.json"
+        note = self.folder / f"{spectrum_key(content, 'auto')}.json"
         if note.is_file():
             noted = unless_damaged(lambda: ROUTE.read_as(note, NOTED), f"that of {target.name} is chosen anew")
             if noted is not None:
@@ -106,6 +108,6 @@ class SpectrumCache:
         write_tensors(self.folder / f"{key}.safetensors", tensors, {"spectrum": json.dumps(head)})
 
 
-def spectrum_key(target: Target, route: Choice) -> str:
-    """SHA-256 of format, route, and the dtype, shape and bytes of the weight as [m, n]."""
-    return hashlib.sha256(f"{FORMAT} {route} {weight_hash(weight_matrix(target))}".encode()).hexdigest()
+def spectrum_key(content: str, route: Choice) -> str:
+    """SHA-256 of format, route and the `weight_hash` of the weight as [m, n]."""
+    return hashlib.sha256(f"{FORMAT} {route} {content}".encode()).hexdigest()

@@ -221,7 +221,7 @@ class Curvature(Moments):
             weight: [m, n]; needed with a name, read from the module otherwise.
 
         Returns:
-            (first, second), [k, k] float64 on the CPU: (S_h, S_g) if m >= n, else (S_y, S_delta), where
+            (first, second), [k, k] float64 on the weight's device: (S_h, S_g) if m >= n, else (S_y, S_delta), where
             S_g = W' S_delta W and S_y = W S_h W'.
 
         Raises:
@@ -245,7 +245,7 @@ class Curvature(Moments):
             pair = _congruence(weight, self._mean(f"h/{own}")), self._mean(f"delta/{target}")
         if not all(bool(torch.isfinite(moment).all()) for moment in pair):
             raise NumericalError("a second moment is not finite", where=target, do="run the model in float32")
-        return pair[0].cpu(), pair[1].cpu()
+        return pair[0].to(weight.device), pair[1].to(weight.device)
 
     def of(self, name: str) -> Curvature:
         """A copy of the sums that score one module, and of the counts."""
