@@ -49,7 +49,7 @@ def flat(node: Any, place: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def differing(found: Any, golden: Any, besides: tuple[str, ...] = ()) -> list[str]:
-    """The leaves that are not the same, each with both values; those whose places begin with one of `besides` may differ."""
+    """The leaves that are not the same, each with both values, but where places begin with one of `besides`."""
     mine, its = dict(flat(found)), dict(flat(golden))
     return [
         f"{place}: {mine.get(place)}, was {its.get(place)}"
