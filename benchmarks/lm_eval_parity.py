@@ -30,6 +30,7 @@ from rich.table import Table
 from farss.adapters.files import load_adapter
 from farss.config import ModelConfig
 from farss.errors import FarssError
+from farss.evaluation.backends import TorchBackend
 from farss.evaluation.harness import SPLITS, HarnessResult, check_tasks, rows_by_part, run_tasks, task_manager
 from farss.evaluation.ifeval import NLTK_FOLDER
 from farss.evaluation.local_tasks import SOURCES
@@ -248,8 +249,7 @@ def main() -> None:
     model = load_adapter(loaded.model, arguments.adapter) if arguments.adapter else loaded.model
     started = time.perf_counter()
     ours = run_tasks(
-        model.eval(),
-        loaded.tokenizer,
+        TorchBackend(model.eval(), loaded.tokenizer),
         arguments.tasks,
         data_dir=arguments.data_dir,
         limit=arguments.limit,

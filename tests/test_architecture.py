@@ -27,6 +27,7 @@ FLOORS = {
     "settings": 0,
     "train_settings": 0,
     "storage": 0,
+    "plugins": 0,
     "processes": 0,
     "sandbox": 0,
     "maths": 1,

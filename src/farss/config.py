@@ -195,12 +195,22 @@ class HeadConfig(Settings):
         require(self.warmup_rows >= 1, "at least one row is needed", where="warmup_rows", got=self.warmup_rows)
 
 
+BackendName = Literal["torch", "vllm"]
+
+
 @dataclass(frozen=True)
 class EvalConfig(Settings):
-    """What is measured: knowledge sets (kept?) and the task (gained?), with intervals and the scale frontier."""
+    """What is measured: knowledge sets (kept?) and the task (gained?), with intervals and the scale frontier.
+
+    The task's held-out rows are scored by the likelihood of their responses, and `generate_rows` of them answered in
+    words. With `benchmarks` (of farss, of another package, or `lm-eval:NAME`) the answers to these count as the task's
+    in place of the held-out rows'. `backend` says what reads and writes: PyTorch, or vLLM.
+    """
 
     knowledge: tuple[str, ...] = ("facts",)
     knowledge_rows: int | None = None
+    benchmarks: tuple[str, ...] = ()
+    backend: BackendName = "torch"
     shots: int = 5
     task_rows: int | None = None
     generate_rows: int = 100

@@ -8,9 +8,9 @@ import json
 import pytest
 
 from farss.errors import ConfigError, SandboxError
-from farss.evaluation import code
+from farss.evaluation.backends import TorchBackend
 from farss.evaluation.benchmarks.code import BENCHMARKS as CODE
-from farss.evaluation.benchmarks.registry import BENCHMARKS, check_files
+from farss.evaluation.benchmarks.registry import check_files
 from farss.experiment.scoring import Requested
 from farss.sandbox import Protections, probe, require
 
@@ -52,10 +52,10 @@ def sandbox():
 def scripted(monkeypatch):
     """A model that solves every problem but the last."""
 
-    def write_answers(model, tokenizer, prompts, **_):
+    def write_answers(self, prompts, **_):
         return [f"    return {prompts.index(prompt)}\n" for prompt in prompts[:-1]] + ["    return None\n"]
 
-    monkeypatch.setattr(code, "generate", write_answers)
+    monkeypatch.setattr(TorchBackend, "generate", write_answers)
 
 
 def test_a_benchmark_beside_a_knowledge_set(farss, workshop, data, tmp_path, sandbox, scripted):
@@ -68,8 +68,8 @@ def test_a_benchmark_beside_a_knowledge_set(farss, workshop, data, tmp_path, san
     score = json.loads((out / "results.json").read_text())["scores"]["benchmark/humaneval/pass@1"]
     assert (score["value"], score["n"]) == (pytest.approx(2 / 3), 3)
     samples = json.loads((out / "benchmark-samples.json").read_text())["humaneval"]
-    assert [sample["passed"] for sample in samples] == [True, True, False]
-    assert samples[-1]["completion"] == "    return None\n" and samples[-1]["status"] == "failed"
+    assert [sample["right"]["passed"] for sample in samples] == [True, True, False]
+    assert samples[-1]["words"] == "    return None\n" and samples[-1]["status"] == "failed"
 
 
 def test_a_limit_is_of_rows(farss, workshop, data, tmp_path, sandbox, scripted):
@@ -118,7 +118,7 @@ def test_without_a_sandbox_nothing_is_loaded(farss, workshop, data, tmp_path, mo
 
 
 def test_a_training_task_keeps_its_meaning(monkeypatch):
-    monkeypatch.setitem(BENCHMARKS, "gsm8k", CODE[0])
+    monkeypatch.setitem(own(), "gsm8k", CODE[0])
     requested = Requested.of(("gsm8k", "humaneval", "facts", "lm-eval:gsm8k"))
     assert requested == Requested(("facts",), ("gsm8k",), ("humaneval",), ("gsm8k",))
 

@@ -9,7 +9,7 @@ import pytest
 
 from farss.datasets.files import read_rows
 from farss.errors import DataError
-from farss.evaluation.benchmarks import commonsense
+from farss.evaluation.backends import TorchBackend
 from farss.evaluation.benchmarks.base import BenchmarkRun
 from farss.evaluation.benchmarks.commonsense import BENCHMARKS, PROMPT, SENTENCE, SETS, ask, chosen_in_words, item
 
@@ -25,7 +25,7 @@ def run(tiny_llama, tiny_tokenizer, tmp_path):
     file.parent.mkdir(parents=True)
     with gzip.open(file, "wt", encoding="utf-8") as out:
         out.writelines(json.dumps(row) + "\n" for row in ROWS)
-    return BenchmarkRun(tiny_llama, tiny_tokenizer, tmp_path, None)
+    return BenchmarkRun(TorchBackend(tiny_llama, tiny_tokenizer), tmp_path, None)
 
 
 ANSWERS = tuple(f"answer{number}" for number in range(1, 5))
@@ -82,19 +82,19 @@ def test_every_row_of_every_file_is_read(shared_data, name):
 def test_answers_in_words_are_scored_by_the_published_rule(run, monkeypatch):
     asked = {}
 
-    def generate(model, tokenizer, prompts, **options):
+    def generate(self, prompts, **options):
         asked.update(options, prompts=prompts)
         return [" the correct answer is true", "true, not false", "yes"]
 
-    monkeypatch.setattr(commonsense, "generate", generate)
+    monkeypatch.setattr(TorchBackend, "generate", generate)
     result = ask(run, "boolq")
-    assert [sample["correct/words"] for sample in result.samples] == [True, False, False]
-    assert [sample["chosen"] for sample in result.samples] == ["true", "true", None]
+    assert [sample.right["words"] for sample in result.samples] == [True, False, False]
+    assert [sample.details["chosen"] for sample in result.samples] == ["true", "true", None]
     assert result.scores["accuracy/words"]["value"] == pytest.approx(1 / 3)
     assert result.scores["accuracy/words"]["n"] == 3
     assert asked["prompts"][0] == PROMPT.format(ROWS[0]["instruction"])
     assert asked["max_new_tokens"] == 32
-    json.dumps(result.samples)
+    json.dumps([sample.to_mapping() for sample in result.samples])
 
 
 def test_the_prompt_is_the_published_one():
@@ -111,13 +111,13 @@ def test_the_likeliest_option_is_that_of_a_plain_forward_pass(run, tiny_llama, t
         for option in ("true", "false"):
             target = tiny_tokenizer(SENTENCE.format(option))["input_ids"]
             totals[option] = sum(by_hand(tiny_llama, context, target)[0])
-        assert sample["likeliest"] == max(totals, key=totals.__getitem__)
-        assert sample["correct/likelihood"] == (sample["likeliest"] == row["answer"])
+        assert sample.details["likeliest"] == max(totals, key=totals.__getitem__)
+        assert sample.right["likelihood"] == (sample.details["likeliest"] == row["answer"])
 
 
 def test_limit_and_progress(run):
     seen = []
-    limited = BenchmarkRun(run.model, run.tokenizer, run.data_dir, 2, progress=lambda *done: seen.append(done))
+    limited = BenchmarkRun(run.backend, run.data_dir, 2, progress=lambda *done: seen.append(done))
     assert len(ask(limited, "boolq").samples) == 2
     assert seen[-1] == (4, 4) and [done for done, _ in seen] == sorted(done for done, _ in seen)
     with pytest.raises(DataError, match="does not exist"):

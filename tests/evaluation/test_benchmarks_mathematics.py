@@ -10,7 +10,7 @@ import pytest
 from farss.datasets.formats import gsm8k_solution
 from farss.datasets.resolve import load_rows
 from farss.errors import ConfigError, DataError
-from farss.evaluation.benchmarks import mathematics
+from farss.evaluation.backends import TorchBackend
 from farss.evaluation.benchmarks.base import BenchmarkRun
 from farss.evaluation.benchmarks.mathematics import BENCHMARKS, GSM8K_TOKENS, MATH_TOKENS, ask_gsm8k, ask_math
 
@@ -35,18 +35,18 @@ def data_dir(tmp_path):
 @pytest.fixture
 def run(tiny_llama, tiny_tokenizer, data_dir):
     pytest.importorskip("math_verify")
-    return BenchmarkRun(tiny_llama, tiny_tokenizer, data_dir, None)
+    return BenchmarkRun(TorchBackend(tiny_llama, tiny_tokenizer), data_dir, None)
 
 
 def answering(monkeypatch, answers: list[str]) -> dict:
     """Let the model answer so; what it was asked is noted."""
     asked = {}
 
-    def generate(model, tokenizer, prompts, **options):
+    def generate(self, prompts, **options):
         asked.update(options, prompts=prompts)
         return answers[: len(prompts)]
 
-    monkeypatch.setattr(mathematics, "generate", generate)
+    monkeypatch.setattr(TorchBackend, "generate", generate)
     return asked
 
 
@@ -56,11 +56,11 @@ def test_math_is_judged_by_both_rules(run, monkeypatch):
     result = ask_math(run)
     assert result.scores["accuracy/published"]["value"] == pytest.approx(1 / 3)
     assert result.scores["accuracy/math-verify"] == {"value": 1.0, "stderr": 0.0, "n": 3}
-    assert [s["correct/published"] for s in result.samples] == [True, False, False]
-    assert [(s["id"], s["level"], s["subject"]) for s in result.samples][2] == ("g/1", 5, "Geometry")
-    assert [s["words"] for s in result.samples] == answers
+    assert [s.right["published"] for s in result.samples] == [True, False, False]
+    assert [(s.id, s.details["level"], s.group) for s in result.samples][2] == ("g/1", 5, "Geometry")
+    assert [s.words for s in result.samples] == answers
     assert asked["max_new_tokens"] == MATH_TOKENS and "Instruction:" in asked["stop"]
-    json.dumps(result.samples)
+    json.dumps([sample.to_mapping() for sample in result.samples])
 
 
 def test_gsm8k_is_judged_by_both_rules(run, monkeypatch):
@@ -77,10 +77,10 @@ def test_gsm8k_is_judged_by_both_rules(run, monkeypatch):
 
 def test_a_model_is_asked_and_the_limit_kept(run):
     seen = []
-    limited = BenchmarkRun(run.model, run.tokenizer, run.data_dir, 2, progress=lambda *done: seen.append(done))
+    limited = BenchmarkRun(run.backend, run.data_dir, 2, progress=lambda *done: seen.append(done))
     result = ask_math(limited, max_new_tokens=4)
-    assert [sample["id"] for sample in result.samples] == ["a/1", "a/2"]
-    assert all(len(sample["words"]) <= 4 for sample in result.samples)
+    assert [sample.id for sample in result.samples] == ["a/1", "a/2"]
+    assert all(len(sample.words) <= 4 for sample in result.samples)
     assert all(score["n"] == 2 for score in result.scores.values())
     assert seen[-1] == (2, 2)
 
@@ -114,7 +114,7 @@ def test_the_files_are_those_that_are_read(shared_data):
 
 def test_the_reference_solutions_are_right(shared_data, tiny_llama, tiny_tokenizer, monkeypatch):
     pytest.importorskip("math_verify")
-    run = BenchmarkRun(tiny_llama, tiny_tokenizer, shared_data, 40)
+    run = BenchmarkRun(TorchBackend(tiny_llama, tiny_tokenizer), shared_data, 40)
     rows = load_rows("gsm8k", "test", data_dir=shared_data)
     solutions = [gsm8k_solution(row["answer"]) for row in rows]
     answering(monkeypatch, solutions)

@@ -11,6 +11,7 @@ import sys
 import pytest
 
 from farss.errors import ConfigError, DataError, SandboxError
+from farss.evaluation.backends import TorchBackend
 from farss.evaluation.code import (
     HUMANEVAL_STOP,
     MBPP_SHOTS,
@@ -161,8 +162,7 @@ def test_a_models_own_completions_are_run(sandbox, tiny_llama, tiny_tokenizer):
     seen = []
     problems = humaneval([ADD, ADD])
     samples = measure_code(
-        tiny_llama,
-        tiny_tokenizer,
+        TorchBackend(tiny_llama, tiny_tokenizer),
         problems,
         max_new_tokens=8,
         progress=lambda *done: seen.append(done),
@@ -174,27 +174,27 @@ def test_a_models_own_completions_are_run(sandbox, tiny_llama, tiny_tokenizer):
 
 
 @pytest.mark.case("code in a fence is written to its end")
-def test_a_completion_that_opens_a_fence_is_written_on_to_its_end(sandbox, monkeypatch):
+def test_a_completion_that_opens_a_fence_is_written_on_to_its_end(sandbox, monkeypatch, tiny_llama, tiny_tokenizer):
     asked = []
 
-    def write(model, tokenizer, prompts, *, stop, **_):
+    def write(self, prompts, *, stop, **_):
         asked.append((list(prompts), stop))
         first = {"first": "```python", "second": "    return a + b\n"}
         if len(asked) == 1:
             return [first[prompt.partition(":")[0]] for prompt in prompts]
         return ["def add(a, b):\n    return a + b" for _ in prompts]
 
-    monkeypatch.setattr("farss.evaluation.code.generate", write)
+    monkeypatch.setattr(TorchBackend, "generate", write)
     [plain] = humaneval([ADD])
     problems = [dataclasses.replace(plain, prompt=f"{name}:") for name in ("first", "second")]
-    samples = measure_code(None, None, problems, **sandbox)
+    samples = measure_code(TorchBackend(tiny_llama, tiny_tokenizer), problems, **sandbox)
     assert [sample.passed for sample in samples] == [True, True], samples
     assert asked[1] == (["first:```python\n"], ("\n```",))
 
 
 def test_problems_of_two_benchmarks_are_refused(tiny_llama, tiny_tokenizer):
     with pytest.raises(DataError, match="one benchmark"):
-        measure_code(tiny_llama, tiny_tokenizer, [*humaneval([ADD]), *mbpp([TWICE])])
+        measure_code(TorchBackend(tiny_llama, tiny_tokenizer), [*humaneval([ADD]), *mbpp([TWICE])])
 
 
 def test_the_benchmarks_have_all_their_problems(shared_data):

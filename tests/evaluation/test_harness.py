@@ -13,6 +13,7 @@ import torch
 pytest.importorskip("lm_eval")
 
 from farss.errors import ConfigError, DataError
+from farss.evaluation.backends import TorchBackend
 from farss.evaluation.harness import check_tasks, run_tasks
 
 LETTERS = ["A", "B", "C", "D"]
@@ -75,7 +76,7 @@ def stock(model, tokenizer, data, tmp_path):
 
 
 def test_the_scores_are_those_of_lm_eval_itself(tiny_llama, tiny_tokenizer, data, tmp_path):
-    ours = run_tasks(tiny_llama, tiny_tokenizer, ["arc_easy"], data_dir=data, shots=2, batch_size=4)
+    ours = run_tasks(TorchBackend(tiny_llama, tiny_tokenizer), ["arc_easy"], data_dir=data, shots=2, batch_size=4)
     results, samples = stock(tiny_llama, tiny_tokenizer, data, tmp_path)
     for metric in ("acc", "acc_norm"):
         assert ours.scores["arc_easy"][metric]["value"] == results[f"{metric},none"]
@@ -91,15 +92,15 @@ def test_an_adapter_scores_as_its_merged_model_to_the_sample(tiny_llama, tiny_to
     torch.manual_seed(0)
     config = LoraConfig(r=4, target_modules=["q_proj", "up_proj"], init_lora_weights=False)
     adapted = get_peft_model(tiny_llama.double(), config).eval()
-    switched = run_tasks(adapted, tiny_tokenizer, ["arc_easy"], data_dir=data)
-    merged = run_tasks(adapted.merge_and_unload(), tiny_tokenizer, ["arc_easy"], data_dir=data)
+    switched = run_tasks(TorchBackend(adapted, tiny_tokenizer), ["arc_easy"], data_dir=data)
+    merged = run_tasks(TorchBackend(adapted.merge_and_unload(), tiny_tokenizer), ["arc_easy"], data_dir=data)
     assert switched.scores == merged.scores
     for one, other in zip(switched.samples["arc_easy"], merged.samples["arc_easy"], strict=True):
         assert [r[0][0] for r in one["resps"]] == pytest.approx([r[0][0] for r in other["resps"]], abs=1e-4)
 
 
 def test_rows_in_other_fields_are_put_into_the_hubs(tiny_llama, tiny_tokenizer, data):
-    found = run_tasks(tiny_llama, tiny_tokenizer, ["hellaswag", "wikitext"], data_dir=data, limit=4)
+    found = run_tasks(TorchBackend(tiny_llama, tiny_tokenizer), ["hellaswag", "wikitext"], data_dir=data, limit=4)
     assert found.scores["hellaswag"]["acc_norm"]["n"] == 4
     assert found.samples["hellaswag"][1]["doc"]["query"] == "Cooking: He takes 1 eggs. he"
     pages = [sample["doc"]["page"] for sample in found.samples["wikitext"]]
@@ -136,7 +137,7 @@ def write_mmlu(folder, names):
 
 def test_a_group_has_its_own_accuracy_over_all_its_members(tiny_llama, tiny_tokenizer, data):
     write_mmlu(data, subjects())
-    found = run_tasks(tiny_llama, tiny_tokenizer, ["mmlu", "arc_easy"], data_dir=data, limit=2, shots=1)
+    found = run_tasks(TorchBackend(tiny_llama, tiny_tokenizer), ["mmlu", "arc_easy"], data_dir=data, limit=2, shots=1)
     assert len(subjects()) == 57 == sum(name.startswith("mmlu_") for name in found.samples)
     assert {name for name in found.scores if name.startswith("mmlu_")} > {"mmlu_stem", "mmlu_anatomy"}
     hits = [sample["acc"] for name in found.samples if name.startswith("mmlu_") for sample in found.samples[name]]
@@ -153,7 +154,7 @@ def test_a_group_has_its_own_accuracy_over_all_its_members(tiny_llama, tiny_toke
 def test_a_group_without_rows_of_one_member_is_refused(tiny_llama, tiny_tokenizer, data):
     write_mmlu(data, [name for name in subjects() if name != "anatomy"])
     with pytest.raises(DataError, match=r"(?s)no rows of one part.*anatomy"):
-        run_tasks(tiny_llama, tiny_tokenizer, ["mmlu"], data_dir=data, limit=1)
+        run_tasks(TorchBackend(tiny_llama, tiny_tokenizer), ["mmlu"], data_dir=data, limit=1)
 
 
 def test_math_is_joined_from_both_files_and_told_apart_by_subject(tiny_llama, tiny_tokenizer, data):
@@ -166,7 +167,7 @@ def test_math_is_joined_from_both_files_and_told_apart_by_subject(tiny_llama, ti
     write(data / "math" / "test_500.jsonl.gz", some)
     write(data / "math" / "test_rest.jsonl.gz", rest)
     names = ["hendrycks_math", "hendrycks_math500"]
-    found = run_tasks(tiny_llama, tiny_tokenizer, names, data_dir=data, max_new_tokens=4)
+    found = run_tasks(TorchBackend(tiny_llama, tiny_tokenizer), names, data_dir=data, max_new_tokens=4)
     assert found.scores["hendrycks_math"]["exact_match"]["n"] == 13
     assert found.scores["hendrycks_math500"]["exact_match"] == {"value": 0.0, "stderr": 0.0, "n": 6}
     problems = [sample["doc"]["problem"] for sample in found.samples["hendrycks_math_counting_and_prob"]]
@@ -181,7 +182,7 @@ def test_social_iqa_has_the_hubs_fields_again(tiny_llama, tiny_tokenizer, data):
         "Answer1: to eat Answer2: he, too, was sad Answer3: no reason\n\nAnswer format: answer1/answer2/answer3"
     )
     write(data / "commonsense" / "social_i_qa" / "test.jsonl.gz", [{"instruction": text, "answer": "answer2"}])
-    found = run_tasks(tiny_llama, tiny_tokenizer, ["social_iqa"], data_dir=data)
+    found = run_tasks(TorchBackend(tiny_llama, tiny_tokenizer), ["social_iqa"], data_dir=data)
     [sample] = found.samples["social_iqa"]
     assert sample["arguments"][1] == (
         'Q: Kai said "no."  Then Mr. Lee left. Why did Lee leave?\nA:',
@@ -190,7 +191,7 @@ def test_social_iqa_has_the_hubs_fields_again(tiny_llama, tiny_tokenizer, data):
     assert sample["doc"]["question"] == "Why did Lee leave?" and sample["target"] == 1
     write(data / "commonsense" / "social_i_qa" / "test.jsonl.gz", [{"instruction": "Why?", "answer": "answer2"}])
     with pytest.raises(DataError, match="LLM-Adapters form"):
-        run_tasks(tiny_llama, tiny_tokenizer, ["social_iqa"], data_dir=data)
+        run_tasks(TorchBackend(tiny_llama, tiny_tokenizer), ["social_iqa"], data_dir=data)
 
 
 def test_without_its_package_nothing_is_loaded(data, monkeypatch):

@@ -11,6 +11,7 @@ pytest.importorskip("lm_eval")
 from transformers import LlamaConfig
 
 from farss.errors import DataError
+from farss.evaluation.backends import TorchBackend
 from farss.evaluation.harness import run_tasks
 from farss.evaluation.window import asking, counting_cuts
 
@@ -32,13 +33,13 @@ def short(window):
 @pytest.mark.case("texts beyond the window are counted in the results of an evaluation")
 def test_what_lm_eval_cuts_is_counted(tiny_tokenizer, data):
     with counting_cuts() as cuts, asking("harness"):
-        run_tasks(short(64), tiny_tokenizer, ["arc_easy"], data_dir=data, shots=0)
+        run_tasks(TorchBackend(short(64), tiny_tokenizer), ["arc_easy"], data_dir=data, shots=0)
     assert cuts == {"harness": {"texts": 16, "cut": 4, "window": 64}}  # four choices of the long question
 
 
 def test_nothing_is_counted_where_all_fits(tiny_tokenizer, data):
     with counting_cuts() as cuts:
-        run_tasks(short(512), tiny_tokenizer, ["arc_easy"], data_dir=data, shots=0)
+        run_tasks(TorchBackend(short(512), tiny_tokenizer), ["arc_easy"], data_dir=data, shots=0)
     assert cuts == {}
 
 
@@ -48,4 +49,4 @@ def test_a_choice_beyond_the_window_is_a_wrong_request(tiny_tokenizer, tmp_path)
     for split in ("train", "test"):
         write(tmp_path / "arc_easy" / f"{split}.jsonl.gz", rows)
     with pytest.raises(DataError, match=r"an answer is longer than the model reads[\s\S]*24 tokens"):
-        run_tasks(short(24), tiny_tokenizer, ["arc_easy"], data_dir=tmp_path, shots=0)
+        run_tasks(TorchBackend(short(24), tiny_tokenizer), ["arc_easy"], data_dir=tmp_path, shots=0)

@@ -16,6 +16,7 @@ pytest.importorskip("immutabledict")
 
 from farss.datasets.files import read_rows
 from farss.errors import ConfigError, DataError
+from farss.evaluation.backends import TorchBackend
 from farss.evaluation.harness import check_tasks, run_tasks
 from farss.evaluation.ifeval import check_ifeval, ifeval_support
 
@@ -82,7 +83,7 @@ def test_every_prompt_is_scored_as_by_lm_eval(data, shared_data, tiny_llama, tin
         direct = [process_results(row, [response]) for row, response in asked]
     # The task asks for up to 1,280 new tokens, which this model has no positions for; here nothing is generated.
     monkeypatch.setattr(tiny_llama.config, "max_position_embeddings", 2048)
-    found = run_tasks(tiny_llama, tiny_tokenizer, ["ifeval"], data_dir=data, seed=SEED)
+    found = run_tasks(TorchBackend(tiny_llama, tiny_tokenizer), ["ifeval"], data_dir=data, seed=SEED)
     assert len(rows) == 541 and len(found.samples["ifeval"]) == len(direct) == len(FAMILIES) * 541
     for sample, expected in zip(found.samples["ifeval"], direct, strict=True):
         assert {metric: sample[metric] for metric in METRICS} == expected, sample["doc"]["key"]

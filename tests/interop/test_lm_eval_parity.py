@@ -12,6 +12,7 @@ import pytest
 
 pytest.importorskip("lm_eval")
 
+from farss.evaluation.backends import TorchBackend
 from farss.evaluation.harness import run_tasks, task_manager
 
 SCRIPT = Path(__file__).parents[2] / "benchmarks" / "lm_eval_parity.py"
@@ -78,7 +79,7 @@ def test_overrides_are_lm_evals_own_tasks_on_local_rows(parity, data, tiny_llama
     )
     scores = {name: dict(parity._metrics(row)) for name, row in found["results"].items()}
     stock = parity.Stock(scores, found["samples"], 0.0)
-    ours = run_tasks(tiny_llama, tiny_tokenizer, NAMES, data_dir=data, batch_size=4, max_new_tokens=4)
+    ours = run_tasks(TorchBackend(tiny_llama, tiny_tokenizer), NAMES, data_dir=data, batch_size=4, max_new_tokens=4)
     rows = parity.compare(NAMES, ours, stock, index)
     assert [(row["task"], row["metric"], row["samples"]) for row in rows] == [
         ("hellaswag", "acc", 6),

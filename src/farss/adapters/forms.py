@@ -32,6 +32,9 @@ class AdapterForm(PlanForm):
     adapts: ClassVar[bool] = True
     """Whether there is an adapter at all."""
 
+    low_rank: ClassVar[bool] = True
+    """Whether it changes weights by products of two thin factors, which is what servers of adapters read."""
+
     shapes: ClassVar[tuple[type[Shape], ...]] = ()
     """Shapes of its own that its sides may have."""
 

@@ -12,9 +12,17 @@ from typing import Any, Protocol
 from torch import nn
 
 from farss.evaluation.generation import generate, generate_after
-from farss.evaluation.likelihood import TokenScores, answer_log_probs, response_losses
+from farss.evaluation.likelihood import (
+    Continuation,
+    TokenScores,
+    answer_log_probs,
+    continuation_scores,
+    response_losses,
+)
+from farss.evaluation.prefix import inner_model
 from farss.evaluation.records import Progress
 from farss.model.calibration import Example, pad_token
+from farss.model.tables import window_of
 
 
 class Backend(Protocol):
@@ -22,9 +30,11 @@ class Backend(Protocol):
 
     Attributes:
         tokenizer: of the model.
+        window: the most tokens of a text and what is written after it; None where nothing bounds them.
     """
 
     tokenizer: Any
+    window: int | None
 
     def answer_log_probs(
         self,
@@ -42,6 +52,12 @@ class Backend(Protocol):
         self, examples: Sequence[Example], *, batch_tokens: int, progress: Progress | None = None
     ) -> list[tuple[float, int]]:
         """Nats and tokens of each response given its prompt, see `likelihood.response_losses`."""
+        ...
+
+    def continuation_scores(
+        self, pairs: Sequence[Continuation], *, batch_tokens: int, progress: Progress | None = None
+    ) -> list[TokenScores]:
+        """How probable each target is after its context, see `likelihood.continuation_scores`."""
         ...
 
     def generate(
@@ -80,6 +96,7 @@ class TorchBackend:
 
     def __init__(self, model: nn.Module, tokenizer: Any) -> None:
         self.model, self.tokenizer = model, tokenizer
+        self.window = window_of(inner_model(model).config)
 
     def answer_log_probs(
         self,
@@ -101,6 +118,13 @@ class TorchBackend:
         """See `Backend`."""
         pad_id = pad_token(self.tokenizer)
         return response_losses(self.model, examples, pad_id=pad_id, batch_tokens=batch_tokens, progress=progress)
+
+    def continuation_scores(
+        self, pairs: Sequence[Continuation], *, batch_tokens: int, progress: Progress | None = None
+    ) -> list[TokenScores]:
+        """See `Backend`."""
+        pad_id = pad_token(self.tokenizer)
+        return continuation_scores(self.model, pairs, pad_id=pad_id, batch_tokens=batch_tokens, progress=progress)
 
     def generate(
         self,

@@ -10,12 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from torch import nn
 
 from farss.datasets.resolve import load_rows
 from farss.errors import ConfigError, DataError
+from farss.evaluation.backends import Backend
 from farss.evaluation.completions import FENCE, asked_of_the_program, opening_fence, program_text
-from farss.evaluation.generation import generate
 from farss.evaluation.records import Progress
 from farss.sandbox import Examination, Limits, Protections, Status, run_programs
 
@@ -25,6 +24,8 @@ HUMANEVAL_STOP = ("\nclass", "\ndef", "\n#", "\nif", "\nprint")
 """Where a completion of a HumanEval function ends, as in Chen et al. 2021: the next thing at top level."""
 MBPP_STOP = ("[DONE]",)
 """Where an MBPP solution ends, as in Austin et al. 2021."""
+BATCH = 64
+"""Completions written at a time."""
 MBPP_SHOTS = (2, 3, 4)
 """The tasks that are worked examples in an MBPP prompt, as in the paper."""
 
@@ -223,8 +224,7 @@ def run_completions(
 
 
 def measure_code(
-    model: nn.Module,
-    tokenizer: Any,
+    backend: Backend,
     problems: Sequence[CodeProblem],
     *,
     max_new_tokens: int = 512,
@@ -237,8 +237,7 @@ def measure_code(
     """The model's greedy completion of every problem, run against its tests.
 
     Args:
-        model: a causal language model, with or without a PEFT adapter; only read.
-        tokenizer: its tokenizer.
+        backend: the model that is asked.
         problems: of one benchmark.
         max_new_tokens: most tokens of a completion.
         limits: see `run_completions`.
@@ -257,15 +256,14 @@ def measure_code(
     stops = {problem.stop for problem in problems}
     if len(stops) != 1:
         raise DataError("the problems must be of one benchmark", expected="one list of stop texts", got=len(stops))
-    texts = generate(
-        model,
-        tokenizer,
+    texts = backend.generate(
         [problem.prompt for problem in problems],
         max_new_tokens=max_new_tokens,
         stop=stops.pop(),
+        batch_size=BATCH,
         progress=progress and (lambda done, total: progress(done, 2 * total)),
     )
-    texts = _with_fenced(model, tokenizer, problems, texts, max_new_tokens)
+    texts = _with_fenced(backend, problems, texts, max_new_tokens)
     return run_completions(
         problems,
         texts,
@@ -278,18 +276,17 @@ def measure_code(
 
 
 def _with_fenced(
-    model: nn.Module, tokenizer: Any, problems: Sequence[CodeProblem], texts: Sequence[str], max_new_tokens: int
+    backend: Backend, problems: Sequence[CodeProblem], texts: Sequence[str], max_new_tokens: int
 ) -> list[str]:
     """The completions, those that open a fence written on to its end: the stop texts are meant for code without one."""
     opened = {i: opening for i, text in enumerate(texts) if (opening := opening_fence(text)) is not None}
     if not opened:
         return list(texts)
-    written = generate(
-        model,
-        tokenizer,
+    written = backend.generate(
         [f"{problems[i].prompt}{opening}\n" for i, opening in opened.items()],
         max_new_tokens=max_new_tokens,
         stop=(f"\n{FENCE}",),
+        batch_size=BATCH,
     )
     finished = {i: f"{opened[i]}\n{text}\n{FENCE}\n" for i, text in zip(opened, written, strict=True)}
     return [finished.get(i, text) for i, text in enumerate(texts)]

@@ -47,7 +47,7 @@ def frontier_points(
             "K_p": measure(panel, "K_p", place),
             "T_l": measure(panel, "T_l", place),
             "knowledge_log_prob": _mean_of([log_prob_change(panel, chosen, place) for chosen in panel.sets]),
-            "task_loss": _mean_of([task_loss(panel, task, place) for task in panel.tasks]),
+            "task_loss": _mean_of([task_loss(panel, task, place) for task in panel.likely]),
         }
         points.append({"scale": scale, **{name: panel.estimate(found)[0] for name, found in statistics.items()}})
     return points, panel.estimate(area_under(panel, "", list(measurements)))[0] if points else None

@@ -14,13 +14,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from torch import nn
-
 from farss.datasets.files import data_file, read_rows
 from farss.errors import ConfigError, DataError, did_you_mean
 from farss.evaluation import ifeval
+from farss.evaluation.backends import Backend, TorchBackend
 from farss.evaluation.local_tasks import SOURCES, Row, Source
-from farss.evaluation.window import count_cut
+from farss.evaluation.records import TaskSample
 
 PREFIX = "lm-eval:"
 """How a task of lm-eval is told from a set of ours in a list of names."""
@@ -46,6 +45,36 @@ class HarnessResult:
     scores: dict[str, dict[str, dict[str, Any]]]
     versions: dict[str, Any]
     samples: dict[str, list[dict[str, Any]]]
+
+    def task_samples(self) -> list[TaskSample]:
+        """The documents as samples of tasks, right by the first metric and filter that lm-eval names.
+
+        Raises:
+            ConfigError: if that metric is not 0 or 1 for each document.
+        """
+        return [_sample(f"{PREFIX}{name}", record) for name, found in self.samples.items() for record in _first(found)]
+
+
+def _first(records: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Of a task's records those of its first filter: one per document."""
+    return [record for record in records if record.get("filter") == records[0].get("filter")]
+
+
+def _sample(task: str, record: Mapping[str, Any]) -> TaskSample:
+    metric = next(iter(record["metrics"]), None)
+    value = record.get(metric)
+    if value not in (0, 1):
+        raise ConfigError(
+            "answers to a task of lm-eval are not right or wrong, so they are no task of a comparison",
+            where=task,
+            expected=f"0 or 1 as `{metric}` of each document",
+            got=value,
+            do="ask it with farss eval --tasks",
+        )
+    asked, said = record["arguments"], record["resps"]
+    prompt = str(asked["gen_args_0"]["arg_0"] if isinstance(asked, Mapping) else asked[0][0])
+    words = said[0][0] if said and isinstance(said[0][0], str) else None
+    return TaskSample(task, str(record["doc_id"]), prompt, None, None, words, bool(value))
 
 
 def check_tasks(names: Sequence[str], data_dir: str | Path | None) -> None:
@@ -157,8 +186,7 @@ def rows_by_part(source: Source, data_dir: Path) -> dict[str | None, dict[str, l
 
 
 def run_tasks(
-    model: nn.Module,
-    tokenizer: Any,
+    backend: Backend,
     names: Sequence[str],
     *,
     data_dir: str | Path | None,
@@ -168,11 +196,12 @@ def run_tasks(
     batch_size: int = 8,
     seed: int = 1234,
 ) -> HarnessResult:
-    """Run tasks of lm-eval on `model` as it is, adapters switched on included; no merge is needed.
+    """Run tasks of lm-eval on a model as it is, adapters switched on included; no merge is needed.
+
+    A model in this process is asked by lm-eval's own class for such models, so that numbers are those of its command.
 
     Args:
-        model: a causal language model, or a PEFT model of one.
-        tokenizer: its tokenizer.
+        backend: the model.
         names: tasks and groups of `SOURCES`.
         data_dir: folder laid out as `NAME/SPLIT.jsonl.gz`; None takes the hub's rows.
         limit: documents per task, and per member of a group; None for all.
@@ -186,12 +215,10 @@ def run_tasks(
     """
     check_tasks(names, data_dir)
     from lm_eval import evaluator
-    from lm_eval.models.huggingface import HFLM
 
-    adapter_for: Any = _counting(HFLM)  # its decorator hides its parameters from type checkers
     with ifeval.ifeval_support(data_dir, seed) if ifeval.TASK in names else nullcontext():
         found = evaluator.simple_evaluate(
-            model=adapter_for(pretrained=model, tokenizer=tokenizer, batch_size=batch_size),
+            model=_asked(backend, batch_size),
             tasks=[_stock(name) if data_dir is None else _built(name, Path(data_dir)) for name in names],
             task_manager=task_manager(),
             num_fewshot=shots,
@@ -205,39 +232,13 @@ def run_tasks(
     return _result(found, names)
 
 
-def _counting(model_class: Any) -> Any:
-    """lm-eval's model that counts what it cuts, and refuses what it would end over."""
-    from lm_eval.models.utils import normalize_gen_kwargs
+def _asked(backend: Backend, batch_size: int) -> Any:
+    from farss.evaluation.harness_model import BackendModel, CountingModel  # they load lm-eval
 
-    class Counting(model_class):
-        def _loglikelihood_tokens(self, requests: Any, *args: Any, **kwargs: Any) -> Any:
-            for _, _, answer in requests:
-                _require_room(len(answer), self.max_length, "an answer")
-            lengths = [len(context) + len(answer) for _, context, answer in requests]
-            count_cut(len(lengths), sum(length > self.max_length + 1 for length in lengths), self.max_length)
-            return super()._loglikelihood_tokens(requests, *args, **kwargs)
-
-        def generate_until(self, requests: Any, *args: Any, **kwargs: Any) -> Any:
-            for asked in requests:
-                context, settings = asked.args
-                written = normalize_gen_kwargs(settings, self.max_gen_toks).get("max_gen_toks", self.max_gen_toks)
-                _require_room(written + 1, self.max_length, "an answer that is to be written")
-                cut = len(self.tok_encode(context)) > self.max_length - written
-                count_cut(1, int(cut), self.max_length)
-            return super().generate_until(requests, *args, **kwargs)
-
-    return Counting
-
-
-def _require_room(tokens: int, window: int, what: str) -> None:
-    if tokens > window:
-        raise DataError(
-            f"{what} is longer than the model reads",
-            where="lm-eval",
-            expected=f"at most {window} tokens",
-            got=f"{tokens} tokens",
-            do="leave the task out, or name a model with more positions",
-        )
+    if isinstance(backend, TorchBackend):
+        made: Any = CountingModel  # its decorator hides its parameters from type checkers
+        return made(pretrained=backend.model, tokenizer=backend.tokenizer, batch_size=batch_size)
+    return BackendModel(backend, batch_size)
 
 
 def _built(name: str, data_dir: Path) -> Any:

@@ -109,10 +109,33 @@ def response_losses(
         DataError: if a prompt or a response has no token.
     """
     pairs, owners = answers_of(examples)
+    scores = continuation_scores(model, pairs, pad_id=pad_id, batch_tokens=batch_tokens, progress=progress)
+    return summed_answers(scores, owners, len(examples))
+
+
+def continuation_scores(
+    model: nn.Module,
+    pairs: Sequence[Continuation],
+    *,
+    pad_id: int,
+    batch_tokens: int = 8192,
+    progress: Progress | None = None,
+) -> list[TokenScores]:
+    """How probable each target is after its context; contexts that are too long are cut at their beginning.
+
+    Args:
+        model: a causal language model, with or without a PEFT adapter; only read.
+        pairs: contexts and targets as token ids.
+        pad_id: id written at padded positions.
+        batch_tokens: most tokens of a batch, padding included.
+        progress: called with (pairs done, pairs in all).
+
+    Raises:
+        DataError: if a target is longer than the model reads, or a token has no embedding.
+    """
     pairs = fitting(model, pairs)
     with measuring(model):
-        scores = score(model, pairs, Prefix(), pad_id=pad_id, batch_tokens=batch_tokens, progress=progress)
-    return summed_answers(scores, owners, len(examples))
+        return score(model, pairs, Prefix(), pad_id=pad_id, batch_tokens=batch_tokens, progress=progress)
 
 
 def answers_of(examples: Sequence[Example]) -> tuple[list[Continuation], list[int]]:

@@ -30,6 +30,9 @@ class Panel:
     A group is what is resampled together: "knowledge/<set>", "knowledge/<set>/accuracy", "knowledge/<set>/choice",
     "task/<name>" and "task/<name>/accuracy". The last three hold the questions that all models answered that way.
 
+    `sets` and `tasks` name all knowledge sets and tasks; of the tasks, `answered` are those that any model answered,
+    and `likely` those whose reference responses have a likelihood.
+
     Args:
         models: measurements by the names used in `column`; all with the same questions and rows, whose order is the
             first one's.
@@ -44,7 +47,10 @@ class Panel:
         self.models = tuple(models)
         first = next(iter(models.values()))
         self.sets = tuple(dict.fromkeys(sample.set for sample in first.knowledge))
+        everything = [sample for measured in models.values() for sample in measured.task]
         self.tasks = tuple(dict.fromkeys(sample.task for sample in first.task))
+        self.answered = tuple(dict.fromkeys(s.task for s in everything if s.correct is not None))
+        self.likely = tuple(dict.fromkeys(s.task for s in everything if s.loss is not None))
         self._columns: dict[tuple[str, str, str], Column] = {}
         self._sizes: dict[str, int] = {}
         knowledge = _aligned({name: {question_key(s): s for s in m.knowledge} for name, m in models.items()})
@@ -58,8 +64,9 @@ class Panel:
             self._add_answered(f"{group}/choice", {n: [s.choice for s in ss] for n, ss in asked.items()})
         for task in self.tasks:
             held = {name: [s for s in samples if s.task == task] for name, samples in rows.items()}
-            self._add(f"task/{task}", "loss", {n: [s.loss for s in ss] for n, ss in held.items()})
-            self._add(f"task/{task}", "tokens", {n: [s.tokens for s in ss] for n, ss in held.items()})
+            if all(s.loss is not None for ss in held.values() for s in ss):
+                self._add(f"task/{task}", "loss", {n: [s.loss for s in ss] for n, ss in held.items()})
+                self._add(f"task/{task}", "tokens", {n: [s.tokens for s in ss] for n, ss in held.items()})
             self._add_answered(f"task/{task}/accuracy", {n: [s.correct for s in ss] for n, ss in held.items()})
         self._require_equal_tokens()
         self._bootstrap = PairedBootstrap(self._sizes, bootstrap, seed)

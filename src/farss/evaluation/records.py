@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from farss.errors import DataError, StorageError
 from farss.reading import Document
@@ -71,17 +72,18 @@ class TaskSample:
         task: name of the task.
         id: of the row, unique in its task.
         prompt: the prompt text.
-        loss: negative log probability of the reference response, in nats, summed over its tokens.
-        tokens: number of tokens of the reference response, its end-of-sequence token included.
+        loss: negative log probability of the reference response, in nats, summed over its tokens; None where the
+            likelihood of a response was not asked for.
+        tokens: number of tokens of the reference response, its end-of-sequence token included; None with `loss`.
         words: what the model wrote; None if it was not asked to.
-        correct: the final answer in `words` is the reference's; None if there are no words.
+        correct: the answer is right, by its words where there are some; None if it was not asked for.
     """
 
     task: str
     id: str
     prompt: str
-    loss: float
-    tokens: int
+    loss: float | None
+    tokens: int | None
     words: str | None = None
     correct: bool | None = None
 
@@ -95,15 +97,15 @@ class Measurement:
 
     @property
     def task_loss(self) -> float:
-        """Nats per response token over all task rows.
+        """Nats per response token over all task rows whose likelihood was measured.
 
         Raises:
-            DataError: if no task was measured.
+            DataError: if there are none.
         """
-        tokens = sum(sample.tokens for sample in self.task)
+        tokens = sum(sample.tokens or 0 for sample in self.task)
         if not tokens:
             raise DataError("no task was measured, so there is no task loss")
-        return sum(sample.loss for sample in self.task) / tokens
+        return sum(sample.loss or 0.0 for sample in self.task) / tokens
 
     def restricted_to(self, others: Iterable[Measurement]) -> Measurement:
         """The samples whose questions and rows every one of `others` has too, in this measurement's order."""
@@ -172,14 +174,18 @@ def _sample(line: str, where: str) -> KnowledgeSample | TaskSample:
         odd = sorted((needed - record.keys()) | (record.keys() - fields.keys()))
         raise StorageError("a sample has missing or unknown fields", where=where, got=", ".join(odd)[:MOST_SAID])
     for name, value in record.items():
-        if not _fits(value, str(fields[name].type)) or (
-            name in RANGES and not RANGES[name][0] <= value <= RANGES[name][1]
-        ):
+        if not _fits(value, str(fields[name].type)) or not _possible(name, value):
             expected = " to ".join(map(str, RANGES[name])) if name in RANGES else fields[name].type
             raise StorageError(
                 f"a sample's `{name}` cannot be", where=where, expected=expected, got=repr(value)[:MOST_SAID]
             )
     return sample(**record)
+
+
+def _possible(name: str, value: Any) -> bool:
+    """Whether a value of the right type can have been measured."""
+    low, high = RANGES.get(name, (value, value))
+    return value is None or low <= value <= high
 
 
 def _fits(value: object, declared: str) -> bool:

@@ -44,7 +44,8 @@ def summarise(measurement: Measurement) -> dict[str, dict[str, float | int]]:
         scores[f"knowledge/{name}/hit"] = _share([s.hit for s in asked])
     for name in dict.fromkeys(sample.task for sample in measurement.task):
         rows = [sample for sample in measurement.task if sample.task == name]
-        scores[f"task/{name}/loss"] = _per_token([s.loss for s in rows], [s.tokens for s in rows])
+        told = [(s.loss, s.tokens) for s in rows if s.loss is not None and s.tokens is not None]
+        scores[f"task/{name}/loss"] = _per_token([loss for loss, _ in told], [n for _, n in told]) if told else None
         scores[f"task/{name}/accuracy"] = _share([s.correct for s in rows])
     return {key: score for key, score in scores.items() if score is not None}
 
@@ -189,7 +190,7 @@ def _knowledge(
 
 
 def _task(panel: Panel, model: str, average: Average) -> Any:
-    groups = [f"task/{task}/accuracy" for task in panel.tasks]
+    groups = [f"task/{task}/accuracy" for task in panel.answered or panel.tasks]
     return task_gained(_right(panel, groups, model, average), _right(panel, groups, "full", average))
 
 
@@ -205,7 +206,8 @@ def _task_share(panel: Panel, model: str, average: Average) -> Any:
         raise Undefined("no task was measured")
     if "full" not in panel.models:
         raise Undefined("there is no full fine-tuning to compare with")
-    losses = [[task_loss(panel, task, name)(average) for name in ("before", model, "full")] for task in panel.tasks]
+    tasks = panel.likely or panel.tasks
+    losses = [[task_loss(panel, task, name)(average) for name in ("before", model, "full")] for task in tasks]
     shares = [task_share_gained(*found) for found in losses]
     return sum(shares) / len(shares)
 

@@ -60,6 +60,7 @@ class VllmBackend:
             self._adapter = _lora_request()("adapter", 1, str(adapter))
         self._llm = self._vllm.LLM(model=model, dtype=dtype, **settings)
         self.tokenizer = self._llm.get_tokenizer()
+        self.window: int | None = self._llm.llm_engine.model_config.max_model_len
         self._ends = [] if ends is None else list(ends(self.tokenizer))
 
     def answer_log_probs(
@@ -82,6 +83,12 @@ class VllmBackend:
         """See `Backend`; `batch_tokens` is vLLM's own affair."""
         pairs, owners = answers_of(examples)
         return summed_answers(self._score(pairs, progress), owners, len(examples))
+
+    def continuation_scores(
+        self, pairs: Sequence[Continuation], *, batch_tokens: int, progress: Progress | None = None
+    ) -> list[TokenScores]:
+        """See `Backend`; `batch_tokens` is vLLM's own affair."""
+        return self._score(pairs, progress)
 
     def generate(
         self,
@@ -135,7 +142,8 @@ class VllmBackend:
 
     def _require_room(self, texts: Sequence[list[int]], new: int) -> None:
         """Before the first request, since vLLM ends with an error of its own at the first text that is too long."""
-        limit = self._llm.llm_engine.model_config.max_model_len
+        limit = self.window
+        assert limit is not None  # vLLM is always started for some length
         number, longest = max(enumerate(map(len, texts)), key=lambda pair: pair[1], default=(0, 0))
         if longest + new > limit:
             raise DataError(

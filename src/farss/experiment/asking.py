@@ -3,23 +3,20 @@
 from __future__ import annotations
 
 import json
-import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from torch import nn
-
 from farss.config import Recipe
-from farss.errors import ConfigError, StorageError
+from farss.errors import StorageError
 from farss.evaluation.backends import Backend
-from farss.evaluation.benchmarks.base import BenchmarkRun
-from farss.evaluation.benchmarks.registry import BENCHMARKS
+from farss.evaluation.benchmarks.registry import get_benchmark
 from farss.evaluation.harness import run_tasks
 from farss.evaluation.records import Measurement
 from farss.evaluation.scores import summarise
 from farss.evaluation.window import asking, counting_cuts
+from farss.experiment.benchmarking import benchmark_run
 from farss.experiment.kept_scores import KeptScores, Part
 from farss.experiment.measuring import SAMPLES, measure
 from farss.experiment.progress import ProgressLine
@@ -53,25 +50,15 @@ def ask_sets(recipe: Recipe, backend: Backend, title: str, kept: KeptScores, *, 
     kept.measure("sets", ask, SAMPLES, lambda file: found.save(file))
 
 
-def ask_benchmark(recipe: Recipe, name: str, model: nn.Module, tokenizer: Any, kept: KeptScores) -> None:
+def ask_benchmark(recipe: Recipe, name: str, backend: Backend, kept: KeptScores) -> None:
     """Measure a benchmark of ours; its samples join those of the others in one file."""
-    samples: list[dict[str, Any]] = []
+    samples: list[dict[str, object]] = []
 
     def ask() -> Part:
         started = time.perf_counter()
         with counting_cuts() as cut, asking(f"benchmark/{name}"), ProgressLine(name) as line:
-            found = BENCHMARKS[name].run(
-                BenchmarkRun(
-                    model,
-                    tokenizer,
-                    Path(data_dir_of(recipe, "benchmarks")),
-                    recipe.eval.task_rows,
-                    seed=recipe.eval.seed,
-                    progress=line,
-                    announce=lambda text: print(text, file=sys.stderr, flush=True),
-                )
-            )
-        samples.extend(found.samples)
+            found = get_benchmark(name).run(benchmark_run(recipe, backend, line))
+        samples.extend(sample.to_mapping() for sample in found.samples)
         scores = _prefixed("benchmark", {name: found.scores})
         return {"scores": scores, "cut": cut, "seconds": time.perf_counter() - started}
 
@@ -82,7 +69,7 @@ def ask_benchmark(recipe: Recipe, name: str, model: nn.Module, tokenizer: Any, k
     kept.measure(f"benchmark {name}", ask, BENCHMARK_SAMPLES, save)
 
 
-def ask_harness(recipe: Recipe, names: Sequence[str], model: nn.Module, tokenizer: Any, kept: KeptScores) -> None:
+def ask_harness(recipe: Recipe, names: Sequence[str], backend: Backend, kept: KeptScores) -> None:
     """Measure all tasks of lm-eval, in one call."""
     samples: dict[str, list[dict[str, Any]]] = {}
 
@@ -90,7 +77,7 @@ def ask_harness(recipe: Recipe, names: Sequence[str], model: nn.Module, tokenize
         started = time.perf_counter()
         where, limit = recipe.data.data_dir, recipe.eval.task_rows
         with counting_cuts() as cut, asking(HARNESS):
-            found = run_tasks(model, tokenizer, names, data_dir=where, limit=limit)
+            found = run_tasks(backend, names, data_dir=where, limit=limit)
         samples.update(found.samples)
         scores, seconds = _prefixed("lm-eval", found.scores), time.perf_counter() - started
         return {"scores": scores, "versions": found.versions, "cut": cut, "seconds": seconds}
@@ -101,17 +88,6 @@ def ask_harness(recipe: Recipe, names: Sequence[str], model: nn.Module, tokenize
         HARNESS_SAMPLES,
         lambda file: write_json(file, json.loads(json.dumps(samples, default=str))),
     )
-
-
-def data_dir_of(recipe: Recipe, what: str) -> str:
-    """The recipe's data directory.
-
-    Raises:
-        ConfigError: if it names none; `what` needs one.
-    """
-    if recipe.data.data_dir is None:
-        raise ConfigError(f"{what} take their rows from a data directory", do="name it with --data-dir")
-    return recipe.data.data_dir
 
 
 def _prefixed(kind: str, scores: Mapping[str, dict[str, dict[str, Any]]]) -> dict[str, dict[str, Any]]:

@@ -9,7 +9,7 @@ from farss.datasets.catalogue import CATALOGUE, describe
 from farss.datasets.files import count_rows, data_file
 from farss.datasets.resolve import split_stem
 from farss.errors import DataError
-from farss.evaluation.benchmarks.registry import BENCHMARKS
+from farss.evaluation.benchmarks.registry import benchmark_names, get_benchmark
 from farss.evaluation.harness import PREFIX
 from farss.evaluation.local_tasks import SOURCES
 
@@ -31,8 +31,9 @@ def list_tasks(data_dir: str | Path | None = None) -> list[dict[str, Any]]:
     rows: list[dict[str, Any]] = [*describe()]
     rows += [
         _row(name, "benchmark", known.summary, [stem.rpartition("/")[2] for stem in known.files])
-        for name, known in BENCHMARKS.items()
+        for name in benchmark_names()
         if name not in CATALOGUE
+        for known in [get_benchmark(name)]
     ]
     rows += [_row(f"{PREFIX}{name}", "lm-eval", known.summary, list(known.files)) for name, known in SOURCES.items()]
     if data_dir is None:
@@ -56,7 +57,7 @@ def files_of(name: str, data_dir: str | Path) -> tuple[str, ...]:
     if name.startswith(PREFIX):
         return SOURCES[name.removeprefix(PREFIX)].all_stems
     if name not in CATALOGUE:
-        return BENCHMARKS[name].files
+        return get_benchmark(name).files
     known = CATALOGUE[name]
     if known.embedded:
         return ()

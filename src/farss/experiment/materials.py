@@ -16,6 +16,7 @@ from farss.datasets.knowledge import KnowledgeSet, load_knowledge, unasked_promp
 from farss.datasets.rendered import Rendered
 from farss.errors import ConfigError, DataError
 from farss.evaluation.task import TaskSet
+from farss.experiment.benchmarking import check_measured
 from farss.experiment.drawing import Drawn, draw
 from farss.experiment.fetched import fetched_by, once
 from farss.experiment.row_account import Account
@@ -99,6 +100,7 @@ def check_inputs(recipe: Recipe, *, train: bool = True, test: bool = True) -> No
         _check_rows(recipe, training_portion(recipe), tokenizer)
     if test:
         _check_rows(measuring(recipe), held_out_portion(recipe), tokenizer)
+        check_measured(recipe)
     knowledge_sets(recipe)
 
 

@@ -24,29 +24,38 @@ from farss.evaluation.scores import summarise
 from farss.evaluation.task import measure_task
 from farss.evaluation.window import counting_cuts
 from farss.experiment import materials
+from farss.experiment.benchmarking import benchmark_samples
 from farss.experiment.environment import peak_bytes
 from farss.experiment.jobs import Job
 from farss.experiment.outputs import rescued
 from farss.experiment.progress import ProgressLine
+from farss.experiment.serving import served, served_job, served_subject
 from farss.experiment.subjects import Subject, tuned_model
 from farss.methods import get_method
 
 SAMPLES = "samples.jsonl.gz"
+BASE = "base"
 VALIDATION = "validation.jsonl.gz"
 """The rows that choose between trials, in a file that no score is taken from."""
 
 
 def measure_base(recipe: Recipe, folder: Path) -> dict[str, Any]:
     """Measure the untouched model; leaves its samples."""
+    if recipe.eval.backend == "vllm":
+        return _measure_in_full(recipe, served(recipe), folder, BASE)
     loaded = materials.load_model(recipe)
-    return _measure_in_full(recipe, loaded.model, loaded.tokenizer, folder, "base")
+    return _measure_in_full(recipe, TorchBackend(loaded.model, loaded.tokenizer), folder, BASE)
 
 
 def measure_job(recipe: Recipe, job: Job, trained: Path, folder: Path) -> dict[str, Any]:
     """Measure a trained job as it would be shipped (the exported adapter on the base), and its scale frontier."""
+    account: dict[str, Any] = {}
+    if recipe.eval.backend == "vllm":
+        with served_job(recipe, job, trained) as backend:
+            account = _measure_in_full(recipe, backend, folder, job.id)
     loaded = materials.load_model(recipe)
     model, scaled = trained_model(loaded.model, trained, get_method(job.method).trains)
-    account = _measure_in_full(recipe, model, loaded.tokenizer, folder, job.id)
+    account = account or _measure_in_full(recipe, TorchBackend(model, loaded.tokenizer), folder, job.id)
     if recipe.select == "validation":
         account |= _measure_validation(recipe, model, loaded.tokenizer, folder, job.id)
     return account | _measure_frontier(recipe, model, scaled, loaded.tokenizer, folder, job.id)
@@ -54,11 +63,15 @@ def measure_job(recipe: Recipe, job: Job, trained: Path, folder: Path) -> dict[s
 
 def measure_subject(recipe: Recipe, subject: Subject, folder: Path) -> dict[str, Any]:
     """Measure a model that was trained elsewhere as a job is measured, by the recipe of the run it is put beside."""
+    account: dict[str, Any] = {}
+    if recipe.eval.backend == "vllm":
+        with served_subject(recipe, subject) as backend:
+            account = _measure_in_full(recipe, backend, folder, subject.name)
     loaded = materials.load_model(recipe)
     # An adapter may change the base's own weights when it is loaded or merged.
     initial = {name: tensor.clone() for name, tensor in loaded.model.state_dict().items()}
     model = tuned_model(recipe, subject, loaded).eval()
-    account = _measure_in_full(recipe, model, loaded.tokenizer, folder, subject.name)
+    account = account or _measure_in_full(recipe, TorchBackend(model, loaded.tokenizer), folder, subject.name)
     if isinstance(model, PeftModel) and not can_be_scaled(model):
         model = cast("nn.Module", model.merge_and_unload()).eval()  # then its weights can be scaled, as a model's
     elif isinstance(model, PeftModel):
@@ -134,12 +147,13 @@ def measure(
         recipe: names the sets and how they are asked.
         backend: the model.
         rows: at most this many per set, the first ones; None for all the recipe asks for.
-        words: also let the model answer, and score choices; otherwise likelihoods only.
+        words: also let the model answer, benchmarks too, and score choices; otherwise likelihoods only.
         task: also measure the task.
         progress: told how far it is.
     """
     settings = recipe.eval
-    portions = progress and Portions(progress, 2 if task else 1)
+    benchmarks = settings.benchmarks if task and words else ()
+    portions = progress and Portions(progress, 1 + task + len(benchmarks))
     with torch.inference_mode():
         knowledge = measure_knowledge(
             backend,
@@ -154,11 +168,13 @@ def measure(
             solved = measure_task(
                 backend,
                 materials.test_set(recipe, backend.tokenizer, rows),
-                generate_rows=settings.generate_rows if words else 0,
+                generate_rows=settings.generate_rows if words and not benchmarks else 0,
                 max_new_tokens=settings.max_new_tokens,
                 batch_tokens=settings.batch_tokens,
                 progress=portions and portions.part(1),
             )
+        for place, name in enumerate(benchmarks, start=2):
+            solved += benchmark_samples(recipe, backend, name, portions and portions.part(place))
     return Measurement(knowledge=knowledge, task=solved)
 
 
@@ -174,13 +190,13 @@ class Portions:
         return lambda done, total: self.line(number + done / max(total, 1), self.parts)
 
 
-def _measure_in_full(recipe: Recipe, model: nn.Module, tokenizer: Any, folder: Path, title: str) -> dict[str, Any]:
+def _measure_in_full(recipe: Recipe, backend: Backend, folder: Path, title: str) -> dict[str, Any]:
     started = time.perf_counter()
     with counting_cuts() as cut, ProgressLine(f"evaluating {title}") as line:
-        measurement = measure(recipe, TorchBackend(model, tokenizer), rows=None, words=True, progress=line)
+        measurement = measure(recipe, backend, rows=None, words=True, progress=line)
     with rescued({"measured": title, "scores": summarise(measurement)}):
         measurement.save(folder / SAMPLES)
-    rows = materials.measured_rows(recipe, tokenizer)
+    rows = materials.measured_rows(recipe, backend.tokenizer)
     seconds = time.perf_counter() - started
     return {"eval_seconds": seconds, "eval_peak_bytes": peak_bytes(), "rows": rows, "cut": cut}
 

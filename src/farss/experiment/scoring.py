@@ -7,18 +7,17 @@ from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from farss.adapters.files import read_config
 from farss.adapters.switching import adapted
-from farss.config import Recipe
+from farss.config import BackendName, Recipe
 from farss.datasets.catalogue import CATALOGUE
 from farss.datasets.files import is_data_file
 from farss.errors import ConfigError, near_names
-from farss.evaluation.backends import TorchBackend
-from farss.evaluation.benchmarks.registry import BENCHMARKS, check_benchmarks
+from farss.evaluation.backends import Backend, TorchBackend
+from farss.evaluation.benchmarks.registry import benchmark_names, check_benchmarks
 from farss.evaluation.harness import PREFIX, SOURCES, check_tasks
-from farss.evaluation.vllm_backend import VllmBackend
 from farss.experiment import materials
 from farss.experiment.arithmetic import settle
 from farss.experiment.asking import (
@@ -28,8 +27,8 @@ from farss.experiment.asking import (
     ask_benchmark,
     ask_harness,
     ask_sets,
-    data_dir_of,
 )
+from farss.experiment.benchmarking import data_dir_of
 from farss.experiment.dating import dated
 from farss.experiment.environment import device, versions
 from farss.experiment.fetched import Inputs
@@ -44,16 +43,16 @@ from farss.experiment.kept_scores import (
 )
 from farss.experiment.measuring import SAMPLES
 from farss.experiment.outputs import begin_again, check_output, inputs_on_disk
+from farss.experiment.serving import check_served, served
 from farss.experiment.steps import require_adapter
 from farss.experiment.unchanged import model_input
 from farss.model.fingerprints import files_hash
-from farss.model.sources import LoadedModel, resolve
+from farss.model.sources import LoadedModel
 from farss.processes import require_one_process
 from farss.reading import is_folder
 from farss.storage import held
 from farss.storage.owned import LOCK, MARK, check_own, take
 
-BackendName = Literal["torch", "vllm"]
 BASE = "base"
 """Among several adapters, the name of the model without any."""
 VERB = "eval"
@@ -95,7 +94,7 @@ class Requested:
         tasks = tuple(name for name in ours if name in CATALOGUE and CATALOGUE[name].kind == "task")
         if task is not None and task not in tasks:
             tasks = (*tasks, task)
-        benchmarks = tuple(name for name in ours if name in BENCHMARKS and name not in tasks)
+        benchmarks = tuple(name for name in ours if name in benchmark_names() and name not in tasks)
         knowledge = tuple(name for name in ours if name not in (*tasks, *benchmarks))
         if not (names or task) or len(tasks) > 1:
             raise ConfigError("name knowledge sets, benchmarks and at most one task", got=", ".join(names))
@@ -106,7 +105,7 @@ class Requested:
     def recipe(self, recipe: Recipe) -> Recipe:
         """The recipe with these knowledge sets and this task."""
         task = {"data.task": self.tasks[0]} if self.tasks else {}
-        return recipe.override({"eval.knowledge": list(self.knowledge), **task})
+        return recipe.override({"eval.knowledge": list(self.knowledge), "eval.benchmarks": [], **task})
 
 
 def _refuse_near_miss(name: str, data_dir: str | None) -> None:
@@ -124,7 +123,7 @@ def _refuse_near_miss(name: str, data_dir: str | None) -> None:
         return
     near = [f"{PREFIX}{name}"] if name in SOURCES else []
     if not near and not is_folder(name) and not (data_dir and is_folder(Path(data_dir, name))):
-        near = near_names(name, [*CATALOGUE, *BENCHMARKS])
+        near = near_names(name, [*CATALOGUE, *benchmark_names()])
     if near and near[0] not in CATALOGUE:
         raise ConfigError(
             "no knowledge set, task or benchmark has this name", got=name, do=f"did you mean `{near[0]}`?"
@@ -158,7 +157,7 @@ def evaluate(
     out: str | Path,
     *,
     adapters: Sequence[str | Path] = (),
-    backend: BackendName = "torch",
+    backend: BackendName | None = None,
     fresh: bool = False,
     task: str | None = None,
 ) -> dict[str, Any]:
@@ -177,7 +176,7 @@ def evaluate(
         out: a folder that is new or empty, or of an earlier call that asked for the same.
         adapters: LoRA folders of PEFT for that model, or ones that farss wrote; "base" among several stands for
             the model alone.
-        backend: what reads and writes: PyTorch, or vLLM (knowledge sets and the task, at most one adapter).
+        backend: what reads and writes: PyTorch, or vLLM (at most one adapter); None takes the recipe's.
         fresh: remove what an earlier call left in the folder, and begin again.
         task: the training task whose held-out rows are measured, where it is no name of `farss tasks`: a file, say.
 
@@ -192,7 +191,7 @@ def evaluate(
     """
     require_one_process("farss eval")
     requested = Requested.of(names, task)
-    recipe = Inputs.of(requested.recipe(recipe))
+    recipe, backend = Inputs.of(requested.recipe(recipe)), backend or recipe.eval.backend
     folders = _named(adapters)
     read = {f"the adapter {name}": folder for name, folder in folders.items()}
     place = check_output(VERB, out, inputs_on_disk(recipe) | read, FILES, fresh=fresh)
@@ -203,7 +202,7 @@ def evaluate(
         if adapter is not None:
             require_adapter(adapter)
     if backend == "vllm":
-        _check_vllm(recipe, requested, folders)
+        _check_vllm(recipe, folders)
     for adapter in folders.values():
         if adapter is not None:
             read_config(adapter)
@@ -302,52 +301,41 @@ def _evaluate_one(
     title = "" if adapter is None else adapter.name
     with nullcontext(base) if adapter is None else adapted(base, adapter, fingerprint=loaded.fingerprint) as model:
         model.eval()
-        ask_sets(recipe, TorchBackend(model, tokenizer), title, kept, task=bool(requested.tasks))
-        for name in requested.benchmarks:
-            ask_benchmark(recipe, name, model, tokenizer, kept)
-        if requested.foreign:
-            ask_harness(recipe, requested.foreign, model, tokenizer, kept)
+        _ask(recipe, requested, TorchBackend(model, tokenizer), title, kept)
     decided = None if loaded.arithmetic is None else loaded.arithmetic.to_mapping()
     rows = materials.measured_rows(recipe, tokenizer) if requested.tasks else None
     kept.finish({**_account(recipe, loaded.name, adapter, kept), "arithmetic": decided, "rows": rows})
 
 
+def _ask(recipe: Recipe, requested: Requested, backend: Backend, title: str, kept: KeptScores) -> None:
+    """Everything that is asked for, of one model."""
+    ask_sets(recipe, backend, title, kept, task=bool(requested.tasks))
+    for name in requested.benchmarks:
+        ask_benchmark(recipe, name, backend, kept)
+    if requested.foreign:
+        ask_harness(recipe, requested.foreign, backend, kept)
+
+
 def _evaluate_with_vllm(recipe: Recipe, requested: Requested, kept: KeptScores, adapter: Path | None) -> None:
-    model = resolve(recipe.model.name, recipe.model.revision)
-    backend = VllmBackend(
-        str(model),
-        adapter,
-        dtype="auto" if recipe.model.dtype == "checkpoint" else recipe.model.dtype,
-        ends=lambda tokenizer: materials.learned_ends(recipe, tokenizer).tokens,
-        seed=recipe.eval.seed,
-        trust_remote_code=recipe.model.trust_remote_code,
-    )
-    ask_sets(recipe, backend, "" if adapter is None else adapter.name, kept, task=bool(requested.tasks))
+    backend = served(recipe, adapter)
+    _ask(recipe, requested, backend, "" if adapter is None else adapter.name, kept)
     rows = materials.measured_rows(recipe, backend.tokenizer) if requested.tasks else None
     kept.finish({**_account(recipe, recipe.model.name, adapter, kept), "rows": rows})
 
 
-def _check_vllm(recipe: Recipe, requested: Requested, folders: Mapping[str, Path | None]) -> None:
+def _check_vllm(recipe: Recipe, folders: Mapping[str, Path | None]) -> None:
     """Refuse what is not asked through vLLM.
 
     Raises:
         ConfigError: naming it.
     """
-    if recipe.device != "auto":
+    check_served(recipe)
+    if len(folders) > 1:
         raise ConfigError(
-            "vLLM is built for one kind of device and takes that",
+            "vLLM answers with at most one adapter at a time",
             where="--backend vllm",
-            expected="device auto",
-            got=recipe.device,
-            do="choose among several GPUs with CUDA_VISIBLE_DEVICES, or leave --backend out",
-        )
-    others = [*requested.benchmarks, *(f"{PREFIX}{name}" for name in requested.foreign)]
-    if others or len(folders) > 1:
-        raise ConfigError(
-            "vLLM answers knowledge sets and the task, with at most one adapter",
-            where="--backend vllm",
-            got=", ".join(others or folders),
-            do="leave --backend out for these",
+            got=", ".join(folders),
+            do="evaluate them one after another, or leave --backend out",
         )
 
 

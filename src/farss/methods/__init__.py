@@ -29,6 +29,7 @@ from farss.methods.olora import OLORA
 from farss.methods.pissa import PISSA
 from farss.methods.pissa_niter import PISSA_NITER
 from farss.methods.rslora import RSLORA
+from farss.plugins import package_of
 
 __all__ = [
     "METHODS",
@@ -84,7 +85,7 @@ def all_methods() -> dict[str, Method]:
 def package_of_method(name: str) -> str | None:
     """Name and version of the other package a method comes from; None for those of farss itself."""
     entries = plugins.entry_points().get(name, ())
-    return plugins.package_of(entries[0]) if entries and name not in METHODS else None
+    return package_of(entries[0]) if entries and name not in METHODS else None
 
 
 def get_method(name: str) -> Method:

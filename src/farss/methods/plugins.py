@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import re
-from importlib import metadata
-from importlib.metadata import EntryPoint
 from typing import Any, cast
 
 from farss.config import FarssConfig
-from farss.errors import ConfigError, FarssError
 from farss.method_settings import MethodSettings
 from farss.methods.base import FROM_DATA, KNOWLEDGE, Method
 from farss.methods.look import Look
 from farss.methods.start_settings import StartConfig
+from farss.plugins import FILE_NAME, NAME_RULE, Entries, Group
 from farss.training.aids import TrainingAid
 
 GROUP = "farss.methods"
@@ -23,38 +20,11 @@ GROUP = "farss.methods"
 EVIDENCE = FROM_DATA | {KNOWLEDGE, "spectrum"}
 """What a method may need."""
 
-FILE_NAME = re.compile(r"[a-z0-9][a-z0-9_-]*")
-"""Names of methods become names of files and folders."""
-
-LOAD_ERRORS = (
-    ImportError,
-    AttributeError,
-    SyntaxError,
-    NameError,
-    TypeError,
-    ValueError,
-    LookupError,
-    RuntimeError,
-    OSError,
-    FarssError,
-)
-"""What a module raises that cannot be imported here; anything else is left to be seen as it is."""
-
 
 @functools.cache
-def entry_points() -> dict[str, tuple[EntryPoint, ...]]:
+def entry_points() -> Entries:
     """The entry points of installed packages by method name, none of them loaded; read once per process."""
-    found: dict[str, list[EntryPoint]] = {}
-    for entry in metadata.entry_points(group=GROUP):
-        known = found.setdefault(entry.name, [])
-        if all((entry.value, package_of(entry)) != (other.value, package_of(other)) for other in known):
-            known.append(entry)
-    return {name: tuple(entries) for name, entries in found.items()}
-
-
-def package_of(entry: EntryPoint) -> str:
-    """Name and version of the package that an entry point belongs to."""
-    return "a package without metadata" if entry.dist is None else f"{entry.dist.name} {entry.dist.version}"
+    return _group().entries()
 
 
 def check_name(name: str, builtin: bool) -> None:
@@ -67,15 +37,7 @@ def check_name(name: str, builtin: bool) -> None:
     Raises:
         ConfigError: naming the packages.
     """
-    packages = [package_of(entry) for entry in entry_points().get(name, ())]
-    owners = ["farss itself"] * builtin + packages
-    if len(owners) > 1:
-        raise ConfigError(
-            f"more than one package has a method `{name}`",
-            where=f"entry points of {GROUP}",
-            got=", ".join(owners),
-            do=f"uninstall {packages[-1].partition(' ')[0]}, or ask its authors to rename the method",
-        )
+    _group().check_name(name, entry_points(), builtin)
 
 
 @functools.cache
@@ -89,25 +51,12 @@ def load(name: str) -> Method:
         ConfigError: if the package's module cannot be imported, or what it has is no method of this name.
     """
     (entry,) = entry_points()[name]
-    try:
-        method = entry.load()
-    except LOAD_ERRORS as error:
-        raise ConfigError(
-            f"the method `{name}` of {package_of(entry)} cannot be loaded",
-            where=entry.value,
-            got=f"{type(error).__name__}: {error}",
-            do="update or uninstall the package",
-        ) from error
-    mistakes = _mistakes(method, name)
-    if mistakes:
-        raise ConfigError(
-            f"what {package_of(entry)} has for the method `{name}` is no method",
-            where=entry.value,
-            expected="an object like farss.methods.Method: name, summary, needs, trains, plan",
-            got="; ".join(mistakes),
-            do="update or uninstall the package; docs/custom-methods.md says what a method is",
-        )
-    return cast(Method, method)
+    return cast(Method, _group().load(name, entry))
+
+
+def _group() -> Group:
+    expected = "an object like farss.methods.Method: name, summary, needs, trains, plan"
+    return Group(GROUP, "method", expected, _mistakes)
 
 
 def _mistakes(method: Any, name: str) -> list[str]:
@@ -121,7 +70,7 @@ def _mistakes(method: Any, name: str) -> list[str]:
     if method.name != name:
         found.append(f"its name is {method.name!r}")
     if not FILE_NAME.fullmatch(name):
-        found.append("a name is of small letters, digits, - and _")
+        found.append(NAME_RULE)
     if not isinstance(method.summary, str) or not callable(method.plan):
         found.append("`summary` is no text, or `plan` cannot be called")
     if not isinstance(getattr(method, "look", None), Look | None):

@@ -27,7 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="LoRA folders of PEFT, or ones written by `farss train`; `base` among several is the model alone",
     )
     parser.add_argument("--tasks", default="", help="comma-separated names of `farss tasks`; --data adds your own")
-    parser.add_argument("--backend", choices=("torch", "vllm"), default="torch", help="what reads and writes text")
+    parser.add_argument("--backend", choices=("torch", "vllm"), help="what reads and writes text (eval.backend)")
     add_fresh_option(parser)
     parser.add_argument("--out", metavar="DIR", required=True, help="folder for results.json and the samples")
 

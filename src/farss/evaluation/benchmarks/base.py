@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
-from torch import nn
-
-from farss.evaluation.records import Progress
+from farss.evaluation.backends import Backend
+from farss.evaluation.records import Progress, TaskSample
 
 
 @dataclass(frozen=True)
@@ -18,8 +16,7 @@ class BenchmarkRun:
     """What a benchmark is given.
 
     Attributes:
-        model: a causal language model, with or without a PEFT adapter; only read.
-        tokenizer: its tokenizer.
+        backend: the model that is asked.
         data_dir: folder laid out as `NAME/SPLIT.jsonl.gz`.
         limit: at most this many rows; None for all.
         seed: of whatever a benchmark draws.
@@ -27,8 +24,7 @@ class BenchmarkRun:
         announce: called with a line for people, now and then.
     """
 
-    model: nn.Module
-    tokenizer: Any
+    backend: Backend
     data_dir: Path
     limit: int | None
     seed: int = 0
@@ -37,16 +33,42 @@ class BenchmarkRun:
 
 
 @dataclass(frozen=True)
+class Sample:
+    """One row of a benchmark as one model answered it.
+
+    Attributes:
+        id: of the row, unique in its benchmark.
+        prompt: the question, without what all rows share.
+        words: what the model wrote.
+        right: rule of checking -> whether the answer is right by it.
+        group: what kind of row it is (its subject, say), where the benchmark tells.
+        details: what else is worth keeping, JSON-ready.
+    """
+
+    id: str
+    prompt: str
+    words: str
+    right: Mapping[str, bool]
+    group: str | None = None
+    details: Mapping[str, object] = field(default_factory=dict)
+
+    def to_mapping(self) -> dict[str, object]:
+        """As files hold it, the details beside the rest."""
+        own = {"id": self.id, "prompt": self.prompt, "words": self.words, "right": dict(self.right)}
+        return {**own, "group": self.group, **self.details}
+
+
+@dataclass(frozen=True)
 class BenchmarkResult:
     """What a benchmark found.
 
     Attributes:
         scores: metric, without the benchmark's name -> {"value", "stderr", "n"}.
-        samples: JSON-ready, one per row asked.
+        samples: one per row asked.
     """
 
     scores: dict[str, dict[str, float | int | None]]
-    samples: list[dict[str, Any]]
+    samples: list[Sample]
 
 
 @dataclass(frozen=True)
@@ -54,16 +76,27 @@ class Benchmark:
     """One benchmark.
 
     Attributes:
-        name: what `--tasks` takes.
+        name: what `--tasks` takes: small letters, digits, `-` and `_`.
         summary: one line of `farss tasks`.
         files: `NAME/SPLIT` of every file it reads from the data directory.
         run: asks the model.
+        rule: by which rule of its samples an answer counts where the benchmark is the task of a comparison.
+        check: raises before a model is loaded if something that it needs is missing, such as the sandbox.
     """
 
     name: str
     summary: str
     files: tuple[str, ...]
     run: Callable[[BenchmarkRun], BenchmarkResult]
+    rule: str
+    check: Callable[[], object] | None = None
+
+    def task_samples(self, result: BenchmarkResult) -> list[TaskSample]:
+        """The answers as those of a task, right by `rule`; without reference responses they have no likelihood."""
+        return [
+            TaskSample(self.name, one.id, one.prompt, None, None, one.words, one.right[self.rule])
+            for one in result.samples
+        ]
 
 
 def accuracy(answers: Sequence[bool]) -> dict[str, float | int | None]:

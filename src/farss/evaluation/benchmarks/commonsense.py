@@ -15,9 +15,7 @@ from typing import Any
 
 from farss.datasets.files import read_rows
 from farss.errors import DataError
-from farss.evaluation.benchmarks.base import Benchmark, BenchmarkResult, BenchmarkRun, accuracy
-from farss.evaluation.generation import generate
-from farss.evaluation.likelihood import answer_log_probs
+from farss.evaluation.benchmarks.base import Benchmark, BenchmarkResult, BenchmarkRun, Sample, accuracy
 
 SETS = {
     "boolq": "boolq",
@@ -43,7 +41,8 @@ SENTENCE = "the correct answer is {}"
 MOST_TOKENS = 32
 """As published."""
 STOP = ("### Instruction",)
-BATCH = 32
+BATCH, BATCH_TOKENS = 32, 8192
+WORDS, LIKELIHOOD = "words", "likelihood"
 FAMILIES = (
     ("true", "false"),
     ("solution1", "solution2"),
@@ -107,9 +106,7 @@ def ask(run: BenchmarkRun, name: str) -> BenchmarkResult:
     file = _file(name)
     rows = read_rows(run.data_dir / f"{file}.jsonl.gz")[: run.limit]
     items = [item(row, f"{file}, row {number}") for number, row in enumerate(rows, start=1)]
-    texts = generate(
-        run.model,
-        run.tokenizer,
+    texts = run.backend.generate(
         [PROMPT.format(one.instruction) for one in items],
         max_new_tokens=MOST_TOKENS,
         stop=STOP,
@@ -118,33 +115,25 @@ def ask(run: BenchmarkRun, name: str) -> BenchmarkResult:
     )
     likeliest = _likeliest(run, items)
     samples = [_sample(number, *parts) for number, parts in enumerate(zip(items, texts, likeliest, strict=True))]
-    scores = {f"accuracy/{way}": accuracy([s[f"correct/{way}"] for s in samples]) for way in ("words", "likelihood")}
+    scores = {f"accuracy/{way}": accuracy([sample.right[way] for sample in samples]) for way in (WORDS, LIKELIHOOD)}
     return BenchmarkResult(scores, samples)
 
 
-def _sample(number: int, asked: Item, text: str, likeliest: str) -> dict[str, Any]:
+def _sample(number: int, asked: Item, text: str, likeliest: str) -> Sample:
     chosen = chosen_in_words(text, asked.options)
-    return {
-        "id": str(number),
-        "question": asked.instruction,
-        "gold": asked.gold,
-        "words": text,
-        "chosen": chosen,
-        "likeliest": likeliest,
-        "correct/words": chosen == asked.gold,
-        "correct/likelihood": likeliest == asked.gold,
-    }
+    right = {WORDS: chosen == asked.gold, LIKELIHOOD: likeliest == asked.gold}
+    details = {"gold": asked.gold, "chosen": chosen, "likeliest": likeliest}
+    return Sample(str(number), asked.instruction, text, right, details=details)
 
 
 def _likeliest(run: BenchmarkRun, items: list[Item]) -> list[str]:
     """The option of each item whose sentence is the most probable as a whole; the first of equals."""
     asked = [(one, option) for one in items for option in one.options]
-    scores = answer_log_probs(
-        run.model,
-        run.tokenizer,
+    scores = run.backend.answer_log_probs(
         "",
         [PROMPT.format(one.instruction) for one, _ in asked],
         [SENTENCE.format(option) for _, option in asked],
+        batch_tokens=BATCH_TOKENS,
         progress=lambda done, of: _report(run, len(items) * (of + done) // of, 2 * len(items)),
     )
     totals = iter([score.total for score in scores])
@@ -166,6 +155,7 @@ BENCHMARKS: tuple[Benchmark, ...] = tuple(
         f"{folder} as an instruction (LLM-Adapters), in words and by likelihood",
         (_file(name),),
         partial(ask, name=name),
+        rule=WORDS,
     )
     for name, folder in SETS.items()
 )

@@ -13,8 +13,7 @@ from typing import Any
 from farss.datasets.files import read_rows
 from farss.datasets.formats import final_answer
 from farss.errors import DataError
-from farss.evaluation.benchmarks.base import Benchmark, BenchmarkResult, BenchmarkRun, accuracy
-from farss.evaluation.generation import generate
+from farss.evaluation.benchmarks.base import Benchmark, BenchmarkResult, BenchmarkRun, Sample, accuracy
 from farss.evaluation.mathematics import (
     MATH_VERIFY,
     PROMPT,
@@ -43,13 +42,15 @@ class Problem:
         id: unique in its benchmark.
         question: as the data set has it.
         gold: the final answer alone.
-        kept: what else the sample keeps (level, subject).
+        group: its subject, where it has one.
+        kept: what else the sample keeps (its level).
     """
 
     id: str
     question: str
     gold: str
-    kept: Mapping[str, Any] = field(default_factory=dict)
+    group: str | None = None
+    kept: Mapping[str, object] = field(default_factory=dict)
 
 
 def ask_gsm8k(run: BenchmarkRun, *, max_new_tokens: int = GSM8K_TOKENS) -> BenchmarkResult:
@@ -79,7 +80,8 @@ def ask_math(run: BenchmarkRun, *, max_new_tokens: int = MATH_TOKENS) -> Benchma
             _text(row, "unique_id", where),
             _text(row, "problem", where),
             _text(row, "answer", where),
-            {key: row.get(key) for key in ("level", "subject")},
+            None if row.get("subject") is None else str(row["subject"]),
+            {"level": row.get("level")},
         )
         for where, row in _rows(run, MATH_FILE)
     ]
@@ -95,9 +97,7 @@ def _ask(
     run: BenchmarkRun, problems: Sequence[Problem], max_new_tokens: int, published: Callable[[str, str], bool]
 ) -> BenchmarkResult:
     with MathVerify() as verifier:
-        texts = generate(
-            run.model,
-            run.tokenizer,
+        texts = run.backend.generate(
             [PROMPT.format(problem.question) for problem in problems],
             max_new_tokens=max_new_tokens,
             stop=STOP,
@@ -105,15 +105,14 @@ def _ask(
             progress=run.progress,
         )
         samples = [
-            {
-                "id": problem.id,
-                "question": problem.question,
-                "gold": problem.gold,
-                **problem.kept,
-                "words": text,
-                f"correct/{PUBLISHED}": published(text, problem.gold),
-                f"correct/{MATH_VERIFY}": verifier.right(text, problem.gold),
-            }
+            Sample(
+                problem.id,
+                problem.question,
+                text,
+                {PUBLISHED: published(text, problem.gold), MATH_VERIFY: verifier.right(text, problem.gold)},
+                problem.group,
+                {"gold": problem.gold, **problem.kept},
+            )
             for problem, text in zip(problems, texts, strict=True)
         ]
         if verifier.timeouts and run.announce is not None:
@@ -121,7 +120,7 @@ def _ask(
             run.announce(
                 f"{count} answers could not be compared within the limits of time and memory: counted as wrong"
             )
-    scores = {f"accuracy/{rule}": accuracy([s[f"correct/{rule}"] for s in samples]) for rule in RULES}
+    scores = {f"accuracy/{rule}": accuracy([sample.right[rule] for sample in samples]) for rule in RULES}
     return BenchmarkResult(scores, samples)
 
 
@@ -146,6 +145,6 @@ def _text(row: Mapping[str, Any], name: str, where: str) -> str:
 
 
 BENCHMARKS: tuple[Benchmark, ...] = (
-    Benchmark("math", "MATH-500, zero-shot, answers checked by two rules", (MATH_FILE,), ask_math),
-    Benchmark("gsm8k_rules", "GSM8K, zero-shot, answers checked by two rules", (GSM8K_FILE,), ask_gsm8k),
+    Benchmark("math", "MATH-500, zero-shot, answers checked by two rules", (MATH_FILE,), ask_math, PUBLISHED),
+    Benchmark("gsm8k_rules", "GSM8K, zero-shot, answers checked by two rules", (GSM8K_FILE,), ask_gsm8k, PUBLISHED),
 )

@@ -236,7 +236,7 @@ def _data(run: FinishedRun, before: Measurement) -> dict[str, Any]:
             "held_out": run.jobs[0].measured.get("rows"),
         },
         "validation_rows": run.jobs[0].measured.get("validation_rows"),
-        "task_rows": len(before.task),
+        "task_rows": sum(sample.loss is not None for sample in before.task),
         "generate_rows": sum(sample.correct is not None for sample in before.task),
         "knowledge": dict(Counter(sample.set for sample in before.knowledge)),
     }

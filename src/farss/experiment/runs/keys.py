@@ -6,7 +6,7 @@ import dataclasses
 import functools
 from collections.abc import Sequence
 
-from farss.config import TEMPLATES, DataConfig, Recipe
+from farss.config import TEMPLATES, DataConfig, EvalConfig, Recipe
 from farss.datasets.formats import template_text
 from farss.errors import ConfigError
 from farss.experiment.initialisation.settling import settles
@@ -19,6 +19,7 @@ from farss.methods.base import KNOWLEDGE, STATISTICS
 from farss.methods.factored import FactorMethod
 from farss.methods.owned import settings_of_method
 from farss.methods.start_settings import StartConfig
+from farss.settings import Settings
 
 FRONTIER = {"frontier_scales", "frontier_rows"}
 REPORTED = {"bootstrap"}
@@ -26,6 +27,8 @@ REPORTED = {"bootstrap"}
 LATER = {"turns", "columns", "subset", "split", "test", "test_split", "held_out", "on_bad_row", "date"}
 LATER |= {"learn", "end_of_turn", "too_long", "mix", "calibration_order"}
 """Settings of the data that there were not always."""
+LATER_ASKED = {"benchmarks", "backend"}
+"""Settings of the measurement that there were not always."""
 CALIBRATION = {"calibration_rows", "knowledge_calibration", "calibration_order"}
 READ = (
     *("targets", "exclude", "tokens", "loss_norm", "fisher", "batch_tokens", "max_batches"),
@@ -138,7 +141,8 @@ class _Parts:
 
     def __init__(self, recipe: Recipe) -> None:
         self.recipe = recipe
-        data, asked = _without_defaults(recipe.data.to_mapping()), recipe.eval.to_mapping()
+        data = _without_defaults(recipe.data.to_mapping(), DataConfig(), LATER)
+        asked = _without_defaults(recipe.eval.to_mapping(), EvalConfig(), LATER_ASKED)
         if recipe.data.template not in TEMPLATES:
             data["template"] = template_text(recipe.data.template)  # what the file says, wherever it is
         self.model = recipe.model.to_mapping()
@@ -195,10 +199,10 @@ def planned_jobs(recipe: Recipe) -> list[Job]:
     return list({job.plan_name: job for job in reversed(jobs_of(recipe)) if job.adapts}.values())[::-1]
 
 
-def _without_defaults(data: dict[str, object]) -> dict[str, object]:
-    """The data settings; later ones only where they are used, so that a recipe without them keeps its keys."""
-    usual = DataConfig().to_mapping()
-    return {name: value for name, value in data.items() if name not in LATER or value != usual[name]}
+def _without_defaults(settings: dict[str, object], usual: Settings, later: set[str]) -> dict[str, object]:
+    """Settings; later ones only where they are used, so that a recipe without them keeps its keys."""
+    defaults = usual.to_mapping()
+    return {name: value for name, value in settings.items() if name not in later or value != defaults[name]}
 
 
 def later_settings(data: DataConfig) -> dict[str, object]:

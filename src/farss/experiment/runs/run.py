@@ -26,6 +26,7 @@ from farss.experiment.runs.outlook import BASE, PLANS, Remaining
 from farss.experiment.runs.passes import CURVATURE
 from farss.experiment.runs.training import train_job
 from farss.experiment.runs.work import collect_statistics, gather_statistics, plan_methods
+from farss.experiment.serving import check_served
 from farss.experiment.space import check_space, run_space
 from farss.experiment.stages import check_stage, finished, run_stage
 from farss.experiment.subjects import Subject, check_subject
@@ -65,6 +66,8 @@ def run(
     require_one_process("farss run")
     recipe = Inputs.of(recipe)
     validate(recipe)
+    if recipe.eval.backend == "vllm":
+        check_served(recipe)
     recipe = pinned(recipe)
     Keys(recipe).check_comparable()
     folder = Path(out or recipe.out or Path("runs") / recipe.name)

@@ -21,6 +21,7 @@ class Magnitudes(AdapterForm):
 
     name = "magnitude"
     reads_norms = True
+    low_rank = False
 
     def further_parameters(self, shape: tuple[int, int], rank: int) -> int:
         """The m magnitudes."""
