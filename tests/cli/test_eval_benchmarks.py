@@ -10,7 +10,7 @@ import pytest
 from farss.errors import ConfigError, SandboxError
 from farss.evaluation.backends import TorchBackend
 from farss.evaluation.benchmarks.code import BENCHMARKS as CODE
-from farss.evaluation.benchmarks.registry import check_files
+from farss.evaluation.benchmarks.registry import check_files, own
 from farss.experiment.scoring import Requested
 from farss.sandbox import Protections, probe, require
 

@@ -61,7 +61,7 @@ def _first(records: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _sample(task: str, record: Mapping[str, Any]) -> TaskSample:
-    metric = next(iter(record["metrics"]), None)
+    metric = next(iter(record["metrics"]), "")
     value = record.get(metric)
     if value not in (0, 1):
         raise ConfigError(

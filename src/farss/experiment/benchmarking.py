@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 from farss.config import Recipe
+from farss.datasets.files import count_rows, data_file
 from farss.errors import ConfigError
 from farss.evaluation.backends import Backend
 from farss.evaluation.benchmarks.base import BenchmarkRun
@@ -13,6 +14,7 @@ from farss.evaluation.benchmarks.registry import check_benchmarks, get_benchmark
 from farss.evaluation.harness import PREFIX, check_tasks, run_tasks
 from farss.evaluation.records import Progress, TaskSample
 from farss.evaluation.window import asking
+from farss.experiment.listing import files_of
 
 
 def check_measured(recipe: Recipe) -> None:
@@ -32,6 +34,16 @@ def check_measured(recipe: Recipe) -> None:
         check_tasks(foreign, recipe.data.data_dir)
     if ours:
         check_benchmarks(ours, data_dir_of(recipe, "benchmarks"))
+
+
+def benchmark_answers(recipe: Recipe) -> int:
+    """How many answers the recipe's benchmarks ask of a model, by the rows of the first file each reads."""
+    folder, limit = recipe.data.data_dir, recipe.eval.task_rows
+    if folder is None:
+        return 0
+    files = [data_file(folder, files_of(name, folder)[0]) for name in recipe.eval.benchmarks]
+    counts = [count_rows(file) for file in files if file.is_file()]
+    return sum(rows if limit is None else min(rows, limit) for rows in counts)
 
 
 def benchmark_run(recipe: Recipe, backend: Backend, progress: Progress | None) -> BenchmarkRun:

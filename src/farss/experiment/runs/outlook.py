@@ -19,6 +19,7 @@ import torch
 from farss.amounts import duration
 from farss.config import Recipe
 from farss.experiment import materials
+from farss.experiment.benchmarking import benchmark_answers
 from farss.experiment.jobs import jobs_of
 from farss.experiment.runs.keys import Keys
 from farss.model.arithmetic import Arithmetic, speed_of
@@ -67,8 +68,9 @@ def work_of(recipe: Recipe) -> dict[str, Passes]:
     held_out = materials.held_out_rows(recipe)
     questions = [question.prompt for chosen in materials.knowledge_sets(recipe) for question in chosen.questions]
     asking = _tokens(questions) * READINGS
-    answering = min(asked.generate_rows, len(held_out)) * asked.max_new_tokens
-    measured = len(questions) * asking + len(held_out) * _tokens(held_out) + answering
+    answering = benchmark_answers(recipe) or min(asked.generate_rows, len(held_out))
+    measured = len(questions) * asking + len(held_out) * _tokens(held_out)
+    measured += answering * asked.max_new_tokens
     points = len(set(asked.frontier_scales) - {0.0, 1.0})
     frontier = points * asked.frontier_rows * (len(asked.knowledge) * asking / READINGS + _tokens(held_out))
     passes = Keys(recipe).passes
