@@ -14,9 +14,8 @@ from farss.experiment.initialisation.growing import Growth
 from farss.experiment.initialisation.planning import calibration_batches, resolved
 from farss.experiment.initialisation.settling import settles
 from farss.experiment.stages import stage_key
-from farss.methods.base import KNOWLEDGE
 from farss.model.calibration import Batch, Example, data_fingerprint, pad_token
-from farss.model.calibration import batches as in_batches
+from farss.model.calibration import batches
 
 
 def calibration_of(recipe: Recipe, tokenizer: Any) -> list[Example]:
@@ -72,20 +71,30 @@ def growth_of(
     )
 
 
-def batches_of(recipe: Recipe, tokenizer: Any, kind: str = "curvature") -> tuple[list[Batch], dict[str, Any]]:
-    """The batches that statistics of one kind are taken from, and their fingerprint.
+def examples_of(recipe: Recipe, tokenizer: Any, data: DataName) -> tuple[list[Example], dict[str, Any]]:
+    """The examples of one of the data sets that statistics are taken of, and their fingerprint.
 
-    Where the data decide how many rows the curvature takes, these are all that it may take: the other statistics, of
-    which nothing says when they are steady, take them all.
+    Where the data decide how many rows the curvature takes, those of the task are all that it may take: the other
+    statistics, of which nothing says when they are steady, take them all.
 
     Raises:
         DataError: if there are no rows, or no knowledge question is left.
     """
-    if kind == KNOWLEDGE:
+    if data == "knowledge":
         questions = materials.knowledge_examples(recipe, tokenizer)
-        pad = pad_token(tokenizer)
-        queue = in_batches(questions, batch_tokens=recipe.init.batch_tokens, pad_id=pad)
-        return queue, data_fingerprint(questions, recipe.eval.seed)
+        return questions, data_fingerprint(questions, recipe.eval.seed)
     examples = calibration_of(recipe, tokenizer)
-    batches = calibration_batches(examples, recipe.init, tokenizer, materials.longest(recipe))
-    return batches, data_fingerprint(examples, recipe.data.seed)
+    return examples, data_fingerprint(examples, recipe.data.seed)
+
+
+def in_batches(recipe: Recipe, tokenizer: Any, data: DataName, examples: Sequence[Example]) -> list[Batch]:
+    """Examples of one of the data sets as batches."""
+    if data == "knowledge":
+        return batches(examples, batch_tokens=recipe.init.batch_tokens, pad_id=pad_token(tokenizer))
+    return calibration_batches(examples, recipe.init, tokenizer, materials.longest(recipe))
+
+
+def batches_of(recipe: Recipe, tokenizer: Any, data: DataName = "task") -> tuple[list[Batch], dict[str, Any]]:
+    """The batches that statistics of a data set are taken from, and their fingerprint; see `examples_of`."""
+    examples, read = examples_of(recipe, tokenizer, data)
+    return in_batches(recipe, tokenizer, data, examples), read

@@ -111,15 +111,10 @@ def spectra_bytes(targets: Sequence[Target], dtype: torch.dtype) -> int:
     return width * sum(k * (k + 1) for k in (min(target.shape) for target in targets))
 
 
-def statistics_bytes(seen: Outlook, needs: frozenset[str], config: FarssConfig) -> Parts:
-    """Of the files of statistics that methods with these needs are planned from, where the model is in memory."""
-    copies = 2 if config.of(StartConfig).covariance_scale == "signed_maximum" else 1
-    kinds = len(needs & {"input_covariance", KNOWLEDGE})
-    return {
-        "second moments": curvature_bytes(seen.targets, seen.dtype) if "curvature" in needs else 0,
-        "input moments": input_moment_bytes(seen.targets, seen.dtype, copies * kinds),
-        "gradients": gradient_bytes(seen.targets, seen.dtype) if "gradient" in needs else 0,
-    }
+def statistics_bytes(seen: Outlook, methods: Iterable[str], config: FarssConfig) -> Parts:
+    """Of the files of statistics that these methods are planned from, where the model is in memory."""
+    needed = statistics_of(map(get_method, methods)).values()
+    return {one.what: one.memory(seen.targets, seen.dtype, config) for one in needed}
 
 
 def state_bytes(seen: Outlook, batches: Sequence[Batch]) -> int:
@@ -150,20 +145,20 @@ def init_space(
     if isinstance(get_method(name), FactorMethod):
         parts["its start factors"] = NUMBER * learned
     if batches and engine == "resident":
-        parts |= statistics_bytes(seen, get_method(method).needs, config)
+        parts |= statistics_bytes(seen, [method], config)
     elif batches:
         parts["hidden states"] = state_bytes(seen, batches)
     return parts, spectra_bytes(seen.targets, seen.dtype) if "spectrum" in get_method(name).needs else 0
 
 
-def shard_space(recipe: Recipe) -> Parts:
-    """What `farss init --shard` writes: the sums of its rows.
+def shard_space(recipe: Recipe, method: str) -> Parts:
+    """What `farss init --shard` writes: the sums of its rows that a method is planned from.
 
     Raises:
         ModelError: if the model has no module to adapt.
     """
     seen = outlook(recipe)
-    return {"second moments": curvature_bytes(seen.targets, seen.dtype)}
+    return statistics_bytes(seen, [method], resolved(recipe.init))
 
 
 def train_space(init: Path, config: TrainConfig, rows: int, held: Path) -> Parts:
@@ -201,7 +196,7 @@ def run_space(recipe: Recipe, jobs: Sequence[Job], planned: bool, rows: int) -> 
         return jobs_bytes(recipe, jobs, Shapes((), numbers, stored), rows), 0
     seen = outlook(recipe)
     needs = frozenset[str]().union(*(get_method(job.method).needs for job in jobs))
-    parts = {} if planned else statistics_bytes(seen, needs, resolved(recipe.init))
+    parts = {} if planned else statistics_bytes(seen, [job.method for job in jobs], resolved(recipe.init))
     parts |= jobs_bytes(recipe, jobs, Shapes.of(seen.model, seen.targets, seen.dtype), rows)
     return parts, spectra_bytes(seen.targets, seen.dtype) if "spectrum" in needs else 0
 

@@ -7,9 +7,9 @@ Every spectral method is a score, a direction per region and a rank rule over on
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol, TypeVar
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import torch
@@ -25,21 +25,10 @@ from farss.method_settings import MethodSettings
 from farss.methods.compat import RANK_RULE_THRESHOLD, published_code_config, published_importance
 from farss.methods.look import Look
 from farss.methods.owned import plan_settings
+from farss.methods.statistics import OWN
 from farss.model.plan import Plan, Region, TargetPlan
 from farss.model.targets import Target, layer_count, weight_matrix
-from farss.statistics.curvature import Curvature
-from farss.statistics.gradients import Gradients
-from farss.statistics.inputs import InputMoments
-from farss.statistics.layer_fisher import LayerFisher
 from farss.training.aids import TrainingAid
-
-KNOWLEDGE = "knowledge_covariance"
-
-STATISTICS = ("input_covariance", KNOWLEDGE, "gradient")
-"""Statistics beside the curvature, each from a pass of its own; nothing is collected that no method asks for."""
-
-FROM_DATA = frozenset({"curvature", "layer_fisher", *STATISTICS}) - {KNOWLEDGE}
-"""The evidence that takes a pass over the task's calibration data; `KNOWLEDGE` is taken of knowledge questions."""
 
 QUANTILES = (0.0, 0.25, 0.5, 0.75, 1.0)
 
@@ -60,28 +49,37 @@ class Evidence:
     Attributes:
         model_fingerprint: `farss.model.sources.fingerprint` of the weights.
         spectra: target -> Spectrum, usually `SpectrumCache.get`; None where no spectrum is available.
-        curvature: second moments of the calibration pass, or None.
+        statistics: what was taken of data, by the names that `needs` of methods has.
         data: fingerprint of the calibration data, written into plans that used it.
-        curvature_data: of the part of it that the curvature is of, where that is not all.
-        layer_fisher: squared gradients of a calibration pass, or None.
-        inputs: second moments of inputs on the task's data, or None.
-        knowledge: second moments of inputs on knowledge questions, or None.
-        gradients: weight gradients on the task's data, or None.
-        knowledge_data: fingerprint of the knowledge questions.
+        origins: of the data that a statistic is of, by its name, where these are others than `data`.
     """
 
     model_fingerprint: str
     spectra: Callable[[Target], Spectrum] | None = None
-    curvature: Curvature | None = None
+    statistics: Mapping[str, Any] = field(default_factory=dict)
     data: dict[str, Any] | None = None
-    layer_fisher: LayerFisher | None = None
-    inputs: InputMoments | None = None
-    knowledge: InputMoments | None = None
-    gradients: Gradients | None = None
-    knowledge_data: dict[str, Any] | None = None
-    curvature_data: dict[str, Any] | None = None
+    origins: Mapping[str, dict[str, Any]] = field(default_factory=dict)
     _sigma: dict[str, Tensor] = field(default_factory=dict, init=False, repr=False)
     _scores: dict[str, DirectionScores] = field(default_factory=dict, init=False, repr=False)
+
+    def of(self, name: str, where: object = None) -> Any:
+        """A statistic.
+
+        Args:
+            name: as `needs` has it.
+            where: the module or method that it is for, for the error.
+
+        Raises:
+            PlanError: if it was not taken.
+        """
+        if name not in self.statistics:
+            what = OWN[name].what if name in OWN else name
+            raise PlanError(f"the method needs {what}, and none were collected", where=where)
+        return self.statistics[name]
+
+    def data_of(self, name: str) -> dict[str, Any] | None:
+        """Fingerprint of the data that a statistic is of."""
+        return self.origins.get(name, self.data)
 
     def sigma(self, target: Target) -> Tensor:
         """[k] float64, the singular values of the target's weight.
@@ -101,9 +99,7 @@ class Evidence:
         """
         if target.name in self._scores:
             return self._scores[target.name]
-        if self.curvature is None:
-            raise PlanError("the method needs curvature on calibration data, and none was collected", where=target.name)
-        pair = self.curvature.pair(target.name, weight_matrix(target))
+        pair = self.of("curvature", target.name).pair(target.name, weight_matrix(target))
         return self.score(target, self._spectrum(target), pair)
 
     def score(self, target: Target, spectrum: Spectrum, pair: tuple[Tensor, Tensor]) -> DirectionScores:
@@ -118,43 +114,10 @@ class Evidence:
         if scores is not None:
             self._scores[name] = scores
 
-    def input_moments(self, target: Target) -> InputMoments:
-        """Second moments of inputs on the task's data.
-
-        Raises:
-            PlanError: if there are none; `target` is named.
-        """
-        return _collected(self.inputs, "second moments of inputs on calibration data", target)
-
-    def knowledge_moments(self, target: Target) -> InputMoments:
-        """Second moments of inputs on knowledge questions.
-
-        Raises:
-            PlanError: if there are none; `target` is named.
-        """
-        return _collected(self.knowledge, "second moments of inputs on knowledge questions", target)
-
-    def gradient(self, target: Target) -> Tensor:
-        """The weight gradient on the task's data, [m, n] float64, on the CPU.
-
-        Raises:
-            PlanError: if there is none.
-        """
-        return _collected(self.gradients, "weight gradients on calibration data", target).mean(target)
-
     def _spectrum(self, target: Target) -> Spectrum:
         if self.spectra is None:
             raise PlanError("the method needs the spectrum of every weight, and none is available", where=target.name)
         return self.spectra(target)
-
-
-Collected = TypeVar("Collected")
-
-
-def _collected(statistics: Collected | None, what: str, target: Target) -> Collected:
-    if statistics is None:
-        raise PlanError(f"the method needs {what}, and none were collected", where=target.name)
-    return statistics
 
 
 class Method(Protocol):
@@ -172,7 +135,7 @@ class Method(Protocol):
 
     @property
     def needs(self) -> frozenset[str]:
-        """What `Evidence` must hold: "spectrum", "curvature", "layer_fisher", or a name of `STATISTICS`."""
+        """What `Evidence` must hold: "spectrum", and names of statistics."""
         ...
 
     @property
@@ -260,7 +223,7 @@ class SpectralMethod:
             model_fingerprint=evidence.model_fingerprint,
             settings=plan_settings(self, config),
             targets=planned,
-            data=(evidence.curvature_data or evidence.data) if fisher else None,
+            data=evidence.data_of("curvature") if fisher else None,
             factor_scaling="published" if fisher and config.compat == "published-code" else "divided",
             requested_rank_total=self._requested(len(shallow), config),
             realised_rank_total=sum(target.rank for target in shallow),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, cast
 
 import torch
 from torch import Tensor
@@ -18,6 +18,7 @@ from farss.methods.compat import published_code_config
 from farss.methods.look import Look
 from farss.methods.owned import plan_settings
 from farss.methods.start_settings import StartConfig
+from farss.methods.statistics import INPUTS, KNOWLEDGE, SPECTRUM
 from farss.model.plan import Frozen, Plan, TargetPlan
 from farss.model.start import Factors, adapter_dtype, factors_digest
 from farss.model.targets import Target, weight_matrix
@@ -70,9 +71,8 @@ class FactorMethod(ABC):
 
     def data(self, evidence: Evidence) -> dict[str, object] | None:
         """Fingerprint of the data the factors were made from, None if from none."""
-        if "knowledge_covariance" in self.needs:
-            return evidence.knowledge_data
-        return evidence.data if self.needs else None
+        taken = sorted(self.needs - {SPECTRUM})
+        return evidence.data_of(taken[0]) if taken else None
 
     def moments(self, target: Target, evidence: Evidence) -> InputMoments:
         """The moments of inputs on what the method needs them of: knowledge questions, or the task's data.
@@ -80,8 +80,8 @@ class FactorMethod(ABC):
         Raises:
             PlanError: if there are none.
         """
-        knowledge = "knowledge_covariance" in self.needs
-        return evidence.knowledge_moments(target) if knowledge else evidence.input_moments(target)
+        name = KNOWLEDGE.name if KNOWLEDGE.name in self.needs else INPUTS.name
+        return cast(InputMoments, evidence.of(name, target.name))
 
     def plan(self, targets: Sequence[Target], evidence: Evidence, config: FarssConfig) -> Plan:
         """Factors, ranks and scales of every target.

@@ -32,7 +32,7 @@ class LoraGa(FactorMethod):
         Raises:
             NumericalError: if the gradient has fewer than two directions.
         """
-        left, sigma, right = torch.linalg.svd(evidence.gradient(target), full_matrices=False)
+        left, sigma, right = torch.linalg.svd(evidence.of("gradient", target.name).mean(target), full_matrices=False)
         solid = int((sigma > rank_tolerance(target.shape) * sigma[0]).sum())
         if solid < 2:
             raise NumericalError(

@@ -8,18 +8,16 @@ from typing import Any, cast
 
 from farss.config import FarssConfig
 from farss.method_settings import MethodSettings
-from farss.methods.base import FROM_DATA, KNOWLEDGE, Method
+from farss.methods.base import Method
 from farss.methods.look import Look
 from farss.methods.start_settings import StartConfig
+from farss.methods.statistics import OWN, SPECTRUM, brought
 from farss.plugins import FILE_NAME, NAME_RULE, Entries, Group
+from farss.statistics.kinds import Statistic
 from farss.training.aids import TrainingAid
 
 GROUP = "farss.methods"
 """The group of entry points: name of the method = module:object."""
-
-EVIDENCE = FROM_DATA | {KNOWLEDGE, "spectrum"}
-"""What a method may need."""
-
 
 @functools.cache
 def entry_points() -> Entries:
@@ -83,8 +81,23 @@ def _mistakes(method: Any, name: str) -> list[str]:
         found.append(f"its `aids` is {aids!r}, not a tuple of classes of farss.training.aids.TrainingAid")
     if method.trains not in ("adapter", "weights"):
         found.append(f"it trains {method.trains!r}, neither adapter nor weights")
-    if not isinstance(method.needs, frozenset) or not method.needs <= EVIDENCE:
-        found.append(f"`needs` is {method.needs!r}, not a frozenset of {', '.join(sorted(EVIDENCE))}")
+    return [*found, *_mistakes_in_needs(method)]
+
+
+def _mistakes_in_needs(method: Any) -> list[str]:
+    """What keeps a method of another package from being given what it needs."""
+    own = brought(method)
+    if not isinstance(own, tuple) or not all(isinstance(one, Statistic) for one in own):
+        return [f"its `statistics` is {own!r}, not a tuple of farss.statistics.kinds.Statistic"]
+    found = []
+    for one in own:
+        if one.name in OWN or one.name == SPECTRUM:
+            found.append(f"farss has a statistic `{one.name}`")
+        elif not FILE_NAME.fullmatch(one.name):
+            found.append(f"its statistic is called {one.name!r}; {NAME_RULE}")
+    known = sorted({*OWN, SPECTRUM, *(one.name for one in own)})
+    if not isinstance(method.needs, frozenset) or not method.needs <= set(known):
+        found.append(f"`needs` is {method.needs!r}, not a frozenset of {', '.join(known)}")
     return found
 
 

@@ -6,31 +6,24 @@ No weight gradient is computed and no activation is kept for the moments' sake (
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterable, Sequence
-from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
 from farss.config import Fisher, LossNorm, Tokens
-from farss.errors import StorageError
-from farss.foreign import foreign
 from farss.model.calibration import Batch
-from farss.model.loss import SupervisedLoss
 from farss.model.targets import Target, weight_matrix
-from farss.reading import unless_damaged
-from farss.statistics.moments import Curvature, SymmetricSum, notes_of
+from farss.statistics.keeping import Keep
+from farss.statistics.moments import Curvature, SymmetricSum
 from farss.statistics.observing import DataPass, Observer, Progress, observe
 from farss.statistics.readers import reader_for
+from farss.statistics.summed import Summed
 
-__all__ = ["Curvature", "CurvaturePass", "Growing", "Keep", "collect"]
+__all__ = ["Curvature", "CurvaturePass", "collect"]
 
 HALF = (torch.float16, torch.bfloat16)
-
-KEEP_SECONDS = 60.0
-
 
 def collect(
     model: nn.Module,
@@ -75,80 +68,7 @@ def collect(
     run = observe(
         model, queue, targets, lambda inputs: CurvaturePass(targets, inputs, settings), reader, progress, keep
     )
-    if keep is not None:
-        keep.end(run, reader, len(queue))
     return run.finished()
-
-
-class Keep:
-    """The sums of a pass under way, in a file.
-
-    Args:
-        path: the file.
-        identity: of model, data and settings; a file of another identity is not used.
-        seconds: least time between two writes, which take the longer the larger the sums are; None means a minute.
-    """
-
-    def __init__(self, path: str | Path, identity: str, seconds: float | None = None) -> None:
-        self.path, self.identity = Path(path), identity
-        self.seconds = KEEP_SECONDS if seconds is None else seconds
-        self.last = time.monotonic()
-
-    def restore(self, run: CurvaturePass, reader: SupervisedLoss) -> int:
-        """Put the kept sums, if there are any, into a pass about to begin; the number of batches they hold."""
-        if not self.path.is_file():
-            return 0
-        return unless_damaged(lambda: self._restored(run, reader), "rows are read from the first on") or 0
-
-    def _restored(self, run: CurvaturePass, reader: SupervisedLoss) -> int:
-        notes = notes_of(self.path)
-        if notes.get("identity") != self.identity:
-            return 0
-        kept = Curvature.load(self.path)
-        run.curvature.check_like(kept)
-        with foreign(StorageError, "the kept sums cannot be used", where=self.path):
-            batches = int(notes["batches"])
-            reader.set_random_state(bytes.fromhex(notes["random_state"]))
-        run.curvature.take(kept)
-        run.curvature.restored = run.curvature.sequences
-        return batches
-
-    def offer(self, run: CurvaturePass, reader: SupervisedLoss, batches: int) -> None:
-        """Write the sums after so many batches, unless they were written a moment ago."""
-        if time.monotonic() - self.last < self.seconds:
-            return
-        random_state = reader.random_state().hex()
-        notes = {"identity": self.identity, "batches": str(batches), "random_state": random_state}
-        run.curvature.save(self.path, notes)
-        self.last = time.monotonic()
-
-    def end(self, run: CurvaturePass, reader: SupervisedLoss, batches: int) -> None:
-        """Called when a pass has read all its batches, and before gradients are freed of the loss scale."""
-
-
-class Growing(Keep):
-    """The sums of a pass whose batches become more: the next pass, over a longer queue, reads the new ones alone.
-
-    The sums stay in memory between two passes and are written as `Keep` writes them, so that an interrupted row of
-    passes goes on too, and ends with the same bits.
-    """
-
-    sums: Curvature | None = None
-    batches = 0
-    random_state = b""
-
-    def restore(self, run: CurvaturePass, reader: SupervisedLoss) -> int:
-        """Let a pass about to begin add to the sums in memory, or else to those in the file."""
-        if self.sums is None:
-            return super().restore(run, reader)
-        run.adopt(self.sums)
-        reader.set_random_state(self.random_state)
-        return self.batches
-
-    def end(self, run: CurvaturePass, reader: SupervisedLoss, batches: int) -> None:
-        """Remember the sums for the next pass, and write them unless that was done a moment ago."""
-        self.sums, self.batches, self.random_state = run.curvature, batches, reader.random_state()
-        self.offer(run, reader, batches)
 
 
 class CurvaturePass(DataPass):
@@ -166,16 +86,17 @@ class CurvaturePass(DataPass):
         self.moments = [_Moments(self, t, inputs[t.name] in tall_or_square) for t in targets]
         self.observers = self.moments
         sums = {key: s for observer in self.moments for key, s in observer.sums.items()}
-        self.curvature = Curvature(sums, inputs, {t.name: t.shape for t in targets}, settings)
+        self.summed = self.curvature = Curvature(sums, inputs, {t.name: t.shape for t in targets}, settings)
 
     def count(self, batch: Batch) -> None:
         """Add the batch to the counts of the curvature."""
         self.curvature.count(self.row_count, batch)
 
-    def adopt(self, curvature: Curvature) -> None:
+    def adopt(self, summed: Summed) -> None:
         """Add to these sums, which an earlier pass of the same settings has finished, instead of to new ones."""
+        curvature = cast(Curvature, summed)
         self.curvature.check_like(curvature)
-        self.curvature = curvature
+        self.summed = self.curvature = curvature
         self._scale(self.loss_scale**2)
         for moments in self.moments:
             moments.place({key: curvature.sums[key] for key in moments.sums})

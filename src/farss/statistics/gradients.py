@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor, nn
@@ -15,8 +15,10 @@ from farss.errors import DataError, NumericalError, StorageError
 from farss.model.calibration import Batch
 from farss.model.targets import Target, weight_matrix
 from farss.reading import COUNT, Document, object_of
+from farss.statistics.keeping import Keep
 from farss.statistics.observing import DataPass, Observer, Progress, observe
 from farss.statistics.readers import reader_for
+from farss.statistics.summed import Summed
 from farss.storage import read_tensors, write_tensors
 
 FORMAT = "farss-gradients-1"
@@ -25,7 +27,7 @@ HEAD = object_of(format={"const": FORMAT}, supervised=COUNT, sequences=COUNT)
 
 
 @dataclass
-class Gradients:
+class Gradients(Summed):
     """Sums of weight gradients over batches, and the number of supervised positions.
 
     Attributes:
@@ -34,14 +36,19 @@ class Gradients:
         sequences: sequences seen.
     """
 
+    COUNTS: ClassVar[tuple[str, ...]] = ("supervised", "sequences")
+
     sums: dict[str, Tensor]
     supervised: int = 0
     sequences: int = 0
 
-    @property
-    def bytes(self) -> int:
-        """Memory of all sums: 4 (or 8) bytes for every adapted weight."""
-        return sum(total.numel() * total.element_size() for total in self.sums.values())
+    def parts(self) -> dict[str, Tensor]:
+        """The sums by module name: 4 (or 8) bytes for every adapted weight."""
+        return self.sums
+
+    def identity(self) -> Any:
+        """The modules."""
+        return set(self.sums)
 
     def mean(self, target: Target | str) -> Tensor:
         """The gradient of the mean loss of a supervised token, [m, n] float64, on the CPU.
@@ -58,26 +65,18 @@ class Gradients:
             raise NumericalError("a weight gradient is not finite", where=name, do="run the model in float32")
         return mean
 
-    def merge(self, other: Gradients) -> Gradients:
-        """The gradients of both data sets together; neither operand changes.
-
-        Raises:
-            DataError: if the two were collected for different modules.
-        """
-        if set(self.sums) != set(other.sums):
-            differing = sorted(set(self.sums) ^ set(other.sums))
-            raise DataError("the gradients are of different modules and cannot be merged", got=differing[:3])
-        sums = {name: mine + other.sums[name].to(mine.device) for name, mine in self.sums.items()}
-        return Gradients(sums, self.supervised + other.supervised, self.sequences + other.sequences)
-
-    def save(self, path: str | Path) -> None:
+    def save(self, path: str | Path, notes: Mapping[str, str] | None = None) -> None:
         """Write sums and counts as one safetensors file.
+
+        Args:
+            path: the file.
+            notes: further metadata, given back by `notes_of`.
 
         Raises:
             StorageError: if the file cannot be written.
         """
         head = {"format": FORMAT, "supervised": self.supervised, "sequences": self.sequences}
-        write_tensors(path, self.sums, {"gradients": json.dumps(head)})
+        write_tensors(path, self.sums, {**(notes or {}), "gradients": json.dumps(head)})
 
     @classmethod
     def load(cls, path: str | Path) -> Self:
@@ -98,6 +97,7 @@ def collect_gradients(
     *,
     max_batches: int | None = None,
     progress: Progress | None = None,
+    keep: Keep | None = None,
 ) -> Gradients:
     """The gradient of the summed token losses with respect to the weights of `targets`, over all batches.
 
@@ -111,6 +111,7 @@ def collect_gradients(
         targets: of `find_targets` on the same model.
         max_batches: stop after so many.
         progress: called with (real tokens done, real tokens in total) after every batch.
+        keep: where the sums so far are kept, as of `curvature.collect`.
 
     Raises:
         DataError: if there is no batch, or a batch supervises nothing.
@@ -125,6 +126,7 @@ def collect_gradients(
         lambda inputs: _GradientPass(targets, inputs),
         reader_for(queue, model),
         progress,
+        keep,
     )
     return run.finished()
 
@@ -133,7 +135,7 @@ class _GradientPass(DataPass):
     def __init__(self, targets: Sequence[Target], inputs: dict[str, str]) -> None:
         super().__init__(targets, inputs, tokens="all")  # what padding adds is zero; prompts have a gradient too
         self.observers = [_Outer(self, target) for target in targets]
-        self.gradients = Gradients({o.target.name: o.total for o in self.observers})
+        self.summed = self.gradients = Gradients({o.target.name: o.total for o in self.observers})
 
     def count(self, batch: Batch) -> None:
         """Add the batch to the counts of the gradients."""

@@ -18,6 +18,7 @@ from farss.errors import DataError, NumericalError
 from farss.model.calibration import Batch
 from farss.model.loss import SupervisedLoss
 from farss.model.targets import Target, weight_matrix
+from farss.statistics.keeping import Keep
 from farss.statistics.moments import Moments, SymmetricSum
 from farss.statistics.observing import DataPass, Observer, Progress, observe
 from farss.statistics.readers import reader_for
@@ -78,6 +79,7 @@ def collect_inputs(
     sample_scale: SampleScale = "none",
     max_batches: int | None = None,
     progress: Progress | None = None,
+    keep: Keep | None = None,
 ) -> InputMoments:
     """Second moments of the inputs of `targets` over all batches; no gradient is computed and no label is needed.
 
@@ -89,6 +91,7 @@ def collect_inputs(
         sample_scale: "signed_maximum" also sums inputs scaled sequence by sequence, as CorDA publishes it.
         max_batches: stop after so many.
         progress: called with (real tokens done, real tokens in total) after every batch.
+        keep: where the sums so far are kept, as of `curvature.collect`.
 
     Returns:
         Sums in float32 (float64 for float64 weights) of n*n/2 numbers and a little more for every distinct input.
@@ -107,6 +110,7 @@ def collect_inputs(
         lambda inputs: _InputPass(targets, inputs, settings),
         reader_for(queue, model),  # only its way of running the model is used
         progress,
+        keep,
     )
     return run.moments
 
@@ -127,7 +131,7 @@ class _InputPass(DataPass):
         self.chosen = torch.zeros(0)
         self.observers = [_Inputs(self, target, settings["sample_scale"]) for target in targets]
         sums = {key: s for observer in self.observers for key, s in observer.sums.items()}
-        self.moments = InputMoments(sums, inputs, {t.name: t.shape for t in targets}, settings)
+        self.summed = self.moments = InputMoments(sums, inputs, {t.name: t.shape for t in targets}, settings)
 
     def check(self, queue: list[Batch]) -> None:
         """Make sure that some position of every batch counts.

@@ -7,10 +7,11 @@ sequences at once; what is kept of each module is one number.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, ClassVar, Literal, Self
 
 import torch
 from torch import Tensor, nn
@@ -20,30 +21,44 @@ from farss.errors import DataError, ModelError, StorageError
 from farss.model.calibration import Batch
 from farss.model.loss import SupervisedLoss
 from farss.model.targets import Target, weight_matrix
-from farss.reading import AMOUNT, COUNT, OBJECT, Document, object_of
+from farss.reading import COUNT, OBJECT, Document, object_of
+from farss.statistics.keeping import Keep
 from farss.statistics.observing import DataPass, Observer, Progress, observe
 from farss.statistics.readers import reader_for
-from farss.storage import write_json
+from farss.statistics.summed import Summed
+from farss.storage import read_tensors, write_tensors
 
 LayerScore = Literal["sum", "mean"]
 
 LAYER_SCORES = Document("record of layer scores", StorageError, damaged="take them anew")
-SUMS = {"type": "object", "additionalProperties": AMOUNT}
+FORMAT = "farss-layer-fisher-1"
+HEAD = object_of(format={"const": FORMAT}, examples=COUNT, settings=OBJECT)
 
 
-@dataclass(frozen=True)
-class LayerFisher:
+@dataclass
+class LayerFisher(Summed):
     """Squared weight gradients, summed over examples.
 
     Attributes:
-        sums: module name -> sum over examples of `||grad_W L(x_n, y_n)||_F^2`; biases are left out, as adapters do.
+        sums: module name -> sum over examples of `||grad_W L(x_n, y_n)||_F^2`, a float64 scalar; biases are left out,
+            as adapters do.
         examples: N, the number of sequences.
         settings: the choices of the data pass.
     """
 
-    sums: dict[str, float]
+    COUNTS: ClassVar[tuple[str, ...]] = ("examples",)
+
+    sums: dict[str, Tensor]
     examples: int
     settings: dict[str, Any]
+
+    def parts(self) -> dict[str, Tensor]:
+        """The sums by module name."""
+        return self.sums
+
+    def identity(self) -> Any:
+        """The modules, and how data were read."""
+        return set(self.sums), self.settings
 
     def scores(self, targets: Sequence[Target], score: LayerScore = "sum") -> dict[int, float]:
         """`F_l = (1/N) sum_n ||grad_{theta_l} L(x_n, y_n)||^2` over the targets of each layer, by layer index.
@@ -62,27 +77,36 @@ class LayerFisher:
         sizes: dict[int, int] = {}
         for target in targets:
             if target.layer is not None:
-                totals[target.layer] = totals.get(target.layer, 0.0) + self.sums[target.name] / self.examples
+                totals[target.layer] = totals.get(target.layer, 0.0) + float(self.sums[target.name]) / self.examples
                 sizes[target.layer] = sizes.get(target.layer, 0) + target.shape[0] * target.shape[1]
         return {layer: totals[layer] / (sizes[layer] if score == "mean" else 1) for layer in sorted(totals)}
 
-    def save(self, path: str | Path) -> None:
-        """Write as JSON, atomically.
+    def save(self, path: str | Path, notes: Mapping[str, str] | None = None) -> None:
+        """Write sums and settings as one safetensors file.
+
+        Args:
+            path: the file.
+            notes: further metadata, given back by `notes_of`.
 
         Raises:
             StorageError: if the file cannot be written.
         """
-        write_json(path, asdict(self))
+        head = {"format": FORMAT, "examples": self.examples, "settings": self.settings}
+        write_tensors(path, self.sums, {**(notes or {}), "layer_fisher": json.dumps(head)})
 
     @classmethod
     def load(cls, path: str | Path) -> Self:
-        """Read what `save` wrote.
+        """Read what `save` wrote, on the CPU.
 
         Raises:
-            StorageError: if the file is missing or damaged.
+            StorageError: if the file is missing, damaged, or holds something else.
         """
-        found = LAYER_SCORES.read_as(path, object_of(sums=SUMS, examples=COUNT, settings=OBJECT))
-        return cls(found["sums"], found["examples"], found["settings"])
+        tensors, metadata = read_tensors(path)
+        head = LAYER_SCORES.parse_as(metadata.get("layer_fisher", "{}"), HEAD, path)
+        wrong = [name for name, total in tensors.items() if total.ndim or not 0 <= float(total) < float("inf")]
+        if wrong:
+            raise StorageError("a sum of squared gradients is none", where=f"{path}: {wrong[0]}")
+        return cls(tensors, head["examples"], head["settings"])
 
 
 def collect_layer_fisher(
@@ -94,6 +118,7 @@ def collect_layer_fisher(
     max_batches: int | None = None,
     seed: int = 0,
     progress: Progress | None = None,
+    keep: Keep | None = None,
 ) -> LayerFisher:
     """Squared weight gradients of `targets`, example by example, for L the summed loss of an example's response.
 
@@ -108,6 +133,7 @@ def collect_layer_fisher(
         max_batches: stop after so many.
         seed: of the draws of `fisher="sampled"`.
         progress: called with (real tokens done, real tokens in total) after every batch.
+        keep: where the sums so far are kept, as of `curvature.collect`.
 
     Raises:
         DataError: if there is no batch, or a batch supervises nothing.
@@ -119,11 +145,12 @@ def collect_layer_fisher(
         model,
         queue,
         targets,
-        lambda inputs: _ScorePass(targets, inputs),
+        lambda inputs: _ScorePass(targets, inputs, {"fisher": fisher, "seed": seed}),
         reader_for(queue, model, "token_sum", fisher, seed),
         progress,
+        keep,
     )
-    return LayerFisher(run.finished(), run.examples, {"fisher": fisher, "seed": seed})
+    return run.finished()
 
 
 def squared_gradients(h: Tensor, delta: Tensor) -> Tensor:
@@ -149,12 +176,12 @@ def squared_gradients(h: Tensor, delta: Tensor) -> Tensor:
 class _ScorePass(DataPass):
     """The growing sums of one data pass, and how often each target was used in the batch under way."""
 
-    def __init__(self, targets: Sequence[Target], inputs: dict[str, str]) -> None:
+    def __init__(self, targets: Sequence[Target], inputs: dict[str, str], settings: dict[str, Any]) -> None:
         super().__init__(targets, inputs, tokens="all")  # what padding adds is zero
         self.scores = [_Scores(self, target) for target in targets]
         self.observers = self.scores
         self.shape = torch.Size(())
-        self.examples = 0
+        self.summed = self.found = LayerFisher({o.target.name: o.total for o in self.scores}, 0, settings)
 
     def batch(self, reader: SupervisedLoss, batch: Batch, where: str) -> None:
         """Run one batch forward and backward, adding to the sums."""
@@ -168,11 +195,13 @@ class _ScorePass(DataPass):
 
     def count(self, batch: Batch) -> None:
         """Add the batch to the number of examples."""
-        self.examples += batch.input_ids.shape[0]
+        self.found.examples += batch.input_ids.shape[0]
 
-    def finished(self) -> dict[str, float]:
+    def finished(self) -> LayerFisher:
         """The sums, freed of the loss scale."""
-        return {observer.target.name: float(observer.total) / self.loss_scale**2 for observer in self.scores}
+        for total in self.found.sums.values():
+            total.div_(self.loss_scale**2)
+        return self.found
 
 
 class _Scores(Observer):

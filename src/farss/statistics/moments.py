@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import Any, ClassVar, Self
 
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from farss.errors import DataError, NumericalError, StorageError
 from farss.model.calibration import Batch
 from farss.model.targets import Target, weight_matrix
-from farss.reading import loads, open_ordinary
+from farss.reading import loads
+from farss.statistics.summed import Summed
 from farss.storage import read_tensors, write_tensors
 
 LARGEST = 2**53
@@ -70,7 +70,7 @@ class SymmetricSum:
 
 
 @dataclass
-class Moments:
+class Moments(Summed):
     """Sums of outer products over token positions, and the number of positions. They add up over any partition.
 
     Attributes:
@@ -83,6 +83,7 @@ class Moments:
         sequences: sequences seen.
     """
 
+    COUNTS: ClassVar[tuple[str, ...]] = ("tokens", "supervised", "sequences")
     FORMAT: ClassVar[str]
     HEAD: ClassVar[str]
 
@@ -94,10 +95,13 @@ class Moments:
     supervised: int = 0
     sequences: int = 0
 
-    @property
-    def bytes(self) -> int:
-        """Memory of all sums."""
-        return sum(s.packed.numel() * s.packed.element_size() for s in self.sums.values())
+    def parts(self) -> dict[str, Tensor]:
+        """The packed sums by "kind/module name"."""
+        return {key: total.packed for key, total in self.sums.items()}
+
+    def identity(self) -> Any:
+        """Modules, which of them share inputs, and how rows were chosen and weighted."""
+        return self.shapes, self.inputs, self.settings
 
     def count(self, rows: int, batch: Batch) -> None:
         """Add `rows` counted positions of one batch, with its supervised positions and its sequences."""
@@ -107,61 +111,6 @@ class Moments:
 
     def _mean(self, key: str) -> Tensor:
         return self.sums[key].dense().div_(max(self.tokens, 1))
-
-    def merge(self, other: Self) -> Self:
-        """The moments of both data sets together; sums and counts are added, neither operand changes.
-
-        Raises:
-            DataError: if the two were collected for different modules or with different settings.
-        """
-        self.check_like(other)
-        sums = {}
-        for key, mine in self.sums.items():
-            sums[key] = SymmetricSum(mine.k, mine.packed.dtype, mine.packed.device)
-            sums[key].packed = mine.packed + other.sums[key].packed.to(mine.packed.device)
-        counts = (
-            self.tokens + other.tokens,
-            self.supervised + other.supervised,
-            self.sequences + other.sequences,
-        )
-        return type(self)(sums, dict(self.inputs), dict(self.shapes), dict(self.settings), *counts)
-
-    def add_(self, other: Self) -> None:
-        """Add the moments of other data, in place.
-
-        Raises:
-            DataError: if the two were collected for different modules or with different settings.
-        """
-        self.check_like(other)
-        for key, mine in self.sums.items():
-            mine.packed.add_(other.sums[key].packed.to(mine.packed.device))
-        self.tokens += other.tokens
-        self.supervised += other.supervised
-        self.sequences += other.sequences
-
-    def take(self, other: Self) -> None:
-        """Become equal to `other`, in place, on the own device.
-
-        Raises:
-            DataError: if `other` is of other modules or settings.
-        """
-        self.check_like(other)
-        for key, mine in self.sums.items():
-            mine.packed.copy_(other.sums[key].packed)
-        self.tokens, self.supervised, self.sequences = other.tokens, other.supervised, other.sequences
-
-    def check_like(self, other: Self) -> None:
-        """Check that `other` is of the same modules and settings.
-
-        Raises:
-            DataError: if it is not.
-        """
-        if (self.shapes, self.inputs, self.settings) != (other.shapes, other.inputs, other.settings):
-            raise DataError(
-                "statistics of different modules or settings cannot be merged",
-                expected=self.settings,
-                got=other.settings,
-            )
 
     def save(self, path: str | Path, notes: Mapping[str, str] | None = None) -> None:
         """Write sums, counts and settings as one safetensors file.
@@ -203,15 +152,10 @@ class Curvature(Moments):
 
     With input rows h, output gradients delta, `Wh` (bias left out) and g = W' delta, the kinds of sum are "h", "delta",
     "y" and "g". Modules that read the same input share one "h".
-
-    Attributes:
-        restored: sequences of them that an interrupted pass had read; not saved.
     """
 
     FORMAT = "farss-curvature-1"
     HEAD = "curvature"
-
-    restored: int = 0
 
     def pair(self, target: Target | str, weight: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """The two mean second moments that score the directions of one module.
@@ -262,20 +206,6 @@ class Curvature(Moments):
         """S_h of the hidden states that a module reads, [n, n] float64; None where only S_y was kept."""
         key = f"h/{self.inputs[name]}"
         return self._mean(key) if key in self.sums else None
-
-
-def notes_of(path: str | Path) -> dict[str, str]:
-    """The notes that were saved with a curvature.
-
-    Raises:
-        StorageError: if the file is missing or damaged.
-    """
-    try:
-        open_ordinary(path).close()  # a pipe would be waited for
-        with safe_open(path, framework="pt") as file:
-            return {key: value for key, value in (file.metadata() or {}).items() if key != Curvature.HEAD}
-    except (OSError, SafetensorError) as error:
-        raise StorageError("the tensor file cannot be read", where=path, got=str(error)) from error
 
 
 def _head(metadata: Mapping[str, str], name: str) -> dict[str, Any]:

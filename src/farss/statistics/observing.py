@@ -25,6 +25,7 @@ from farss.model.loss import SupervisedLoss
 from farss.model.modes import full_precision_products, keep_checkpointing, reading_only
 from farss.model.tables import check_batches
 from farss.model.targets import Target, weight_matrix
+from farss.statistics.summed import Summed
 
 FLOAT16_LOSS_SCALE = 2.0**10
 """float16 gradients below 6e-8 vanish; the loss is multiplied by this power of two and the moments divided by it."""
@@ -47,6 +48,10 @@ class Keeper(Protocol[Kept]):
 
     def offer(self, run: Kept, reader: SupervisedLoss, batches: int) -> None:
         """Keep the sums after so many batches, if it is time."""
+        ...
+
+    def end(self, run: Kept, reader: SupervisedLoss, batches: int) -> None:
+        """Called when a pass has read all its batches, and before gradients are freed of the loss scale."""
         ...
 
 
@@ -100,6 +105,8 @@ def observe(
                 keep.offer(run, reader, number + 1)
             if progress is not None:
                 progress(done, total)
+    if keep is not None:
+        keep.end(run, reader, len(queue))
     return run
 
 
@@ -156,9 +163,14 @@ class DataPass(ABC):
         targets: the modules that are watched.
         inputs: module name -> first module that reads the same input.
         tokens: positions that count.
+
+    Attributes:
+        observers: what watches each target.
+        summed: what they add to.
     """
 
     observers: Sequence[Observer]
+    summed: Summed
 
     def __init__(self, targets: Sequence[Target], inputs: dict[str, str], tokens: Tokens) -> None:
         self.targets, self.inputs, self.tokens = targets, inputs, tokens
@@ -171,6 +183,14 @@ class DataPass(ABC):
     @abstractmethod
     def count(self, batch: Batch) -> None:
         """Add the batch that has just run to the counts that belong to the sums."""
+
+    def adopt(self, summed: Summed) -> None:
+        """Go on from these sums, which an earlier pass of the same settings has finished.
+
+        Raises:
+            DataError: if they are of other modules or settings.
+        """
+        self.summed.take(summed)
 
     def check(self, queue: list[Batch]) -> None:
         """Make sure, before anything runs, that the batches have what the pass needs.

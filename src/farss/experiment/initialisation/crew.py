@@ -13,6 +13,7 @@ from torch import distributed
 from farss.experiment.initialisation.statistics import Shard
 from farss.processes import processes
 from farss.statistics.moments import Curvature
+from farss.statistics.summed import Summed
 
 Item = TypeVar("Item")
 
@@ -43,20 +44,20 @@ class Crew:
         """The items of this process; neighbours go to different ones, so that every kind is spread evenly."""
         return list(items[self.rank :: self.size])
 
-    def add_up_(self, curvature: Curvature) -> None:
+    def add_up_(self, summed: Summed) -> None:
         """Make every process's sums and counts the total of all.
 
         Sums are added, never averages of averages; every process must hold sums of the same modules.
         """
         if self.size == 1:
             return
-        for key in sorted(curvature.sums):
-            total = curvature.sums[key].packed.cpu()  # gloo adds on the processor
+        for _, part in sorted(summed.parts().items()):
+            total = part.cpu()  # gloo adds on the processor
             distributed.all_reduce(total)
-            curvature.sums[key].packed.copy_(total)
-        counts = torch.tensor([curvature.tokens, curvature.supervised, curvature.sequences])
+            part.copy_(total)
+        counts = torch.tensor(summed.counts)
         distributed.all_reduce(counts)
-        curvature.tokens, curvature.supervised, curvature.sequences = counts.tolist()
+        summed.set_counts(tuple(counts.tolist()))
 
     def total(self, curvature: Curvature, name: str) -> Curvature:
         """The sums that score one module, of all processes together."""

@@ -14,14 +14,16 @@ from farss.errors import DataError, StorageError
 from farss.experiment.drawing import Drawn
 from farss.experiment.initialisation.crew import Crew
 from farss.experiment.initialisation.halves import HALVES, Halved, HalvedBlocks
-from farss.experiment.initialisation.planning import collect_with
+from farss.experiment.initialisation.planning import take
 from farss.experiment.initialisation.settling import SETTLEMENT, Settlement, Step, agreed, sizes
 from farss.experiment.initialisation.streaming import StreamedModel
 from farss.experiment.progress import ProgressLine
+from farss.methods.statistics import CURVATURE
 from farss.model.spectra import SpectrumCache
 from farss.model.targets import Target
 from farss.reading import TEXT, Document, object_of, unless_damaged
-from farss.statistics.curvature import Curvature, Growing
+from farss.statistics.curvature import Curvature
+from farss.statistics.keeping import Growing
 from farss.storage import write_json
 
 RECORD = "settled.json"
@@ -137,7 +139,7 @@ def grow(
     while True:
         size = growth.undecided(found)[0]
         parts = [
-            collect_with(model, queue, targets, growth.config, line, keep)
+            take(CURVATURE, model, queue, targets, growth.config, line, keep)
             for queue, keep in zip(growth.queues(size), sums, strict=True)
         ]
         if not found.over:

@@ -14,16 +14,13 @@ from farss.experiment.initialisation.halves import HALVES
 from farss.experiment.initialisation.planning import reached, resolved
 from farss.maths.choice import Choice
 from farss.methods import get_method
-from farss.methods.base import FROM_DATA, KNOWLEDGE
-from farss.methods.start_settings import StartConfig
+from farss.methods.statistics import CURVATURE, statistics_of
 from farss.model.blocks import BlockChain
 from farss.model.calibration import Batch
 from farss.model.cost import (
     BatchSize,
     MemoryCost,
     choose_engine,
-    gradient_bytes,
-    input_moment_bytes,
     resident_cost,
     streamed_cost,
 )
@@ -169,15 +166,13 @@ def for_method(seen: Outlook, method: str | None, config: FarssConfig) -> Outloo
         method: that is to plan; None obeys a plan and reads no data.
         config: a resolved configuration.
     """
-    needs = frozenset[str]() if method is None else get_method(method).needs
-    moments = seen.resident.moments if "curvature" in needs else 0
-    # Sums of sequences as they are and scaled are both kept.
-    scaled = config.of(StartConfig).covariance_scale == "signed_maximum"
-    kinds = len(needs & {"input_covariance", KNOWLEDGE})
-    moments += input_moment_bytes(seen.targets, seen.dtype, kinds * (2 if scaled else 1))
-    if "gradient" in needs:
-        moments += gradient_bytes(seen.targets, seen.dtype)
-    activations = seen.resident.activations if needs & (FROM_DATA | {KNOWLEDGE}) else 0
+    needed = {} if method is None else statistics_of([get_method(method)])
+    # The outlook's own moments are the curvature's, of two halves where rows are read as far as it takes.
+    moments = sum(
+        seen.resident.moments if one is CURVATURE else one.memory(seen.targets, seen.dtype, config)
+        for one in needed.values()
+    )
+    activations = seen.resident.activations if needed else 0
     return replace(seen, resident=replace(seen.resident, moments=moments, activations=activations))
 
 

@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, TypeVar
 
 from torch import nn
 
@@ -16,19 +16,20 @@ from farss.config import FarssConfig, Match
 from farss.errors import DataError
 from farss.experiment.initialisation.budget import budget_of, plan_for
 from farss.methods import get_method
-from farss.methods.base import KNOWLEDGE, STATISTICS, Evidence, SpectralMethod, shallow_layer_count
+from farss.methods.base import Evidence, SpectralMethod, shallow_layer_count
 from farss.methods.compat import published_batches, published_code_config
-from farss.methods.start_settings import StartConfig
+from farss.methods.statistics import SPECTRUM, statistics_of
 from farss.model.calibration import Batch, Example, batches, pad_token
 from farss.model.coverage import Coverage, say_what_is_left
 from farss.model.plan import Plan
 from farss.model.sources import cache_root, fingerprint
 from farss.model.spectra import SpectrumCache
 from farss.model.targets import Target, find_targets
-from farss.statistics.curvature import Curvature, Keep, collect
-from farss.statistics.gradients import Gradients, collect_gradients
-from farss.statistics.inputs import InputMoments, collect_inputs
-from farss.statistics.layer_fisher import collect_layer_fisher
+from farss.statistics.keeping import Keep
+from farss.statistics.kinds import Pass, Statistic
+from farss.statistics.summed import Summed
+
+Found = TypeVar("Found", bound=Summed)
 
 
 @dataclass(frozen=True)
@@ -38,8 +39,8 @@ class Preparation:
     Attributes:
         plans: by the name of the method, or the one that was asked for.
         evidence: spectra, curvature and their provenance.
-        seconds: wall time of the parts "curvature", "layer_fisher" and "spectrum", of further statistics that were
-            collected here, and of each method's planning by its name.
+        seconds: wall time of "spectrum" and of each statistic that a method needs, by name (0 where nothing was done
+            here), and of each method's planning by its name.
     """
 
     plans: dict[str, Plan]
@@ -70,8 +71,9 @@ def plan(
         FarssError: see `docs/errors.md`.
     """
     settings = config or FarssConfig()
-    rows, questions = ([Batch.of(batch) for batch in queue] for queue in (calibration, knowledge))
-    return prepare(model, rows, settings, [method], knowledge=questions).plans[method]
+    queues = {"task": calibration, "knowledge": knowledge}
+    rows = {name: [Batch.of(batch) for batch in queue] for name, queue in queues.items()}
+    return prepare(model, rows["task"], settings, [method], knowledge=rows["knowledge"]).plans[method]
 
 
 def calibration_batches(
@@ -109,14 +111,11 @@ def prepare(
     methods: Sequence[str | Asked],
     *,
     data: dict[str, Any] | None = None,
-    statistics: Curvature | None = None,
-    curvature_data: dict[str, Any] | None = None,
+    statistics: Mapping[str, Summed] | None = None,
+    origins: Mapping[str, dict[str, Any]] | None = None,
     spectra: SpectrumCache | None = None,
     progress: Any = None,
-    keep: Keep | None = None,
     knowledge: Sequence[Batch] = (),
-    knowledge_data: dict[str, Any] | None = None,
-    further: Mapping[str, InputMoments | Gradients] | None = None,
     match: Match = "rank",
     budget_params: int | None = None,
     identity: str | None = None,
@@ -130,14 +129,11 @@ def prepare(
         methods: names of `farss methods`, or plans of other configurations, which agree with `config` in how data are
             read and weights decomposed.
         data: fingerprint of `calibration`.
-        statistics: curvature collected before.
-        curvature_data: fingerprint of the data it is of; None is `data`.
+        statistics: what was taken before, by name; the others that a method needs are taken here.
+        origins: fingerprints of the data that statistics are of, by name, where these are others than `data`.
         spectra: where decompositions are kept.
         progress: called with (real tokens done, real tokens in total) after every batch of a pass.
-        keep: where the sums of the curvature's pass are kept, so that an interrupted one goes on.
         knowledge: batches of knowledge questions.
-        knowledge_data: fingerprint of `knowledge`.
-        further: statistics beside the curvature collected before, by the names of `farss.methods.base.STATISTICS`.
         match: what adapters have in common: the rank, or the number of trainable parameters.
         budget_params: that number; None is what plain `lora` trains at `config.rank`.
         identity: the model's fingerprint, where it is known already; None computes it.
@@ -153,33 +149,17 @@ def prepare(
     for one in asked:
         check_boundary(targets, resolved(one.config), [one.method])
     covered = reached(model, targets).to_mapping()
-    needs = frozenset().union(*(get_method(one.method).needs for one in asked))
-    seconds = {"curvature": 0.0, "layer_fisher": 0.0, "spectrum": 0.0}
-    if "curvature" in needs and statistics is None:
+    methods_asked = [get_method(one.method) for one in asked]
+    needed = statistics_of(methods_asked)
+    gathered, seconds = dict(statistics or {}), dict.fromkeys(needed, 0.0)
+    for name in [name for name in needed if name not in gathered]:
         started = time.perf_counter()
-        statistics = collect_with(model, calibration, targets, settings, progress, keep)
-        seconds["curvature"] = time.perf_counter() - started
-    layer_fisher = None
-    if "layer_fisher" in needs:
-        started = time.perf_counter()
-        layer_fisher = collect_layer_fisher(
-            model,
-            calibration,
-            targets,
-            fisher=settings.fisher,
-            max_batches=settings.max_batches,
-            seed=settings.seed,
-            progress=progress,
-        )
-        seconds["layer_fisher"] = time.perf_counter() - started
-    gathered = dict(further or {})
-    for kind in [kind for kind in STATISTICS if kind in needs and kind not in gathered]:
-        started = time.perf_counter()
-        queue = knowledge if kind == KNOWLEDGE else calibration
-        gathered[kind] = gather(kind, model, queue, targets, settings, progress)
-        seconds[kind] = time.perf_counter() - started
+        queue = knowledge if needed[name].data == "knowledge" else calibration
+        gathered[name] = take(needed[name], model, queue, targets, settings, progress)
+        seconds[name] = time.perf_counter() - started
     cache = spectra if spectra is not None else SpectrumCache(spectrum_folder())
-    if "spectrum" in needs:
+    seconds["spectrum"] = 0.0
+    if any(SPECTRUM in method.needs for method in methods_asked):
         started = time.perf_counter()
         for target in targets:
             cache.get(target, settings.route)
@@ -187,14 +167,9 @@ def prepare(
     evidence = Evidence(
         model_fingerprint=identity or fingerprint(model),
         spectra=lambda target: cache.get(target, settings.route),
-        curvature=statistics,
+        statistics=gathered,
         data=data,
-        curvature_data=curvature_data,
-        layer_fisher=layer_fisher,
-        inputs=cast("InputMoments | None", gathered.get("input_covariance")),
-        knowledge=cast("InputMoments | None", gathered.get(KNOWLEDGE)),
-        gradients=cast("Gradients | None", gathered.get("gradient")),
-        knowledge_data=knowledge_data,
+        origins=origins or {},
     )
     plans = {}
     for one in asked:
@@ -236,65 +211,23 @@ def resolved(config: FarssConfig) -> FarssConfig:
     return published_code_config(config) if config.compat == "published-code" else config
 
 
-def collect_with(
-    model: nn.Module,
-    calibration: Sequence[Batch],
-    targets: list[Target],
-    config: FarssConfig,
-    progress: Any = None,
-    keep: Keep | None = None,
-) -> Curvature:
-    """The data pass with the choices of a resolved configuration."""
-    return collect(
-        model,
-        calibration,
-        targets,
-        tokens=config.tokens,
-        loss_norm=config.loss_norm,
-        fisher=config.fisher,
-        max_batches=config.max_batches,
-        seed=config.seed,
-        progress=progress,
-        keep=keep,
-    )
-
-
-def gather(
-    kind: str,
+def take(
+    statistic: Statistic[Found],
     model: nn.Module,
     queue: Sequence[Batch],
     targets: list[Target],
     config: FarssConfig,
     progress: Any = None,
-) -> InputMoments | Gradients:
-    """One kind of statistics of `farss.methods.base.STATISTICS`, with the choices of a resolved configuration.
+    keep: Keep | None = None,
+) -> Found:
+    """A statistic, with the choices of a resolved configuration.
 
     Raises:
         DataError: if there are no batches.
     """
-    if kind == KNOWLEDGE and not queue:
+    if statistic.data == "knowledge" and not queue:
         raise DataError("the method needs knowledge questions, and none are given", do="pass batches as `knowledge`")
-    if kind == "gradient":
-        return collect_gradients(model, queue, targets, max_batches=config.max_batches, progress=progress)
-    scaled = config.of(StartConfig).covariance_scale == "signed_maximum"
-    return collect_inputs(
-        model,
-        queue,
-        targets,
-        tokens="nonpad" if kind == KNOWLEDGE else config.tokens,  # questions have no response
-        sample_scale="signed_maximum" if scaled else "none",
-        max_batches=config.max_batches,
-        progress=progress,
-    )
-
-
-def load_gathered(kind: str, path: Path) -> InputMoments | Gradients:
-    """Statistics of one kind as their `save` wrote them.
-
-    Raises:
-        StorageError: if the file is missing, damaged, or holds something else.
-    """
-    return Gradients.load(path) if kind == "gradient" else InputMoments.load(path)
+    return statistic.collect(Pass(model, queue, targets, config, progress, keep))
 
 
 def spectrum_folder() -> Path:

@@ -92,8 +92,7 @@ def top_layers(scores: dict[int, float], rho: float) -> frozenset[int]:
 
 
 def _scores(targets: Sequence[Target], evidence: Evidence, config: FarssConfig) -> dict[int, float]:
-    if evidence.layer_fisher is None:
-        raise PlanError("the method needs layer scores on calibration data, and none were collected", where="fora")
+    found = evidence.of("layer_fisher", "fora")
     outside = [target.name for target in targets if target.layer is None]
     if outside:
         raise PlanError(
@@ -102,7 +101,7 @@ def _scores(targets: Sequence[Target], evidence: Evidence, config: FarssConfig) 
             got=f"{len(outside)} such modules",
             do="list them under `exclude`",
         )
-    return evidence.layer_fisher.scores(targets, config.of(ForaConfig).score)
+    return found.scores(targets, config.of(ForaConfig).score)
 
 
 FORA = Fora(look=Look("FoRA", "#086a73", "dome"))
