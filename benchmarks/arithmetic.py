@@ -33,7 +33,8 @@ from farss.datasets.resolve import load_rows
 from farss.evaluation.generation import generate_after
 from farss.evaluation.likelihood import response_losses
 from farss.experiment.environment import device, versions
-from farss.experiment.initialisation.planning import collect_with
+from farss.experiment.initialisation.planning import take
+from farss.methods.statistics import CURVATURE
 from farss.model.arithmetic import ISA_LIMIT
 from farss.model.calibration import Example, batches, encode_rows, pad_token
 from farss.model.plan import Plan, TargetPlan
@@ -65,7 +66,7 @@ class Case:
     def statistics(self) -> int:
         """The data pass of an initialisation."""
         queue = batches(self.rows[: self.options.rows], batch_tokens=1024, pad_id=pad_token(self.loaded.tokenizer))
-        return collect_with(self.loaded.model, queue, find_targets(self.loaded.model), FarssConfig()).tokens
+        return take(CURVATURE, self.loaded.model, queue, find_targets(self.loaded.model), FarssConfig()).tokens
 
     def evaluation(self) -> int:
         """Losses of held-out responses, and answers in words."""

@@ -36,18 +36,19 @@ from farss.experiment.environment import device, versions
 from farss.experiment.initialisation.growing import Growth, scored
 from farss.experiment.initialisation.halves import HALVES, Halved
 from farss.experiment.initialisation.kept_blocks import packed, unpack
-from farss.experiment.initialisation.planning import collect_with, spectrum_folder
+from farss.experiment.initialisation.planning import spectrum_folder, take
 from farss.experiment.initialisation.settling import Agreed, agreed
 from farss.experiment.measuring import measure
 from farss.experiment.progress import ProgressLine
 from farss.maths.agreement import agreement, rank_difference
 from farss.methods import get_method
 from farss.methods.base import Evidence
+from farss.methods.statistics import CURVATURE
 from farss.model.plan import Plan
 from farss.model.sources import LoadedModel
 from farss.model.spectra import SpectrumCache
 from farss.model.targets import Target, find_targets
-from farss.statistics.curvature import Growing
+from farss.statistics.keeping import Growing
 from farss.storage import read_tensors, write_json, write_tensors
 from farss.training.sft import train
 
@@ -117,7 +118,7 @@ def step(
     started = time.perf_counter()
     with ProgressLine(f"{size} rows") as line:
         parts = [
-            collect_with(loaded.model, queue, targets, growth.config, line, keep)
+            take(CURVATURE, loaded.model, queue, targets, growth.config, line, keep)
             for queue, keep in zip(growth.queues(size), sums, strict=True)
         ]
     read_at = time.perf_counter()

@@ -143,7 +143,11 @@ def answers(folder: Path) -> dict[tuple[str, str], bool | None]:
     ("methods", "names"),
     [
         (["full", "farss"], ["parity"]),
-        pytest.param(["full", "lora", "farss", "dora"], ["parity", "math", "lm-eval:arc_easy"], marks=pytest.mark.slow),
+        pytest.param(
+            ["full", "lora", "dora"],
+            ["parity", "math", "lm-eval:arc_easy"],
+            marks=[pytest.mark.slow, pytest.mark.timeout(1200)],
+        ),
     ],
     ids=["one", "several"],
 )

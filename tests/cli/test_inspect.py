@@ -261,7 +261,7 @@ def test_an_interrupted_call_goes_on_and_ends_the_same(farss, workshop, tmp_path
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("farss.statistics.curvature.KEEP_SECONDS", 0.0)
+        patch.setattr("farss.statistics.keeping.KEEP_SECONDS", 0.0)
         patch.setattr(looking.Scorer, "score", interrupted)
         assert farss("inspect", "--recipe", recipe, "--out", tmp_path / "again")[0] == 130
     assert (tmp_path / ".again.work" / "half-2.safetensors").is_file() and not (tmp_path / "again").exists()

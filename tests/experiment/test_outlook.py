@@ -7,9 +7,9 @@ import torch
 
 from farss.config import FarssConfig, Recipe
 from farss.experiment.initialisation.outlook import for_method, outlook
-from farss.experiment.initialisation.planning import collect_with, gather
+from farss.experiment.initialisation.planning import take
 from farss.methods import get_method
-from farss.methods.base import KNOWLEDGE
+from farss.methods.statistics import CURVATURE, GRADIENT, INPUTS, KNOWLEDGE
 from farss.model.calibration import Example, batches
 from farss.model.cost import (
     LOGIT_COPIES,
@@ -40,7 +40,7 @@ def seen(tiny_gqa, tiny_tokenizer, queue, tmp_path):
 @pytest.mark.parametrize("config", [FarssConfig(), SCALED])
 def test_sums_of_inputs_take_what_was_foreseen(config, tiny_gqa, queue):
     targets = find_targets(tiny_gqa)
-    moments = gather("input_covariance", tiny_gqa, queue, targets, config)
+    moments = take(INPUTS, tiny_gqa, queue, targets, config)
     copies = 2 if config is SCALED else 1
     kept = sum(s.k * s.k for s in moments.sums.values()) * 4  # so small a sum is stored whole
     assert input_moment_bytes(targets, torch.float32, copies) == pytest.approx(kept * 10 / 16)
@@ -48,12 +48,12 @@ def test_sums_of_inputs_take_what_was_foreseen(config, tiny_gqa, queue):
 
 def test_summed_gradients_take_what_was_foreseen(tiny_gqa, queue):
     targets = find_targets(tiny_gqa)
-    gradients = gather("gradient", tiny_gqa, queue, targets, FarssConfig())
+    gradients = take(GRADIENT, tiny_gqa, queue, targets, FarssConfig())
     assert gradient_bytes(targets, torch.float32) == sum(4 * total.numel() for total in gradients.sums.values())
 
 
 def test_the_curvature_takes_what_was_foreseen(tiny_gqa, queue, seen):
-    kept = collect_with(tiny_gqa, queue, find_targets(tiny_gqa), FarssConfig())
+    kept = take(CURVATURE, tiny_gqa, queue, find_targets(tiny_gqa), FarssConfig())
     whole = sum(s.k * s.k for s in kept.sums.values()) * 4
     assert seen.resident.moments == pytest.approx(whole * 10 / 16, rel=0.01)
 

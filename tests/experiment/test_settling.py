@@ -149,7 +149,7 @@ def test_what_is_read_is_what_a_pass_over_these_rows_reads(tiny_gqa, tmp_path, s
 
 @pytest.mark.parametrize("at", [1, 3, 6, 9])
 def test_interrupted_it_ends_with_the_same_bits(tiny_gqa, tmp_path, spectra, verdicts, monkeypatch, at):
-    monkeypatch.setattr("farss.statistics.curvature.KEEP_SECONDS", 0.0)
+    monkeypatch.setattr("farss.statistics.keeping.KEEP_SECONDS", 0.0)
     targets, seen = find_targets(tiny_gqa), []
 
     def until(done, total, note=""):

@@ -7,7 +7,8 @@ import torch
 
 from farss.config import FarssConfig
 from farss.errors import DataError
-from farss.experiment.initialisation.planning import collect_with, resolved
+from farss.experiment.initialisation.planning import resolved, take
+from farss.methods.statistics import CURVATURE
 from farss.model.calibration import Batch
 from farss.model.targets import find_targets
 
@@ -58,7 +59,7 @@ def test_statistics_of_packed_batches_are_those_of_the_rows(tiny_llama):
     config = resolved(FarssConfig())
     targets = find_targets(tiny_llama)
     batches = [Batch.of(padded()), Batch.of(packed() | {"position_ids": SAID["position_ids"]}), Batch.of(packed())]
-    of_rows, of_pack, ignored = (collect_with(tiny_llama, [batch], targets, config) for batch in batches)
+    of_rows, of_pack, ignored = (take(CURVATURE, tiny_llama, [batch], targets, config) for batch in batches)
     for name in of_rows.sums:
         assert torch.allclose(of_pack.sums[name].dense(), of_rows.sums[name].dense(), rtol=1e-4, atol=1e-7)
     assert any(not torch.allclose(ignored.sums[n].dense(), of_rows.sums[n].dense(), rtol=0.1) for n in of_rows.sums)

@@ -8,8 +8,10 @@ import torch
 from farss.errors import DataError, StorageError
 from farss.model.calibration import Example, batches
 from farss.model.targets import find_targets
-from farss.statistics.curvature import Growing, Keep, collect
-from farss.statistics.moments import Curvature, notes_of
+from farss.statistics.curvature import collect
+from farss.statistics.keeping import Growing, Keep
+from farss.statistics.moments import Curvature
+from farss.statistics.summed import notes_of
 
 
 @pytest.fixture

@@ -14,8 +14,8 @@ from farss.experiment.initialisation.growing import Growth
 from farss.experiment.initialisation.planning import calibration_batches, resolved
 from farss.experiment.initialisation.settling import settles
 from farss.experiment.stages import stage_key
-from farss.model.calibration import Batch, Example, data_fingerprint, pad_token
-from farss.model.calibration import batches
+from farss.model.calibration import Batch, Example, batches, data_fingerprint, pad_token
+from farss.statistics.kinds import DataName
 
 
 def calibration_of(recipe: Recipe, tokenizer: Any) -> list[Example]:

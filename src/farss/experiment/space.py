@@ -7,7 +7,7 @@ hidden states and spectra. Samples, plans and pages are small; `LEAST_BYTES` sta
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
@@ -21,13 +21,12 @@ from farss.experiment.initialisation.outlook import ChosenEngine, Outlook, outlo
 from farss.experiment.initialisation.planning import resolved, spectrum_folder
 from farss.experiment.jobs import Job
 from farss.methods import get_method
-from farss.methods.base import KNOWLEDGE, SpectralMethod
+from farss.methods.base import SpectralMethod
 from farss.methods.factored import FactorMethod
-from farss.methods.start_settings import StartConfig
+from farss.methods.statistics import statistics_of
 from farss.model.blocks import BlockChain
 from farss.model.calibration import Batch
 from farss.model.checkpoint import check_folder, stored_numbers
-from farss.model.cost import curvature_bytes, gradient_bytes, input_moment_bytes
 from farss.model.lazy import skeleton, stored_dtype
 from farss.model.plan import Plan
 from farss.model.sources import resolve

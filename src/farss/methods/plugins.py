@@ -19,6 +19,7 @@ from farss.training.aids import TrainingAid
 GROUP = "farss.methods"
 """The group of entry points: name of the method = module:object."""
 
+
 @functools.cache
 def entry_points() -> Entries:
     """The entry points of installed packages by method name, none of them loaded; read once per process."""

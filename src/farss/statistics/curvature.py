@@ -25,6 +25,7 @@ __all__ = ["Curvature", "CurvaturePass", "collect"]
 
 HALF = (torch.float16, torch.bfloat16)
 
+
 def collect(
     model: nn.Module,
     batches: Iterable[Batch],

@@ -48,7 +48,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--engine", default="auto", choices=("auto", "resident", "streamed"), help=engines)
     parser.add_argument("--stats", metavar="PATH", help="use these statistics (file or folder) instead of the data")
     parser.add_argument(
-        "--shard", metavar="I/N", help="only take the statistics of every N-th calibration example, from the I-th on"
+        "--shard", metavar="I/N", help="only take the method's statistics of every N-th example, from the I-th on"
     )
     parser.add_argument("--out", metavar="DIR", required=True, help="folder for plan.json, adapter/ and statistics")
 
@@ -64,9 +64,10 @@ def act(arguments: argparse.Namespace) -> int:
     if arguments.shard:
         if arguments.plan or arguments.stats:
             raise ConfigError("a shard takes statistics; it obeys no plan and reads no others", where="--shard")
-        taken = initialise_shard(recipe, arguments.out, Shard.parse(arguments.shard))
+        taken = initialise_shard(recipe, arguments.out, Shard.parse(arguments.shard), arguments.method)
         text = f"shard {taken['shard']}: {taken['sequences']} examples, {taken['tokens']:,} tokens"
-        return emit(arguments, taken, [text, f"statistics: {taken['statistics']}"])
+        files = [f"{name}: {file}" for name, file in taken["statistics"].items()]
+        return emit(arguments, taken, [text, *files])
     result = initialise(
         recipe,
         arguments.method,

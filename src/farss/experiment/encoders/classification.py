@@ -36,8 +36,8 @@ from farss.experiment.unchanged import INPUTS, check_unchanged, model_input, req
 from farss.experiment.workers import Share, Task, run_all, shares
 from farss.methods import get_method, package_of_method
 from farss.methods.aids import aids_of_methods
-from farss.methods.base import KNOWLEDGE
 from farss.methods.owned import plan_settings
+from farss.methods.statistics import CURVATURE, statistics_of
 from farss.model.calibration import pad_token
 from farss.model.classification import LabelledExample, encode_texts, labelled_batches, labels_fingerprint
 from farss.model.devices import place
@@ -47,6 +47,7 @@ from farss.model.spectra import SpectrumCache
 from farss.model.targets import find_targets
 from farss.processes import require_one_process
 from farss.report.glue import markdown
+from farss.statistics.summed import Summed
 from farss.storage import held, write_atomically, write_json
 from farss.storage.owned import take, writing
 from farss.training.head import release_head_, warm_up_head_
@@ -195,7 +196,8 @@ def _carry_out(recipe: Recipe, place: Path, job: GlueJob, key: str, share: Share
 def _validate(recipe: Recipe) -> None:
     refuse_variants(recipe, "farss glue")
     jobs_of(recipe)
-    asking = [name for name in recipe.methods if KNOWLEDGE in get_method(name).needs]
+    needed = {name: statistics_of([get_method(name)]).values() for name in recipe.methods}
+    asking = [name for name, statistics in needed.items() if any(one.data == "knowledge" for one in statistics)]
     if asking:
         raise ConfigError("the method takes statistics of knowledge questions, which GLUE has none of", got=asking)
     if recipe.init.compat != "none":
@@ -343,8 +345,8 @@ def _prepared(
     method = job.job.method
     fingerprint = functools.partial(labels_fingerprint, seed=recipe.data.seed)
     cache = SpectrumCache(spectrum_folder())
-    statistics, read, seconds = None, None, 0.0
-    if settles(recipe) and "curvature" in get_method(method).needs and len(drawn.rows) > 1:
+    given, origins, seconds = dict[str, Summed](), dict[str, dict[str, Any]](), 0.0
+    if settles(recipe) and CURVATURE.name in get_method(method).needs and len(drawn.rows) > 1:
         pad = pad_token(loaded.tokenizer)
         in_batches = functools.partial(labelled_batches, batch_tokens=recipe.init.batch_tokens, pad_id=pad)
         growth = Growth(drawn, in_batches, fingerprint, resolved(recipe.init), folder, job.key(recipe))
@@ -354,21 +356,22 @@ def _prepared(
         with ProgressLine(f"statistics for {method}") as line:
             (statistics, other), found = grow(loaded.model, targets, growth, cache, line)
         statistics.add_(other)
-        read, seconds = growth.account(found), time.perf_counter() - started
+        given, origins = {CURVATURE.name: statistics}, {CURVATURE.name: growth.account(found)}
+        seconds = time.perf_counter() - started
     ready = prepare(
         loaded.model,
         queue,
         recipe.init,
         [method],
         data=fingerprint(drawn.first(len(drawn.rows))),
-        statistics=statistics,
-        curvature_data=read,
+        statistics=given,
+        origins=origins,
         spectra=cache,
         match=recipe.match,
         budget_params=recipe.budget_params,
     )
     forget(folder)
-    ready.seconds["curvature"] += seconds
+    ready.seconds["curvature"] = ready.seconds.get("curvature", 0.0) + seconds
     return ready
 
 

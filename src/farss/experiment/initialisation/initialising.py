@@ -40,16 +40,27 @@ from farss.experiment.initialisation.outlook import (
 )
 from farss.experiment.initialisation.planning import check_boundary, prepare, resolved, spectrum_folder
 from farss.experiment.initialisation.settling import settles, sizes
-from farss.experiment.initialisation.sharding import shard_batches, take_enough_statistics
-from farss.experiment.initialisation.statistics import STATISTICS as STATISTICS_FILE
-from farss.experiment.initialisation.statistics import Origin, check_usable, load_statistics, save_statistics
+from farss.experiment.initialisation.sharding import (
+    partial,
+    shard_batches,
+    take_enough_statistics,
+    take_statistics,
+)
+from farss.experiment.initialisation.statistics import (
+    Origin,
+    check_usable,
+    load_statistics,
+    save_statistics,
+    statistics_in,
+)
 from farss.experiment.initialisation.streaming import StreamedModel, check_streamable, streamable
 from farss.experiment.outputs import check_new_output, inputs_on_disk
 from farss.experiment.progress import ProgressLine
 from farss.experiment.space import check_space, init_space
 from farss.experiment.steps import RECIPE
 from farss.methods import get_method
-from farss.methods.base import FROM_DATA, KNOWLEDGE, STATISTICS, Evidence
+from farss.methods.base import Evidence
+from farss.methods.statistics import CURVATURE, statistics_of
 from farss.model.calibration import Batch, data_fingerprint
 from farss.model.coverage import coverage
 from farss.model.devices import place
@@ -58,7 +69,8 @@ from farss.model.sources import LoadedModel
 from farss.model.spectra import SpectrumCache
 from farss.model.targets import find_targets
 from farss.processes import processes, require_one_process
-from farss.statistics.curvature import Curvature
+from farss.statistics.kinds import DataName, Statistic
+from farss.statistics.summed import Summed
 from farss.storage import new_folder
 from farss.storage.folders import work_folder, work_place
 
@@ -109,11 +121,11 @@ def initialise(
     check_new_output(out, inputs_on_disk(recipe) | {"the plan": plan_file, "the statistics": statistics})
     asked = dated(Inputs.of(recipe))
     recipe, decided = settle(asked, piecewise=engine != "resident" and (given is not None or streamable(method)))
-    kept = Path(statistics) if statistics else None
+    kept = statistics_in(statistics) if statistics and given is None else {}
     request = Request(recipe, asked, method, Path(out), given, work_place(out), Crew(), kept)
-    if request.to_take & FROM_DATA:
+    if "task" in request.data_sets:
         materials.training_rows(recipe)
-    if KNOWLEDGE in request.to_take:
+    if "knowledge" in request.data_sets:
         materials.knowledge_prompts(recipe)
     queue = _queue(request)
     chosen, seen = engine_for(recipe, engine, None if given else method, queue)
@@ -137,7 +149,7 @@ def initialise(
         "modules": len(plan.targets),
         "calibration_rows": plan.data and plan.data["rows"],
         "settled": plan.data and plan.data.get("settled"),
-        "rows": calibration_rows(recipe) if request.to_take & FROM_DATA else None,
+        "rows": calibration_rows(recipe) if "task" in request.data_sets else None,
         "trainable_params": plan.trainable_parameters,
         "requested_params": plan.requested_parameters,
         "coverage": plan.coverage,
@@ -165,7 +177,7 @@ class Request:
         given: a plan to obey, or None to decide one.
         work: what an interrupted call keeps.
         hands: this process among those that work on the request.
-        statistics: a file or folder to take them from, or None to take them of the data.
+        statistics: files of statistics that are not taken of the data, by name.
     """
 
     recipe: Recipe
@@ -175,7 +187,7 @@ class Request:
     given: Plan | None
     work: Path
     hands: Crew
-    statistics: Path | None
+    statistics: dict[str, Path]
 
     @property
     def config(self) -> FarssConfig:
@@ -183,12 +195,19 @@ class Request:
         return resolved(self.recipe.init)
 
     @property
-    def to_take(self) -> frozenset[str]:
-        """The evidence that has to be taken of data here: what the method needs and was not given."""
-        if self.given is not None:
-            return frozenset()
-        at_hand = frozenset() if self.statistics is None else frozenset({"curvature"})
-        return (get_method(self.method).needs & (FROM_DATA | {KNOWLEDGE})) - at_hand
+    def needed(self) -> dict[str, Statistic[Summed]]:
+        """The statistics that the plan is made from, by name."""
+        return {} if self.given is not None else statistics_of([get_method(self.method)])
+
+    @property
+    def to_take(self) -> dict[str, Statistic[Summed]]:
+        """Those that have to be taken of data here: what the method needs and was not given."""
+        return {name: one for name, one in self.needed.items() if name not in self.statistics}
+
+    @property
+    def data_sets(self) -> list[DataName]:
+        """The data sets that are read for them."""
+        return list(dict.fromkeys(one.data for one in self.to_take.values()))
 
     def finish(self, plan: Plan, model: PeftModel, folder: Path) -> None:
         """Write what both engines leave."""
@@ -236,8 +255,7 @@ def _queue(request: Request) -> list[Batch]:
     if not request.to_take:
         return []
     tokenizer = materials.tokenizer_of(request.recipe)
-    kinds = ["curvature"] * bool(request.to_take & FROM_DATA) + [KNOWLEDGE] * (KNOWLEDGE in request.to_take)
-    return [batch for kind in kinds for batch in batches_of(request.recipe, tokenizer, kind)[0]]
+    return [batch for data in request.data_sets for batch in batches_of(request.recipe, tokenizer, data)[0]]
 
 
 def _forecast(request: Request, engine: ChosenEngine, seen: Outlook, queue: Sequence[Batch]) -> Forecast:
@@ -258,9 +276,9 @@ def _resident(request: Request) -> tuple[Plan, float]:
     _decompose(request, loaded, cache)
     found = _statistics(request, loaded, cache)
     with new_folder(request.out, "init") as folder:
-        plan = request.given or _decide(request, loaded, cache, found, folder)
-        if found is not None:
-            save_statistics(*found, folder / STATISTICS_FILE)
+        plan = request.given or _decide(request, loaded, cache, found)
+        for summed, origin in found.values():
+            save_statistics(summed, origin, folder / origin.kind.filename)
         sample = sample_inputs(loaded.model)
         before = logits(loaded.model, sample)
         route = request.recipe.init.route
@@ -279,18 +297,26 @@ def _help(request: Request) -> None:
     _statistics(request, loaded, cache)
 
 
-def _statistics(request: Request, loaded: LoadedModel, cache: SpectrumCache) -> tuple[Curvature, Origin] | None:
-    if request.statistics is not None:
-        found = load_statistics(request.statistics)
-        check_usable(found[1], loaded.fingerprint, request.statistics)
-        return found
-    if "curvature" not in request.to_take:
-        return None
+def _statistics(request: Request, loaded: LoadedModel, cache: SpectrumCache) -> dict[str, tuple[Summed, Origin]]:
+    """What the plan is made from, by name: from files, or of the data, of which each process reads its share."""
+    found: dict[str, tuple[Summed, Origin]] = {}
+    for name in request.needed:
+        if name in request.statistics:
+            found[name] = load_statistics(request.statistics[name])
+            check_usable(found[name][1], loaded.fingerprint, request.statistics[name])
     hands = request.hands
-    with ProgressLine("statistics", quiet=not hands.leads) as line:
-        curvature, origin = take_enough_statistics(request.recipe, loaded, request.work, cache, line, hands)
-        hands.add_up_(curvature)
-    return curvature, dataclasses.replace(origin, shards=(1,), count=1)
+    for name, statistic in request.to_take.items():
+        with ProgressLine("statistics" if statistic is CURVATURE else name, quiet=not hands.leads) as line:
+            if statistic is CURVATURE:
+                summed, origin = take_enough_statistics(request.recipe, loaded, request.work, cache, line, hands)
+            else:
+                kept = request.work / partial(statistic, hands.rank)
+                summed, origin = take_statistics(
+                    request.recipe, loaded, statistic, hands.shard, kept, line, request.method
+                )
+            hands.add_up_(summed)
+        found[name] = summed, dataclasses.replace(origin, shards=(1,), count=1)
+    return found
 
 
 def _decompose(request: Request, loaded: LoadedModel, cache: SpectrumCache) -> None:
@@ -303,36 +329,21 @@ def _decompose(request: Request, loaded: LoadedModel, cache: SpectrumCache) -> N
 
 
 def _decide(
-    request: Request, loaded: LoadedModel, cache: SpectrumCache, found: tuple[Curvature, Origin] | None, folder: Path
+    request: Request, loaded: LoadedModel, cache: SpectrumCache, found: dict[str, tuple[Summed, Origin]]
 ) -> Plan:
-    """The plan; statistics beside the curvature are taken here, by the process that leads, and kept in `folder`."""
-    curvature, origin = found or (None, None)
-    further = request.to_take - {"curvature"}
-    task, data = batches_of(request.recipe, loaded.tokenizer) if further & FROM_DATA else ([], None)
-    questions, asked = batches_of(request.recipe, loaded.tokenizer, KNOWLEDGE) if KNOWLEDGE in further else ([], None)
-    parts = [part for part in (data, asked) if part]
-    rows, tokens = (sum(part[count] for part in parts) for count in ("rows", "tokens"))
-    with ProgressLine(f"statistics of {rows} examples, {tokens:,} tokens", quiet=not further) as line:
-        ready = prepare(
-            loaded.model,
-            task,
-            request.recipe.init,
-            [request.method],
-            identity=loaded.fingerprint,
-            data=data,
-            statistics=curvature,
-            curvature_data=origin and origin.data,
-            spectra=cache,
-            progress=line,
-            knowledge=questions,
-            knowledge_data=asked,
-            match=request.recipe.match,
-            budget_params=request.recipe.budget_params,
-        )
-    kept = zip(STATISTICS, (ready.evidence.inputs, ready.evidence.knowledge, ready.evidence.gradients), strict=True)
-    for kind, gathered in kept:
-        if gathered is not None:
-            gathered.save(folder / f"{kind}.safetensors")
+    """The plan, by the process that leads."""
+    ready = prepare(
+        loaded.model,
+        [],
+        request.recipe.init,
+        [request.method],
+        identity=loaded.fingerprint,
+        statistics={name: summed for name, (summed, _) in found.items()},
+        origins={name: origin.data for name, (_, origin) in found.items()},
+        spectra=cache,
+        match=request.recipe.match,
+        budget_params=request.recipe.budget_params,
+    )
     return ready.plans[request.method]
 
 
@@ -346,7 +357,7 @@ def _streamed(request: Request) -> tuple[Plan, None]:
     keep_date_(source.tokenizer, request.recipe.data.date)
     cache = SpectrumCache(spectrum_folder())
     plan = request.given
-    if request.statistics is not None and plan is None:
+    if request.statistics and plan is None:
         raise ConfigError(
             "the streamed engine scores each block as it passes and reads no statistics",
             where="--stats",

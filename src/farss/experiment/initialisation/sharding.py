@@ -1,76 +1,81 @@
-"""The second moments of the calibration examples, of all or of a shard of them: `farss init --shard`."""
+"""Statistics of data, of all examples or of a shard of them: `farss init --shard`."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from farss.config import FarssConfig, Recipe
 from farss.errors import ConfigError
 from farss.experiment import materials
 from farss.experiment.arithmetic import settle
-from farss.experiment.calibrating import calibration_of, growth_of
+from farss.experiment.calibrating import examples_of, growth_of, in_batches
 from farss.experiment.dating import dated
 from farss.experiment.fetched import Inputs
 from farss.experiment.initialisation.crew import Crew
 from farss.experiment.initialisation.growing import grow
-from farss.experiment.initialisation.planning import calibration_batches, collect_with, reached, resolved
+from farss.experiment.initialisation.planning import reached, resolved, take
 from farss.experiment.initialisation.settling import settles
-from farss.experiment.initialisation.statistics import STATISTICS, Origin, Shard, save_statistics
+from farss.experiment.initialisation.statistics import Origin, Shard, save_statistics
 from farss.experiment.outputs import check_new_output, inputs_on_disk
 from farss.experiment.progress import ProgressLine
 from farss.experiment.space import check_space, shard_space
 from farss.experiment.stages import stage_key
 from farss.experiment.steps import RECIPE
-from farss.model.calibration import Batch, Example, data_fingerprint
+from farss.methods import get_method
+from farss.methods.statistics import CURVATURE, OWN, statistics_of
+from farss.model.calibration import Batch, Example
 from farss.model.sources import LoadedModel
 from farss.model.spectra import SpectrumCache
 from farss.model.targets import find_targets
 from farss.processes import processes, require_one_process
-from farss.statistics.curvature import Curvature, Keep
+from farss.statistics.curvature import Curvature
+from farss.statistics.keeping import Keep
+from farss.statistics.kinds import DataName, Statistic
+from farss.statistics.summed import Summed
 from farss.storage import new_folder
 from farss.storage.folders import work_folder
 
-PARTIAL = "partial.safetensors"
+KEPT = ("partial*.safetensors",)
+"""What is kept beside the output until it is done: the sums so far."""
+
+Found = TypeVar("Found", bound=Summed)
 
 
 def take_statistics(
     recipe: Recipe,
     loaded: LoadedModel,
+    statistic: Statistic[Found],
     shard: Shard,
     kept: Path,
     progress: ProgressLine | None = None,
-    examples: list[Example] | None = None,
-) -> tuple[Curvature, Origin]:
-    """The second moments of a shard of the recipe's calibration examples.
+    method: str | None = None,
+) -> tuple[Found, Origin]:
+    """A statistic of a shard of its data.
 
     Args:
         recipe: data and init settings.
         loaded: the model.
+        statistic: which one.
         shard: which part of the examples.
         kept: where the sums so far are kept, so that an interrupted call goes on from them.
         progress: told how far it is.
-        examples: all calibration examples, where they are at hand; None encodes them.
+        method: that needs it, by which one that is not of farss is known again.
 
     Raises:
         ConfigError: if the published code's choices, which depend on the order of all examples, are asked of a shard.
         DataError: if there are fewer examples than shards.
     """
     config = resolved(recipe.init)
-    examples = calibration_of(recipe, loaded.tokenizer) if examples is None else examples
-    origin = Origin(
-        loaded.fingerprint,
-        str(loaded.dtype),
-        data_fingerprint(examples, recipe.data.seed),
-        (shard.number,),
-        shard.count,
-    )
-    batches = shard_batches(recipe, loaded.tokenizer, examples, shard)
+    examples, read = examples_of(recipe, loaded.tokenizer, statistic.data)
+    named = (statistic.name, None if statistic.name in OWN else method)
+    origin = Origin(loaded.fingerprint, str(loaded.dtype), read, (shard.number,), shard.count, *named)
+    batches = shard_batches(recipe, loaded.tokenizer, examples, shard, statistic.data)
     targets = find_targets(loaded.model, config.targets, config.exclude)
     reached(loaded.model, targets)
     keep = Keep(kept, stage_key(origin.notes(), config.to_mapping()))
-    return collect_with(loaded.model, batches, targets, config, progress, keep), origin
+    return take(statistic, loaded.model, batches, targets, config, progress, keep), origin
 
 
 def take_enough_statistics(
@@ -99,7 +104,7 @@ def take_enough_statistics(
     crew = hands or Crew()
     growth = growth_of(recipe, loaded.tokenizer, kept, (loaded.fingerprint, str(loaded.dtype)), crew, judged)
     if growth is None:
-        return take_statistics(recipe, loaded, crew.shard, kept / f"partial-{crew.rank}.safetensors", progress)
+        return take_statistics(recipe, loaded, CURVATURE, crew.shard, kept / partial(CURVATURE, crew.rank), progress)
     targets = find_targets(loaded.model, growth.config.targets, growth.config.exclude)
     reached(loaded.model, targets)
     (curvature, other), found = grow(loaded.model, targets, growth, spectra, progress)
@@ -107,8 +112,16 @@ def take_enough_statistics(
     return curvature, Origin(loaded.fingerprint, str(loaded.dtype), growth.account(found))
 
 
-def shard_batches(recipe: Recipe, tokenizer: Any, examples: list[Example], shard: Shard) -> list[Batch]:
-    """The batches of a shard.
+def partial(statistic: Statistic[Summed], rank: int = 0) -> str:
+    """The file in which a process keeps the sums so far of a statistic."""
+    middle = "" if statistic is CURVATURE else f"{statistic.name}-"
+    return f"partial-{middle}{rank}.safetensors"
+
+
+def shard_batches(
+    recipe: Recipe, tokenizer: Any, examples: list[Example], shard: Shard, data: DataName = "task"
+) -> list[Batch]:
+    """The batches of a shard of the examples.
 
     Raises:
         ConfigError: if the published code's choices, which depend on the order of all examples, are asked of a shard.
@@ -120,21 +133,24 @@ def shard_batches(recipe: Recipe, tokenizer: Any, examples: list[Example], shard
             where="init.compat",
             do="use one process and no shards",
         )
-    return calibration_batches(shard.of(examples), recipe.init, tokenizer, materials.longest(recipe))
+    return in_batches(recipe, tokenizer, data, shard.of(examples))
 
 
-def initialise_shard(recipe: Recipe, out: str | Path, shard: Shard) -> dict[str, Any]:
-    """Take the statistics of a shard of the calibration examples; leaves `stats.safetensors` and the recipe.
+def initialise_shard(recipe: Recipe, out: str | Path, shard: Shard, method: str = "farss") -> dict[str, Any]:
+    """Take what a method is planned from of a shard of the examples; leaves a file of each statistic, and the recipe.
 
     Raises:
         DataError: if rows are missing or lack fields, or there are fewer than shards.
-        ConfigError: if `out` is not empty, or the number of calibration rows is not given.
+        ConfigError: if the method reads no data, `out` is not empty, or the number of calibration rows is not given.
         StorageError: if `out` cannot be written, or another process initialises there.
     """
     if processes() > 1:
         require_one_process("farss init --shard")
     check_new_output(out, inputs_on_disk(recipe))
-    if settles(recipe):
+    needed = statistics_of([get_method(method)])
+    if not needed:
+        raise ConfigError("the method is planned without data, so there is nothing to take of a shard", got=method)
+    if CURVATURE.name in needed and settles(recipe):
         raise ConfigError(
             "a shard sees its own rows alone and cannot tell when all shards have read enough",
             where="data.calibration_rows",
@@ -143,19 +159,29 @@ def initialise_shard(recipe: Recipe, out: str | Path, shard: Shard) -> dict[str,
             do="give the same number to every shard, or start one `farss init` with torchrun",
         )
     recipe = dated(Inputs.of(recipe))
-    calibration_of(recipe, materials.tokenizer_of(recipe))  # a wrong row is named before the model is loaded
-    check_space(out, shard_space(recipe))
+    tokenizer = materials.tokenizer_of(recipe)
+    read: list[DataName] = list(dict.fromkeys(one.data for one in needed.values()))
+    examples = [examples_of(recipe, tokenizer, data)[0] for data in read]
+    # A wrong row, or rows that cannot be divided, are named before the model is loaded.
+    queues = [shard_batches(recipe, tokenizer, rows, shard, data) for rows, data in zip(examples, read, strict=True)]
+    check_space(out, shard_space(recipe, method))
     settled, decided = settle(recipe)
     loaded = materials.load_for_statistics(settled)
-    with work_folder(out, [PARTIAL]) as work, ProgressLine(f"statistics of shard {shard.number}/{shard.count}") as line:
-        curvature, origin = take_statistics(recipe, loaded, shard, work / PARTIAL, line)
+    found: list[tuple[Summed, Origin]] = []
+    with work_folder(out, KEPT) as work:
+        for statistic in needed.values():
+            with ProgressLine(f"{statistic.name} of shard {shard.number}/{shard.count}") as line:
+                kept = work / partial(statistic)
+                found.append(take_statistics(recipe, loaded, statistic, shard, kept, line, method))
         with new_folder(out, "init") as folder:
-            save_statistics(curvature, origin, folder / STATISTICS)
+            for summed, origin in found:
+                save_statistics(summed, origin, folder / origin.kind.filename)
             (folder / RECIPE).write_text(recipe.to_yaml(), encoding="utf-8")
+    files = {name: str(Path(out) / statistic.filename) for name, statistic in needed.items()}
     return {
         "shard": f"{shard.number}/{shard.count}",
-        "sequences": curvature.sequences,
-        "tokens": curvature.tokens,
+        "sequences": sum(len(shard.of(rows)) for rows in examples),
+        "tokens": sum(batch.tokens for queue in queues for batch in queue),
         "arithmetic": decided.to_mapping(),
-        "statistics": str(Path(out) / STATISTICS),
+        "statistics": files,
     }

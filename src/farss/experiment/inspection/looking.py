@@ -23,6 +23,7 @@ from farss.experiment.initialisation.streaming import StreamedModel
 from farss.experiment.progress import ProgressLine
 from farss.maths.choice import Choice
 from farss.maths.energy import eigenvalue_share, energy_share
+from farss.methods.statistics import CURVATURE
 from farss.model.calibration import Example, data_fingerprint
 from farss.model.devices import place
 from farss.model.sources import LoadedModel
@@ -154,7 +155,7 @@ def _halves(
     for shard in HALVES:
         with ProgressLine(f"statistics of half {shard.number}/{shard.count}") as line:
             kept = work / f"half-{shard.number}.safetensors"
-            parts.append(take_statistics(recipe, loaded, shard, kept, line, examples)[0])
+            parts.append(take_statistics(recipe, loaded, CURVATURE, shard, kept, line)[0])
     return parts, data_fingerprint(examples, recipe.data.seed)
 
 

@@ -322,8 +322,6 @@ def _init_costs(method: Method, run: FinishedRun, job: FinishedJob) -> dict[str,
     peak = planned["peak_bytes"] if method.needs or isinstance(method, FactorMethod) else None
     if "spectrum" in method.needs:
         seconds += planned["seconds"]["spectrum"]
-    if "layer_fisher" in method.needs:
-        seconds += planned["seconds"]["layer_fisher"]
     for kind in sorted(method.needs & set(statistics)):
         seconds += statistics[kind]["seconds"]
         peak = max(statistics[kind]["peak_bytes"], peak)

@@ -12,7 +12,7 @@ from farss.experiment.jobs import Job, jobs_of
 from farss.experiment.runs import records
 from farss.experiment.runs.beside import PLACE, Measured
 from farss.experiment.runs.keys import Keys
-from farss.experiment.runs.passes import CURVATURE, DataPass
+from farss.experiment.runs.passes import DataPass
 from farss.experiment.runs.records import account
 
 RECIPE = "recipe.yaml"
@@ -93,13 +93,13 @@ def _subjects(recipe: Recipe, folder: Path, keys: Keys) -> list[Measured]:
 
 def _statistics(folder: Path, taken: DataPass) -> Statistics:
     accounts = {}
-    for kind in taken.kinds:
-        done = account(folder / taken.folders[kind], taken.keys[kind], records.STATISTICS)
+    for name, key in taken.keys.items():
+        done = account(folder / taken.folders[name], key, records.STATISTICS)
         if done is None:
             raise DataError(
                 "the statistics that the plans were made from are not finished, or of an earlier version",
-                where=folder / taken.folders[kind],
+                where=folder / taken.folders[name],
                 do="run its recipe again: statistics are taken anew, and trainings stay as they are",
             )
-        accounts["curvature" if kind == CURVATURE else kind] = done
+        accounts[name] = done
     return Statistics(taken, accounts)

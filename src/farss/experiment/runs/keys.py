@@ -12,14 +12,14 @@ from farss.errors import ConfigError
 from farss.experiment.initialisation.settling import settles
 from farss.experiment.jobs import Job, jobs_of
 from farss.experiment.pinned import Pinned, start_of, subjects_of
-from farss.experiment.runs.passes import CURVATURE, DataPass, judged_of, named_folders, settling
+from farss.experiment.runs.passes import CURVATURE_FOLDER, DataPass, judged_of, named_folders, settling
 from farss.experiment.stages import stage_key
 from farss.methods import get_method, package_of_method
-from farss.methods.base import KNOWLEDGE, STATISTICS
-from farss.methods.factored import FactorMethod
 from farss.methods.owned import settings_of_method
-from farss.methods.start_settings import StartConfig
+from farss.methods.statistics import CURVATURE, LAYER_FISHER, OWN, statistics_of
 from farss.settings import Settings
+from farss.statistics.kinds import Statistic
+from farss.statistics.summed import Summed
 
 FRONTIER = {"frontier_scales", "frontier_rows"}
 REPORTED = {"bootstrap"}
@@ -38,6 +38,8 @@ READ = (
 REVISIONS: dict[str, int] = {}
 """The mathematics of the stages "statistics", "plans", "training" and "evaluation": raised by one where it changes, so
 that what was computed before is not taken for what would be computed now. A stage that never changed is not named."""
+READING_ALONE = (CURVATURE, LAYER_FISHER)
+"""Statistics that read no further setting, so that the key of what all methods share stands for them."""
 ASKED = ("knowledge", "knowledge_rows", "shots", "seed")
 """Settings that say which knowledge questions are asked, and so which are left to take statistics from."""
 
@@ -69,8 +71,11 @@ class Keys:
         judged = judged_of(recipe, self.recipe, jobs)
         # A fixed number of rows is read whatever is planned from them.
         decides = [recipe.init.route, [settling(config) for config in judged]] if settles(recipe) else []
-        keys = {CURVATURE: stage_key(CURVATURE, parts.read, *decides, *(_revisions("plans") if decides else []))}
-        keys |= {kind: parts.gathered(kind, parts.read) for kind in STATISTICS}
+        needed = statistics_of([get_method(job.method) for job in jobs])
+        keys = {name: parts.gathered(one, parts.read) for name, one in needed.items()}
+        if CURVATURE.name in keys:
+            revised = _revisions("plans") if decides else []
+            keys[CURVATURE.name] = stage_key(CURVATURE_FOLDER, parts.read, *decides, *revised)
         return DataPass(recipe, tuple(jobs), judged, keys, {})
 
     @property
@@ -149,7 +154,6 @@ class _Parts:
         self.rows = _without(data, CALIBRATION)
         self.asked = _without(asked, REPORTED)
         self._questions = [data["knowledge_calibration"], *(asked[name] for name in ASKED)]
-        self._scale = recipe.init.of(StartConfig).covariance_scale
         held_out = _without(data, CALIBRATION | {"train_rows", "seed"})
         self.base = stage_key(self.model, held_out, _without(self.asked, FRONTIER), *_revisions("evaluation"))
         # Nothing stands for a setting that is not used, so that a recipe without it keeps its keys.
@@ -162,14 +166,14 @@ class _Parts:
         read = [{name: init[name] for name in READ}, *self.division]
         self.read = stage_key(self.model, rows, *read, *_revisions("statistics"))
         # Decompositions are not read by a pass, but plans of one pass share them.
-        gathered = (self.gathered(kind, self.read) for kind in STATISTICS)
+        taken = OWN | statistics_of([get_method(method) for method in recipe.methods])
+        gathered = (self.gathered(one, self.read) for one in taken.values())
         self.evidence = stage_key(self.read, recipe.init.route, *gathered)
 
-    def gathered(self, kind: str, read: str) -> str:
-        """Of a pass for statistics beside the curvature, for which `read` stands for rows and settings."""
-        scale = None if kind == "gradient" else self._scale
-        questions = self._questions if kind == KNOWLEDGE else None
-        return stage_key(read, kind, scale, questions)
+    def gathered(self, statistic: Statistic[Summed], read: str) -> str:
+        """Of a pass for a statistic, for which `read` stands for rows and settings."""
+        questions = self._questions if statistic.data == "knowledge" else None
+        return stage_key(read, statistic.name, statistic.reads(self.recipe.init), questions)
 
     def own(self, method: str) -> list[object]:
         """What a method depends on beside model, data and the settings all methods share."""
@@ -183,9 +187,8 @@ class _Parts:
     def _settings_of(self, method: str) -> list[object]:
         found = get_method(method)
         own: list[object] = [self.recipe.init.of(kind).to_mapping() for kind in settings_of_method(found)]
-        if not isinstance(found, FactorMethod):
-            return own
-        return [*own, *(self.gathered(kind, self.start) for kind in STATISTICS if kind in found.needs)]
+        needed = statistics_of([found]).values()
+        return [*own, *(self.gathered(one, self.start) for one in needed if one not in READING_ALONE)]
 
 
 def _revisions(*stages: str) -> list[object]:

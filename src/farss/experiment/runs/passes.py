@@ -10,10 +10,12 @@ from farss.config import FarssConfig, Recipe
 from farss.experiment.initialisation.settling import settles
 from farss.experiment.jobs import Job
 from farss.methods import get_method
-from farss.methods.base import STATISTICS
+from farss.methods.statistics import CURVATURE, statistics_of
+from farss.statistics.kinds import Statistic
+from farss.statistics.summed import Summed
 
-CURVATURE = "statistics"
-"""The name of the folder of the curvature; those of the other statistics are called as they are."""
+CURVATURE_FOLDER = "statistics"
+"""The folder of the curvature; those of the other statistics are called as they are."""
 
 SETTLING = ("rank", "shallow_layers", "r_min", "r_avg", "r_max", "budget", "epsilon")
 """Settings of the plans by whose agreement `auto` decides how many rows are read."""
@@ -27,8 +29,8 @@ class DataPass:
         recipe: by which they are taken.
         jobs: one for every plan that is made of them; none where only weights are trained.
         judged: the configurations whose plans the rows must be enough for, where the data decide how many are read.
-        keys: of the stages that take them, by name: `CURVATURE`, and those of `farss.methods.base.STATISTICS`.
-        folders: their folders in the run's, by name.
+        keys: of the stages that take them, by the names of statistics.
+        folders: their folders in the run's, likewise.
     """
 
     recipe: Recipe
@@ -38,14 +40,9 @@ class DataPass:
     folders: Mapping[str, str]
 
     @property
-    def needs(self) -> frozenset[str]:
-        """What its plans need of `farss.methods.base.Evidence`."""
-        return frozenset().union(*(get_method(job.method).needs for job in self.jobs))
-
-    @property
-    def kinds(self) -> list[str]:
-        """The names of what is taken."""
-        return [CURVATURE] * ("curvature" in self.needs) + [kind for kind in STATISTICS if kind in self.needs]
+    def statistics(self) -> dict[str, Statistic[Summed]]:
+        """What its plans are made from, by name."""
+        return statistics_of([get_method(job.method) for job in self.jobs])
 
     def serves(self, job: Job) -> bool:
         """Whether the plan of a job is made of it."""
@@ -75,11 +72,18 @@ def named_folders(passes: Sequence[DataPass]) -> list[DataPass]:
     """The passes with the folders that they are kept in: the first of a kind has its plain name, others a key's too."""
     plain: dict[str, str] = {}
     for one in passes:
-        plain = {kind: one.keys[kind] for kind in one.kinds} | plain
+        plain = {name: one.keys[name] for name in one.statistics} | plain
     return [
         dataclasses.replace(
             one,
-            folders={kind: kind if key == plain.get(kind) else f"{kind}-{key[:8]}" for kind, key in one.keys.items()},
+            folders={
+                name: _folder(name) if key == plain.get(name) else f"{_folder(name)}-{key[:8]}"
+                for name, key in one.keys.items()
+            },
         )
         for one in passes
     ]
+
+
+def _folder(name: str) -> str:
+    return CURVATURE_FOLDER if name == CURVATURE.name else name

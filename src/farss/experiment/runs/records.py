@@ -10,6 +10,7 @@ from farss.errors import StorageError
 from farss.experiment.jobs import Job, jobs_of
 from farss.experiment.stages import DONE
 from farss.methods import get_method
+from farss.methods.statistics import SPECTRUM
 from farss.reading import AMOUNT, COUNT, TEXT, Document, object_of
 from farss.report.schema import SPECTRA, WHILE_TRAINING
 
@@ -51,7 +52,7 @@ def plans_of(recipe: Recipe) -> dict[str, Any]:
     """The schema of the account of a recipe's plans: it has the time of every method that was planned."""
     jobs = [job for job in jobs_of(recipe) if job.adapts]
     needs = {need for job in jobs for need in get_method(job.method).needs}
-    timed = [*dict.fromkeys(job.plan_name for job in jobs), *sorted({"spectrum", "layer_fisher"} & needs)]
+    timed = [*dict.fromkeys(job.plan_name for job in jobs), *sorted({SPECTRUM} & needs)]
     seconds = PLANS["properties"]["seconds"] | {"required": timed}
     return {**PLANS, "properties": PLANS["properties"] | {"seconds": seconds}}
 

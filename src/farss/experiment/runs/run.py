@@ -23,16 +23,15 @@ from farss.experiment.runs.given import say_differences
 from farss.experiment.runs.inputs import inputs_of
 from farss.experiment.runs.keys import Keys
 from farss.experiment.runs.outlook import BASE, PLANS, Remaining
-from farss.experiment.runs.passes import CURVATURE
 from farss.experiment.runs.training import train_job
-from farss.experiment.runs.work import collect_statistics, gather_statistics, plan_methods
+from farss.experiment.runs.work import plan_methods, take_stage
 from farss.experiment.serving import check_served
 from farss.experiment.space import check_space, run_space
 from farss.experiment.stages import check_stage, finished, run_stage
 from farss.experiment.subjects import Subject, check_subject
 from farss.experiment.unchanged import INPUTS, check_unchanged
 from farss.experiment.workers import Share, Task, run_all, shares
-from farss.methods.base import KNOWLEDGE
+from farss.methods.statistics import KNOWLEDGE
 from farss.processes import require_one_process
 from farss.report import write_report
 from farss.storage import held, write_atomically
@@ -83,7 +82,7 @@ def run(
     parts = shares(workers)
     for one in recipes_of(recipe):
         materials.check_inputs(one)  # with select: validation, the division of the rows too
-    if methods_needing(recipe, KNOWLEDGE):
+    if methods_needing(recipe, KNOWLEDGE.name):
         materials.knowledge_prompts(recipe)
     left = [job for job in jobs_of(recipe) if fresh or not finished(folder / job.id / "train", keys.training(job))]
     planned = not fresh and finished(folder / "plans", keys.plans) is not None
@@ -108,7 +107,7 @@ def run(
 def _stages(recipe: Recipe, folder: Path, keys: Keys) -> Iterator[tuple[Path, str]]:
     """Folder and key of every stage."""
     for taken in keys.passes:
-        yield from ((folder / taken.folders[kind], taken.keys[kind]) for kind in taken.kinds)
+        yield from ((folder / taken.folders[name], key) for name, key in taken.keys.items())
     yield folder / "plans", keys.plans
     yield folder / "base", keys.base
     for job in jobs_of(recipe):
@@ -179,8 +178,6 @@ def _measure(recipe: Recipe, folder: Path, keys: Keys, job: Job, share: Share) -
 
 def _plan(recipe: Recipe, folder: Path, keys: Keys, share: Share) -> None:
     for taken in keys.passes:
-        for kind in taken.kinds:
-            curvature = functools.partial(collect_statistics, taken, recipe)
-            work = curvature if kind == CURVATURE else functools.partial(gather_statistics, taken.recipe, kind)
-            run_stage(folder / taken.folders[kind], taken.keys[kind], work, share)
+        for name, key in taken.keys.items():
+            run_stage(folder / taken.folders[name], key, functools.partial(take_stage, taken, name, recipe), share)
     run_stage(folder / "plans", keys.plans, functools.partial(plan_methods, recipe, keys.passes, folder), share)

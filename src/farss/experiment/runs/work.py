@@ -12,80 +12,69 @@ import torch
 from farss.config import Recipe
 from farss.experiment import materials
 from farss.experiment.accounts import describe_model
-from farss.experiment.calibrating import batches_of, calibration_rows
+from farss.experiment.calibrating import calibration_rows, examples_of
 from farss.experiment.environment import peak_bytes
 from farss.experiment.initialisation.growing import forget
 from farss.experiment.initialisation.planning import (
     Asked,
     Preparation,
     check_boundary,
-    gather,
-    load_gathered,
     prepare,
-    reached,
     resolved,
     spectrum_folder,
 )
-from farss.experiment.initialisation.sharding import take_enough_statistics
-from farss.experiment.initialisation.statistics import STATISTICS, load_statistics, save_statistics
+from farss.experiment.initialisation.sharding import partial, take_enough_statistics, take_statistics
+from farss.experiment.initialisation.statistics import STATISTICS, Shard, load_statistics, save_statistics
 from farss.experiment.jobs import Job
 from farss.experiment.progress import ProgressLine
 from farss.experiment.runs.given import keep_given
-from farss.experiment.runs.passes import CURVATURE, DataPass
+from farss.experiment.runs.passes import DataPass
 from farss.methods import get_method
-from farss.methods.base import KNOWLEDGE
+from farss.methods.statistics import CURVATURE
 from farss.model.plan import Plan
 from farss.model.spectra import SpectrumCache
 from farss.model.targets import find_targets
 from farss.storage import write_json
 
 
-def collect_statistics(taken: DataPass, run: Recipe, folder: Path) -> dict[str, Any]:
-    """The data pass over the calibration rows; leaves `stats.safetensors`."""
-    recipe = taken.recipe
+def take_stage(taken: DataPass, name: str, run: Recipe, folder: Path) -> dict[str, Any]:
+    """A pass over data for a statistic; leaves `stats.safetensors`.
+
+    Args:
+        taken: the pass that it belongs to.
+        name: of the statistic.
+        run: the recipe that jobs are of.
+        folder: receives the file.
+    """
+    recipe, statistic = taken.recipe, taken.statistics[name]
     loaded = materials.load_for_statistics(recipe)
     targets = find_targets(loaded.model, recipe.init.targets, recipe.init.exclude)
     for job in taken.jobs:
         check_boundary(targets, resolved(job.recipe(run).init), [job.method])
     before = peak_bytes()
     started = time.perf_counter()
-    with ProgressLine("statistics") as line:
-        cache = SpectrumCache(spectrum_folder())
-        statistics, origin = take_enough_statistics(recipe, loaded, folder, cache, line, judged=taken.judged)
+    with ProgressLine("statistics" if statistic is CURVATURE else name) as line:
+        if statistic is CURVATURE:
+            cache = SpectrumCache(spectrum_folder())
+            found, origin = take_enough_statistics(recipe, loaded, folder, cache, line, judged=taken.judged)
+        else:
+            asking = next(job.method for job in taken.jobs if name in get_method(job.method).needs)
+            found, origin = take_statistics(
+                recipe, loaded, statistic, Shard(), folder / partial(statistic), line, asking
+            )
     seconds = time.perf_counter() - started
-    save_statistics(statistics, origin, folder / STATISTICS)
+    save_statistics(found, origin, folder / STATISTICS)
     forget(folder)
-    (folder / "partial-0.safetensors").unlink(missing_ok=True)
+    (folder / partial(statistic)).unlink(missing_ok=True)
     return {
         "seconds": seconds,
         "peak_bytes": peak_bytes(),
         "model_bytes": before,
-        "statistics_bytes": statistics.bytes,
+        "statistics_bytes": found.bytes,
         "rows": origin.data["rows"],
         "tokens": origin.data["tokens"],
         "settled": origin.data.get("settled"),
     }
-
-
-def gather_statistics(recipe: Recipe, kind: str, folder: Path) -> dict[str, Any]:
-    """A pass for one kind of statistics beside the curvature; leaves `stats.safetensors`.
-
-    Args:
-        recipe: names model, data and init settings.
-        kind: of `farss.methods.base.STATISTICS`.
-        folder: receives the file.
-    """
-    loaded = materials.load_for_statistics(recipe)
-    batches, data = batches_of(recipe, loaded.tokenizer, kind)
-    targets = find_targets(loaded.model, recipe.init.targets, recipe.init.exclude)
-    reached(loaded.model, targets)
-    before = peak_bytes()
-    started = time.perf_counter()
-    with ProgressLine(f"{kind} of {data['rows']} examples, {data['tokens']:,} tokens") as line:
-        statistics = gather(kind, loaded.model, batches, targets, resolved(recipe.init), line)
-    seconds = time.perf_counter() - started
-    statistics.save(folder / STATISTICS)
-    return {"seconds": seconds, "peak_bytes": peak_bytes(), "model_bytes": before, "statistics_bytes": statistics.bytes}
 
 
 def plan_methods(recipe: Recipe, passes: Sequence[DataPass], run: Path, folder: Path) -> dict[str, Any]:
@@ -93,7 +82,7 @@ def plan_methods(recipe: Recipe, passes: Sequence[DataPass], run: Path, folder: 
 
     Args:
         recipe: of the run.
-        passes: over the data, whose stages are done; layer scores are taken here.
+        passes: over the data, whose stages are done.
         run: the folder that holds the folders of the passes.
         folder: receives the files.
     """
@@ -116,29 +105,25 @@ def _plan_from(taken: DataPass, run: Recipe, place: Path) -> tuple[dict[str, Any
     """The account and the plans of what is made from one pass."""
     recipe = taken.recipe
     loaded = materials.load_for_statistics(recipe)
-    batches, data = batches_of(recipe, loaded.tokenizer)
-    files = {kind: place / taken.folders[kind] for kind in taken.kinds}
-    curvature, origin = load_statistics(files[CURVATURE]) if CURVATURE in files else (None, None)
-    further = {kind: load_gathered(kind, file / STATISTICS) for kind, file in files.items() if kind != CURVATURE}
+    _, data = examples_of(recipe, loaded.tokenizer, "task")
+    found = {name: load_statistics(place / taken.folders[name] / STATISTICS) for name in taken.statistics}
     theirs = [(job, job.recipe(run)) for job in taken.jobs]
     preparation = prepare(
         loaded.model,
-        batches,
+        [],
         recipe.init,
         [Asked(job.plan_name, job.method, own.init, own.match, own.budget_params) for job, own in theirs],
         identity=loaded.fingerprint,
         data=data,
-        statistics=curvature,
-        curvature_data=origin and origin.data,
-        knowledge_data=batches_of(recipe, loaded.tokenizer, KNOWLEDGE)[1] if KNOWLEDGE in files else None,
-        further=further,
+        statistics={name: summed for name, (summed, _) in found.items()},
+        origins={name: origin.data for name, (_, origin) in found.items()},
     )
-    read = origin.data if origin else data
+    read = found[CURVATURE.name][1].data if CURVATURE.name in found else data
     return {
         "seconds": preparation.seconds,
         "calibration_rows": read["rows"],
         "calibration_tokens": read["tokens"],
-        "settled": origin and origin.data.get("settled"),
+        "settled": read.get("settled"),
         "rows": calibration_rows(recipe),
         "model": describe_model(loaded, preparation.targets),
     }, preparation
