@@ -205,7 +205,9 @@ def resident(task: Task) -> Clock:
         clock, spectra = Clock(task), SpectrumCache(work)
         curvature = clock.step("pass", lambda: collect(loaded.model, queue, targets))
         clock.step("decompositions", lambda: [spectra.get(target, task.route).route for target in targets])
-        evidence = Evidence(loaded.fingerprint, lambda target: spectra.get(target, task.route), curvature)
+        evidence = Evidence(
+            loaded.fingerprint, lambda target: spectra.get(target, task.route), {"curvature": curvature}
+        )
         clock.step("plan", lambda: get_method("farss").plan(targets, evidence, task.config))
         clock.notes["statistics_bytes"] = curvature.bytes
     return clock

@@ -10,9 +10,9 @@ def initialise_in(recipe: dict, out: str, engine: str) -> None:
 
     from farss.config import Recipe
     from farss.experiment.initialisation.initialising import initialise
-    from farss.statistics import curvature
+    from farss.statistics import keeping
 
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
-    curvature.KEEP_SECONDS = 0.0
+    keeping.KEEP_SECONDS = 0.0
     initialise(Recipe.from_mapping(recipe), "farss", out, engine=engine)

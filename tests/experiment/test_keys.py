@@ -9,7 +9,6 @@ from farss.experiment.jobs import Job, jobs_of
 from farss.experiment.runs import keys as keys_module
 from farss.experiment.runs.keys import Keys
 from farss.experiment.runs.recipes import shipped_recipes
-from farss.methods.base import STATISTICS
 
 FULL, LORA, CORDA, EVA = (Job(name, 1e-4, 0) for name in ("full", "lora", "corda-kpm", "eva"))
 
@@ -22,11 +21,12 @@ def keys_of(recipe: Recipe) -> dict[str, str]:
     return named
 
 
+STATISTICS = ("input_covariance", "knowledge_covariance", "gradient", "layer_fisher")
 EVERYTHING = set(keys_of(Recipe()))
 JOBS = ("full", "lora", "corda-kpm", "eva")
 TRAINED = {f"{name} {stage}" for name in JOBS for stage in ("train", "eval")}
 MEASURED = {f"{name} eval" for name in JOBS}
-INITIALISED = {"statistics", "plans", *STATISTICS, *TRAINED} - {"full train", "full eval"}
+INITIALISED = {"curvature", "plans", *STATISTICS, *TRAINED} - {"full train", "full eval"}
 ON_KNOWLEDGE = {"knowledge_covariance", "corda-kpm train", "corda-kpm eval"}
 ON_OWN_FACTORS = {"corda-kpm train", "corda-kpm eval", "eva train", "eva eval"}
 
@@ -41,16 +41,20 @@ ON_OWN_FACTORS = {"corda-kpm train", "corda-kpm eval", "eva train", "eva eval"}
         ("data.knowledge_calibration", "other", ON_KNOWLEDGE),
         ("init.rank", 3, INITIALISED - set(STATISTICS)),
         ("init.shallow_layers", 3, INITIALISED - set(STATISTICS)),
-        ("init.scale", "rslora", INITIALISED - {"statistics", *STATISTICS}),
-        ("init.base", "residual", INITIALISED - {"statistics", *STATISTICS}),
-        ("init.selection", "low", INITIALISED - {"statistics", *STATISTICS}),
+        ("init.scale", "rslora", INITIALISED - {"curvature", *STATISTICS}),
+        ("init.base", "residual", INITIALISED - {"curvature", *STATISTICS}),
+        ("init.selection", "low", INITIALISED - {"curvature", *STATISTICS}),
         ("init.tokens", "all", INITIALISED),
         ("init.exclude", ["lm_head"], INITIALISED),
         ("init.fora.rho", 0.25, set()),
         ("init.kasa.beta", 0.25, set()),
         ("init.adalora.beta1", 0.25, set()),
         ("init.start.rank_ratio", 1.0, ON_OWN_FACTORS),
-        ("init.start.covariance_scale", "signed_maximum", {*STATISTICS, *ON_OWN_FACTORS} - {"gradient"}),
+        (
+            "init.start.covariance_scale",
+            "signed_maximum",
+            {*STATISTICS, *ON_OWN_FACTORS} - {"gradient", "layer_fisher"},
+        ),
         ("methods", ["lora"], {"plans"}),
         ("match", "params", {"plans", *TRAINED} - {"full train", "full eval"}),
         ("select", "validation", EVERYTHING - {"base"}),
@@ -89,7 +93,7 @@ def test_plans_depend_on_what_their_methods_read(setting, value, methods, redone
     recipe = Recipe().override({"methods": methods})
     before, after = Keys(recipe), Keys(recipe.override({setting: value}))
     assert {"plans" for _ in [0] if before.plans != after.plans} == redone
-    assert before.passes[0].keys["statistics"] == after.passes[0].keys["statistics"]
+    assert before.passes[0].keys["curvature"] == after.passes[0].keys["curvature"]
 
 
 def test_the_number_of_validation_rows_counts_where_they_are_held_out():
@@ -128,7 +132,7 @@ def test_other_mathematics_of_plans_leaves_a_pass_of_a_fixed_number_of_rows(monk
     before = keys_of(recipe)
     monkeypatch.setitem(keys_module.REVISIONS, "plans", 1)
     assert {name for name in before if before[name] != keys_of(recipe)[name]} == INITIALISED - {
-        "statistics",
+        "curvature",
         *STATISTICS,
     }
 

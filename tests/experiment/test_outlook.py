@@ -76,7 +76,7 @@ def test_every_method_is_foreseen_with_its_own_statistics(method, seen):
     needs = frozenset() if method is None else get_method(method).needs
     inputs = input_moment_bytes(seen.targets, seen.dtype)
     expected = seen.resident.moments * ("curvature" in needs)
-    expected += inputs * len(needs & {"input_covariance", KNOWLEDGE})
+    expected += inputs * len(needs & {INPUTS.name, KNOWLEDGE.name})
     expected += gradient_bytes(seen.targets, seen.dtype) * ("gradient" in needs)
     assert found.moments == expected
     assert (found.activations == 0) == (method in (None, "lora"))

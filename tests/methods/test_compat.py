@@ -69,7 +69,7 @@ def plans(model, examples):
         fisher=settings.fisher,
         max_batches=settings.max_batches,
     )
-    evidence = Evidence("model", lambda target: decompose(weight_matrix(target)), curvature)
+    evidence = Evidence("model", lambda target: decompose(weight_matrix(target)), {"curvature": curvature})
     return {case: get_method("farss").plan(targets, evidence, config) for case, config in CASES.items()}
 
 

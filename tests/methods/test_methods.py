@@ -16,10 +16,11 @@ from farss.maths.ranks import allocate
 from farss.maths.spectrum import decompose
 from farss.methods import METHODS, Evidence, get_method
 from farss.methods.adalora.settings import AdaloraConfig
-from farss.methods.base import FROM_DATA, KNOWLEDGE, STATISTICS, RankCapWarning
+from farss.methods.base import RankCapWarning
 from farss.methods.fora.method import top_layers
 from farss.methods.fora.settings import ForaConfig
 from farss.methods.kasa.settings import KasaConfig
+from farss.methods.statistics import KNOWLEDGE, OWN
 from farss.model.plan import Plan
 from farss.model.start import factors_digest
 from farss.model.targets import Target, weight_matrix
@@ -69,17 +70,18 @@ def targets() -> list[Target]:
 def layer_fisher(targets) -> LayerFisher:
     """Sums that make the layers' scores 3, 1, 4, 4 times the number of examples' share."""
     per_layer = (3.0, 1.0, 4.0, 4.0)
-    return LayerFisher({t.name: 2 * per_layer[t.layer] for t in targets}, 2, {})
+    return LayerFisher({t.name: torch.tensor(2 * per_layer[t.layer]).double() for t in targets}, 2, {})
 
 
 @pytest.fixture
 def evidence(targets, layer_fisher) -> Evidence:
     spectra = lambda target: decompose(weight_matrix(target))  # noqa: E731
-    return Evidence("abc", spectra, Curvature(targets), {"rows": 3}, layer_fisher, **further(targets))
+    everything = {"curvature": Curvature(targets), "layer_fisher": layer_fisher, **further(targets)}
+    return Evidence("abc", spectra, everything, {"rows": 3}, {KNOWLEDGE.name: {"rows": 5}})
 
 
-def further(targets: list[Target], needs: frozenset[str] = frozenset(STATISTICS)) -> dict[str, object]:
-    """The statistics beside the curvature that `needs` names, of random inputs and gradients."""
+def further(targets: list[Target]) -> dict[str, object]:
+    """The other statistics, of random inputs and gradients."""
     generator = torch.Generator().manual_seed(9)
     shapes = {target.name: target.shape for target in targets}
     sums = {name: SymmetricSum(n, torch.float64) for name, (_, n) in shapes.items()}
@@ -89,12 +91,11 @@ def further(targets: list[Target], needs: frozenset[str] = frozenset(STATISTICS)
         {f"h/{name}": total for name, total in sums.items()}, {name: name for name in shapes}, shapes, tokens=90
     )
     gradients = {name: torch.randn(m, n, generator=generator, dtype=torch.float64) for name, (m, n) in shapes.items()}
-    found = {
-        "input_covariance": {"inputs": moments},
-        "knowledge_covariance": {"knowledge": moments, "knowledge_data": {"rows": 5}},
-        "gradient": {"gradients": Gradients(gradients, supervised=4)},
+    return {
+        "input_covariance": moments,
+        "knowledge_covariance": moments,
+        "gradient": Gradients(gradients, supervised=4),
     }
-    return {key: value for kind in needs & set(found) for key, value in found[kind].items()}
 
 
 def by_name(plan):
@@ -173,10 +174,8 @@ def test_lora_needs_nothing_and_full_adapts_nothing(targets):
 def test_declared_needs_are_what_planning_uses(targets, evidence, name):
     method = get_method(name)
     spectra = evidence.spectra if "spectrum" in method.needs else None
-    curvature = evidence.curvature if "curvature" in method.needs else None
-    layer_fisher = evidence.layer_fisher if "layer_fisher" in method.needs else None
-    others = further(targets, method.needs)
-    method.plan(targets, Evidence("abc", spectra, curvature, None, layer_fisher, **others), CONFIG)
+    given = {name: found for name, found in evidence.statistics.items() if name in method.needs}
+    method.plan(targets, Evidence("abc", spectra, given), CONFIG)
     if method.needs:
         with pytest.raises(PlanError, match="needs"):
             method.plan(targets, Evidence("abc"), CONFIG)
@@ -189,11 +188,11 @@ def test_many_methods_decompose_and_score_each_module_once(targets):
         asked.append(target.name)
         return decompose(weight_matrix(target))
 
-    evidence = Evidence("abc", spectra, Curvature(targets))
+    evidence = Evidence("abc", spectra, {"curvature": Curvature(targets)})
     for name in [*FISHER, "pissa", "milora"]:
         get_method(name).plan(targets, evidence, CONFIG)
     assert sorted(asked) == sorted(t.name for t in targets)
-    assert evidence.curvature.calls == len(targets)
+    assert evidence.of("curvature").calls == len(targets)
 
 
 @pytest.mark.parametrize(
@@ -359,7 +358,7 @@ def test_plans_name_the_data_they_were_made_from(targets, evidence):
     data = {name: get_method(name).plan(targets, evidence, CONFIG).data for name in ADAPTERS}
     for name, used in data.items():
         needs = get_method(name).needs
-        assert used == ({"rows": 5} if KNOWLEDGE in needs else {"rows": 3} if needs & FROM_DATA else None), name
+        assert used == ({"rows": 5} if KNOWLEDGE.name in needs else {"rows": 3} if needs & set(OWN) else None), name
 
 
 def test_plan_base_follows_the_configuration(targets, evidence):
@@ -389,7 +388,7 @@ def test_fora_adapts_the_layers_of_largest_score_and_of_equal_ones_the_lower(tar
 
 def test_fora_can_divide_scores_by_the_number_of_weights(targets, layer_fisher):
     small = [target for target in targets if target.layer != 0 or target.kind == "k_proj"]
-    evidence = Evidence("abc", layer_fisher=layer_fisher)
+    evidence = Evidence("abc", None, {"layer_fisher": layer_fisher})
     first = {
         score: {t.layer for t in get_method("fora").plan(small, evidence, fora(rho=0.25, score=score)).targets}
         for score in ("sum", "mean")

@@ -171,7 +171,7 @@ class Curvature:
 def test_the_example_takes_the_middle_of_the_scores(example):
     torch.manual_seed(0)
     targets = find_targets(nn.ModuleDict({"layers": nn.ModuleList([nn.ModuleDict({"a": nn.Linear(24, 20)})])}))
-    evidence = Evidence("abc", lambda target: decompose(weight_matrix(target)), Curvature())  # type: ignore[arg-type]
+    evidence = Evidence("abc", lambda target: decompose(weight_matrix(target)), {"curvature": Curvature()})
     method = get_method("mid")
     plan = method.plan(targets, evidence, FarssConfig(rank=4))
     order = np.argsort(evidence.scores(targets[0]).log_s.numpy())

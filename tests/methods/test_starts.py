@@ -74,9 +74,11 @@ def evidence(targets, rows) -> Evidence:
     return Evidence(
         "abc",
         lambda target: decompose(weight_matrix(target)),
-        inputs=moments,
-        knowledge=moments,
-        gradients=Gradients(gradients, supervised=3),
+        {
+            "input_covariance": moments,
+            "knowledge_covariance": moments,
+            "gradient": Gradients(gradients, supervised=3),
+        },
     )
 
 
@@ -171,23 +173,24 @@ def test_corda_halves_are_the_weight(targets, evidence):
 
 
 def test_knowledge_and_task_are_not_mixed_up(targets, evidence, rows):
-    other = dataclasses.replace(evidence.inputs, sums={k: s for k, s in evidence.inputs.sums.items()})
+    other = dataclasses.replace(
+        evidence.of("input_covariance"), sums={k: s for k, s in evidence.of("input_covariance").sums.items()}
+    )
     for name, x in rows.items():
         other.sums[f"h/{name}"] = SymmetricSum(x.shape[1], torch.float64)
         other.sums[f"h/{name}"].add(x.flip(1))
-    swapped = Evidence("abc", evidence.spectra, inputs=evidence.inputs, knowledge=other)
+    swapped = Evidence("abc", evidence.spectra, {**evidence.statistics, "knowledge_covariance": other})
     assert plan("corda-ipm", targets, swapped).factors_digest == plan("corda-ipm", targets, evidence).factors_digest
     for name in ("corda-kpm", "lora-null"):
         assert plan(name, targets, swapped).factors_digest != plan(name, targets, evidence).factors_digest
 
 
 def test_unscaled_moments_are_not_taken_for_scaled_ones(targets, evidence):
-    plain = dataclasses.replace(
-        evidence.inputs, sums={k: s for k, s in evidence.inputs.sums.items() if k.startswith("h/")}
-    )
+    both = evidence.of("input_covariance")
+    plain = dataclasses.replace(both, sums={k: s for k, s in both.sums.items() if k.startswith("h/")})
     start = (StartConfig(covariance_scale="signed_maximum"),)
     with pytest.raises(DataError, match="sample by sample"):
-        plan("corda-ipm", targets, Evidence("abc", inputs=plain), own=start)
+        plan("corda-ipm", targets, Evidence("abc", None, {"input_covariance": plain}), own=start)
 
 
 def test_lora_null_hardly_sees_the_samples(targets, evidence, rows):
@@ -213,8 +216,8 @@ def test_eva_gives_ranks_to_the_directions_that_explain_most(targets, evidence, 
     with torch.no_grad():
         loud = rows[targets[0].name]
         loud[:] = loud[:, :1] * torch.ones(20)  # one direction explains everything
-    evidence.inputs.sums[f"h/{targets[0].name}"] = SymmetricSum(20, torch.float64)
-    evidence.inputs.sums[f"h/{targets[0].name}"].add(loud)
+    evidence.of("input_covariance").sums[f"h/{targets[0].name}"] = SymmetricSum(20, torch.float64)
+    evidence.of("input_covariance").sums[f"h/{targets[0].name}"].add(loud)
     ranks = [row.rank for row in plan("eva", targets, evidence).targets]
     assert sum(ranks) == 3 * 5 and ranks[0] == 1 and max(ranks) <= 10
     equal = (StartConfig(rank_ratio=1.0),)
@@ -227,7 +230,7 @@ def test_eva_gives_ranks_to_the_directions_that_explain_most(targets, evidence, 
 def test_lora_ga_is_its_definition(targets, evidence, gamma):
     made = plan("lora-ga", targets, evidence, own=(StartConfig(gamma=gamma),))
     for target in targets:
-        left, _, right = torch.linalg.svd(evidence.gradients.sums[target.name], full_matrices=False)
+        left, _, right = torch.linalg.svd(evidence.of("gradient").sums[target.name], full_matrices=False)
         size = target.shape[0] ** 0.25 / gamma**0.5
         part = made.start[target.name]
         for got, expected in ((part.up.T, left[:, 5:10].T), (part.down, right[:5])):
@@ -239,7 +242,7 @@ def test_lora_ga_is_its_definition(targets, evidence, gamma):
 def test_lora_ga_takes_no_more_than_half_of_the_directions(targets, evidence):
     with pytest.warns(RankCapWarning, match="lora-ga: 3 of 3"):
         assert {row.rank for row in plan("lora-ga", targets, evidence, rank=16).targets} == {10}
-    evidence.gradients.sums[targets[0].name][:] = 1.0
+    evidence.of("gradient").sums[targets[0].name][:] = 1.0
     with pytest.raises(NumericalError, match="fewer than two directions"):
         plan("lora-ga", targets, evidence)
 
@@ -291,7 +294,7 @@ def test_product_and_residual_are_those_of_peft(model, targets, evidence, tmp_pa
         init_lora_weights={"pissa-niter": "pissa_niter_16"}.get(method, method.split("-")[0]),
     )  # fmt: skip
     if method.startswith("corda"):
-        moments = {name: unit_trace(evidence.inputs.second_moment(name)).float() for name in weights}
+        moments = {name: unit_trace(evidence.of("input_covariance").second_moment(name)).float() for name in weights}
         torch.save(moments, tmp_path / "covariance.pt")
         config.corda_config = CordaConfig(
             corda_method=method.removeprefix("corda-"), covariance_file=str(tmp_path / "covariance.pt")

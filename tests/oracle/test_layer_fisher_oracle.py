@@ -155,8 +155,8 @@ def test_what_cannot_be_scored_is_refused(tiny_llama, examples, tmp_path):
     found = collect_layer_fisher(tiny_llama, batched(examples), targets[:3])
     with pytest.raises(DataError, match="lack a module"):
         found.scores(targets)
-    with pytest.raises(StorageError, match="does not exist"):
-        LayerFisher.load(tmp_path / "missing.json")
+    with pytest.raises(StorageError, match="cannot be read"):
+        LayerFisher.load(tmp_path / "missing.safetensors")
     block = tiny_llama.model.layers[0].mlp
     once = block.forward
     block.forward = lambda x: once(x) + once(x)

@@ -93,8 +93,8 @@ def _subjects(recipe: Recipe, folder: Path, keys: Keys) -> list[Measured]:
 
 def _statistics(folder: Path, taken: DataPass) -> Statistics:
     accounts = {}
-    for name, key in taken.keys.items():
-        done = account(folder / taken.folders[name], key, records.STATISTICS)
+    for name in taken.statistics:
+        done = account(folder / taken.folders[name], taken.keys[name], records.STATISTICS)
         if done is None:
             raise DataError(
                 "the statistics that the plans were made from are not finished, or of an earlier version",

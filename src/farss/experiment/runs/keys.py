@@ -71,11 +71,10 @@ class Keys:
         judged = judged_of(recipe, self.recipe, jobs)
         # A fixed number of rows is read whatever is planned from them.
         decides = [recipe.init.route, [settling(config) for config in judged]] if settles(recipe) else []
-        needed = statistics_of([get_method(job.method) for job in jobs])
-        keys = {name: parts.gathered(one, parts.read) for name, one in needed.items()}
-        if CURVATURE.name in keys:
-            revised = _revisions("plans") if decides else []
-            keys[CURVATURE.name] = stage_key(CURVATURE_FOLDER, parts.read, *decides, *revised)
+        known = OWN | statistics_of([get_method(job.method) for job in jobs])
+        keys = {name: parts.gathered(one, parts.read) for name, one in known.items()}
+        revised = _revisions("plans") if decides else []
+        keys[CURVATURE.name] = stage_key(CURVATURE_FOLDER, parts.read, *decides, *revised)
         return DataPass(recipe, tuple(jobs), judged, keys, {})
 
     @property

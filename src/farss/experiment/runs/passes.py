@@ -29,7 +29,7 @@ class DataPass:
         recipe: by which they are taken.
         jobs: one for every plan that is made of them; none where only weights are trained.
         judged: the configurations whose plans the rows must be enough for, where the data decide how many are read.
-        keys: of the stages that take them, by the names of statistics.
+        keys: of the stages that take them, by the names of statistics; those of farss that none needs have one too.
         folders: their folders in the run's, likewise.
     """
 

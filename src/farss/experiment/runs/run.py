@@ -107,7 +107,7 @@ def run(
 def _stages(recipe: Recipe, folder: Path, keys: Keys) -> Iterator[tuple[Path, str]]:
     """Folder and key of every stage."""
     for taken in keys.passes:
-        yield from ((folder / taken.folders[name], key) for name, key in taken.keys.items())
+        yield from ((folder / taken.folders[name], taken.keys[name]) for name in taken.statistics)
     yield folder / "plans", keys.plans
     yield folder / "base", keys.base
     for job in jobs_of(recipe):
@@ -178,6 +178,7 @@ def _measure(recipe: Recipe, folder: Path, keys: Keys, job: Job, share: Share) -
 
 def _plan(recipe: Recipe, folder: Path, keys: Keys, share: Share) -> None:
     for taken in keys.passes:
-        for name, key in taken.keys.items():
-            run_stage(folder / taken.folders[name], key, functools.partial(take_stage, taken, name, recipe), share)
+        for name in taken.statistics:
+            work = functools.partial(take_stage, taken, name, recipe)
+            run_stage(folder / taken.folders[name], taken.keys[name], work, share)
     run_stage(folder / "plans", keys.plans, functools.partial(plan_methods, recipe, keys.passes, folder), share)
