@@ -84,7 +84,7 @@ def test_rows_are_read_until_the_plans_of_all_variants_agree(workshop):
     (taken,) = Keys(recipe).passes
     assert [config.rank for config in taken.judged] == [2, 8]
     fixed = recipe.override({"data.calibration_rows": 6})
-    assert Keys(fixed).passes[0].keys["statistics"] == Keys(fixed.override({"vary": {}})).passes[0].keys["statistics"]
+    assert Keys(fixed).passes[0].keys["curvature"] == Keys(fixed.override({"vary": {}})).passes[0].keys["curvature"]
     job = next(job for job in jobs_of(recipe) if job.variant == "rank 2")
     alone = recipe.override({"vary": {"farss": {"init": {"rank": [2]}}}})
     assert Keys(recipe).training(job) != Keys(alone).training(job)

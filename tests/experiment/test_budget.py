@@ -185,7 +185,7 @@ def test_directions_that_are_missing_are_made_up_for_elsewhere(ready):
         inner = 8 if number % 2 else min(m, n)
         left, right = (torch.randn(d, inner, generator=generator).double() for d in (m, n))
         poor[target.name] = left @ right.T
-    evidence = dataclasses.replace(ready.evidence, gradients=Gradients(poor, 1))
+    evidence = dataclasses.replace(ready.evidence, statistics={"gradient": Gradients(poor, 1)})
     config = dataclasses.replace(CONFIG, rank=20)
     budget = budget_of(ready.targets, evidence, config, "params")
     assert budget is not None

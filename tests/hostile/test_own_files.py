@@ -67,7 +67,6 @@ REFUSED: dict[str, tuple[str, Any, Callable[[Path], object]]] = {
     "measured": ("measured.json", {"parts": {}, "seconds": 1}, lambda f: KeptScores(f.parent, "eval")),
     "result": ("results.json", {"scores": {"a": 1}}, lambda f: KeptScores(f.parent, "eval").result),
     "request": ("request.json", {"data": {"date": "1"}}, lambda f: date_of_request(f.parent)),
-    "layer scores": ("fisher.json", {"sums": {"a": 1}, "examples": 1, "settings": {}}, LayerFisher.load),
     "mark": (".farss.json", {"schema_version": 1, "verb": "run", "files": {}}, lambda f: read_mark(f.parent)),
 }
 """Kind of file -> its name, a sound content, and what reads it."""
