@@ -184,6 +184,8 @@ def test_notes_in_tensor_files_are_checked(tiny_llama, damage, tmp_path):
     text = bad.decode("utf-8", "replace")
     write_tensors(tmp_path / "gradients.safetensors", {"a": torch.ones(2)}, {"gradients": text})
     said_of(Gradients.load, tmp_path / "gradients.safetensors")
+    write_tensors(tmp_path / "fisher.safetensors", {"a": torch.ones(())}, {"layer_fisher": text})
+    said_of(LayerFisher.load, tmp_path / "fisher.safetensors")
 
     write_tensors(tmp_path / "block-0000.safetensors", {"a.sigma": torch.ones(2)}, {"block": text})
     blocks = ScoredBlocks(Evidence("f"), [], SpectrumCache(None), FarssConfig(), tmp_path)

@@ -121,7 +121,7 @@ def initialise(
     check_new_output(out, inputs_on_disk(recipe) | {"the plan": plan_file, "the statistics": statistics})
     asked = dated(Inputs.of(recipe))
     recipe, decided = settle(asked, piecewise=engine != "resident" and (given is not None or streamable(method)))
-    kept = statistics_in(statistics) if statistics and given is None else {}
+    kept = _given_statistics(statistics, method) if statistics and given is None else {}
     request = Request(recipe, asked, method, Path(out), given, work_place(out), Crew(), kept)
     if "task" in request.data_sets:
         materials.training_rows(recipe)
@@ -163,6 +163,24 @@ def initialise(
         "plan": str(Path(out) / "plan.json"),
         "adapter": str(Path(out) / "adapter"),
     }
+
+
+def _given_statistics(path: str | Path, method: str) -> dict[str, Path]:
+    """The files of statistics that a method is planned from.
+
+    Raises:
+        ConfigError: if there is none among them.
+    """
+    found, needed = statistics_in(path), statistics_of([get_method(method)])
+    if not found.keys() & needed.keys():
+        raise ConfigError(
+            "the statistics are not those that the method is planned from",
+            where=path,
+            expected=", ".join(needed) or "none",
+            got=", ".join(found),
+            do=f"take them with `farss init --method {method} --shard`, or leave --stats out",
+        )
+    return {name: file for name, file in found.items() if name in needed}
 
 
 @dataclass(frozen=True)
