@@ -6,16 +6,12 @@ import dataclasses
 import functools
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from peft import PeftModel
-
 from farss.adapters.apply import apply
-from farss.adapters.files import save_adapter
 from farss.adapters.verify import logits, max_difference, sample_inputs
-from farss.config import FarssConfig, Recipe
+from farss.config import Recipe
 from farss.datasets.dates import keep_date_
 from farss.errors import ConfigError
 from farss.experiment import materials
@@ -39,6 +35,7 @@ from farss.experiment.initialisation.outlook import (
     outlook,
 )
 from farss.experiment.initialisation.planning import check_boundary, prepare, resolved, spectrum_folder
+from farss.experiment.initialisation.request import Request, given_statistics
 from farss.experiment.initialisation.settling import settles, sizes
 from farss.experiment.initialisation.sharding import (
     partial,
@@ -51,16 +48,14 @@ from farss.experiment.initialisation.statistics import (
     check_usable,
     load_statistics,
     save_statistics,
-    statistics_in,
 )
 from farss.experiment.initialisation.streaming import StreamedModel, check_streamable, streamable
 from farss.experiment.outputs import check_new_output, inputs_on_disk
 from farss.experiment.progress import ProgressLine
 from farss.experiment.space import check_space, init_space
-from farss.experiment.steps import RECIPE
 from farss.methods import get_method
 from farss.methods.base import Evidence
-from farss.methods.statistics import CURVATURE, statistics_of
+from farss.methods.statistics import CURVATURE
 from farss.model.calibration import Batch, data_fingerprint
 from farss.model.coverage import coverage
 from farss.model.devices import place
@@ -69,7 +64,6 @@ from farss.model.sources import LoadedModel
 from farss.model.spectra import SpectrumCache
 from farss.model.targets import find_targets
 from farss.processes import processes, require_one_process
-from farss.statistics.kinds import DataName, Statistic
 from farss.statistics.summed import Summed
 from farss.storage import new_folder
 from farss.storage.folders import work_folder, work_place
@@ -121,7 +115,7 @@ def initialise(
     check_new_output(out, inputs_on_disk(recipe) | {"the plan": plan_file, "the statistics": statistics})
     asked = dated(Inputs.of(recipe))
     recipe, decided = settle(asked, piecewise=engine != "resident" and (given is not None or streamable(method)))
-    kept = _given_statistics(statistics, method) if statistics and given is None else {}
+    kept = given_statistics(statistics, method) if statistics and given is None else {}
     request = Request(recipe, asked, method, Path(out), given, work_place(out), Crew(), kept)
     if "task" in request.data_sets:
         materials.training_rows(recipe)
@@ -163,75 +157,6 @@ def initialise(
         "plan": str(Path(out) / "plan.json"),
         "adapter": str(Path(out) / "adapter"),
     }
-
-
-def _given_statistics(path: str | Path, method: str) -> dict[str, Path]:
-    """The files of statistics that a method is planned from.
-
-    Raises:
-        ConfigError: if there is none among them.
-    """
-    found, needed = statistics_in(path), statistics_of([get_method(method)])
-    if not found.keys() & needed.keys():
-        raise ConfigError(
-            "the statistics are not those that the method is planned from",
-            where=path,
-            expected=", ".join(needed) or "none",
-            got=", ".join(found),
-            do=f"take them with `farss init --method {method} --shard`, or leave --stats out",
-        )
-    return {name: file for name, file in found.items() if name in needed}
-
-
-@dataclass(frozen=True)
-class Request:
-    """What an initialisation was asked for.
-
-    Attributes:
-        recipe: model, data and settings, the arithmetic spelled out.
-        asked: the same as it was asked for, which is kept beside the adapter.
-        method: registry name.
-        out: the folder to make.
-        given: a plan to obey, or None to decide one.
-        work: what an interrupted call keeps.
-        hands: this process among those that work on the request.
-        statistics: files of statistics that are not taken of the data, by name.
-    """
-
-    recipe: Recipe
-    asked: Recipe
-    method: str
-    out: Path
-    given: Plan | None
-    work: Path
-    hands: Crew
-    statistics: dict[str, Path]
-
-    @property
-    def config(self) -> FarssConfig:
-        """The init settings with `compat` spelled out."""
-        return resolved(self.recipe.init)
-
-    @property
-    def needed(self) -> dict[str, Statistic[Summed]]:
-        """The statistics that the plan is made from, by name."""
-        return {} if self.given is not None else statistics_of([get_method(self.method)])
-
-    @property
-    def to_take(self) -> dict[str, Statistic[Summed]]:
-        """Those that have to be taken of data here: what the method needs and was not given."""
-        return {name: one for name, one in self.needed.items() if name not in self.statistics}
-
-    @property
-    def data_sets(self) -> list[DataName]:
-        """The data sets that are read for them."""
-        return list(dict.fromkeys(one.data for one in self.to_take.values()))
-
-    def finish(self, plan: Plan, model: PeftModel, folder: Path) -> None:
-        """Write what both engines leave."""
-        save_adapter(model, folder / "adapter")
-        plan.save(folder / "plan.json")
-        (folder / RECIPE).write_text(self.asked.to_yaml(), encoding="utf-8")
 
 
 def engine_for(
